@@ -1,0 +1,1 @@
+"""Images: DICOM objects to arrays in the spec's unit, patches, augmentation."""

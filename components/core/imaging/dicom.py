@@ -1,0 +1,84 @@
+"""One DICOM image object, read, de-identified and decoded: the same code for training and for the server."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.core.imaging.deidentify import DeviceIdentity
+from components.core.imaging.errors import NotUsable
+from components.core.imaging.header import ImageHeader, read_header
+from components.core.imaging.pixels import stored_frame, to_unit
+from components.core.pseudonym import Pseudonymiser
+from components.core.spec import DiseaseSpec
+
+__all__ = ["DeviceIdentity", "DicomImage", "NotUsable", "read_dicom"]
+
+
+@dataclass(frozen=True)
+class DicomImage:
+    """What one file gives.
+
+    Args:
+        frames: (n, rows, columns) in `spec.input.unit` (int16 for HU, else float32), or (n, rows, columns, 3) uint8 RGB.
+        pixel_mm: Distance of rows and of columns, or None.
+        facts: `acq_*` columns of the manifest.
+        acquired_at: Shifted by the key's offset, UTC.
+        patient, series, sop: Pseudonyms.
+    """
+
+    frames: NDArray[Any]
+    pixel_mm: tuple[float, float] | None
+    device: DeviceIdentity
+    facts: dict[str, Any]
+    acquired_at: datetime | None
+    synthetic: bool
+    patient: str | None
+    series: str
+    sop: str
+
+
+def read_dicom(data: bytes | Path, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> DicomImage:
+    """Read one file.
+
+    Raises:
+        NotUsable: (a DataError) Not an image that `spec` can use, damaged, or over its limits; the text holds no value of the file.
+    """
+    if isinstance(data, bytes | bytearray | memoryview):
+        return _read(io.BytesIO(data), len(data), spec, pseudonymiser)
+    with open(data, "rb") as handle:
+        return _read(handle, os.fstat(handle.fileno()).st_size, spec, pseudonymiser)
+
+
+def _read(handle: BinaryIO, size: int, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> DicomImage:
+    image = read_header(handle, size=size, spec=spec, pseudonymiser=pseudonymiser)
+    if image.rows * image.columns * len(image.frames) > 4 * spec.limits.pixels_per_image:
+        raise NotUsable("frames together over four times limits.pixels_per_image")
+    frames = np.stack([frame_in_unit(handle, image, i, spec=spec) for i in range(len(image.frames))])
+    return DicomImage(
+        frames=frames, pixel_mm=image.pixel_mm, device=image.device, facts=image.facts, acquired_at=image.acquired, synthetic=image.synthetic,
+        patient=image.patient, series=image.series, sop=image.sop,
+    )  # fmt: skip
+
+
+def frame_in_unit(handle: BinaryIO, image: ImageHeader, index: int, *, spec: DiseaseSpec) -> NDArray[Any]:
+    """Frame `index`: (rows, columns) in the spec's unit, int16 for HU; or (rows, columns, 3) as stored."""
+    stored = stored_frame(handle, image, index)
+    if image.samples == 3:
+        if spec.input.shape[0] != 3:
+            raise NotUsable("colour where the spec has one channel")
+        return stored
+    values = to_unit(stored, image, index, hu=spec.input.unit == "HU")
+    return hu_int16(values) if spec.input.unit == "HU" else values
+
+
+def hu_int16(values: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Rounded, and limited to what 16 bits hold."""
+    return np.clip(np.rint(values), -32768, 32767).astype(np.int16)

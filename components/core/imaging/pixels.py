@@ -1,0 +1,154 @@
+"""Stored pixels: found in the file, decoded one frame at a time, turned into the spec's unit."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.core.imaging.errors import NotUsable
+from components.core.imaging.fields import BIG_ENDIAN, quiet
+from components.core.imaging.header import ImageHeader
+from components.core.imaging.inflate import inflated
+from components.core.imaging.patches import AIR_HU
+
+LARGEST_FRAME_SHARE = 4  # an encoded frame longer than this many times its pixels is not one
+
+
+def stored_frame(handle: BinaryIO, image: ImageHeader, index: int = 0) -> NDArray[Any]:
+    """Frame `index` as stored: (rows, columns) integers, or (rows, columns, 3) RGB.
+
+    Bits above `bits_stored`, where old files keep overlays, are taken off.
+
+    Raises:
+        NotUsable: The pixels cannot be decoded, or are not those that the header describes.
+    """
+    if image.deflated:
+        handle, _ = inflated(handle, image.pixels_at + image.pixels_length + 16)
+    if not image.encapsulated and image.samples == 1:
+        return _native(handle, image, index)
+    with quiet():
+        try:
+            return _decoded(handle, image, index)
+        except (NotUsable, MemoryError):
+            raise
+        except Exception as error:  # a codec meeting damaged bytes may raise anything
+            raise NotUsable(f"pixels cannot be decoded: {type(error).__name__}", offset=image.pixels_at) from None
+
+
+def to_unit(stored: NDArray[Any], image: ImageHeader, index: int = 0, *, hu: bool) -> NDArray[np.float32]:
+    """Stored values -> HU, or the manufacturer's unit.
+
+    Padding becomes air in HU. MONOCHROME1 says how to show an image, not what it measures: HU stay as they are (PS3.3 C.11.1), while an
+    image in display units is turned so that bright is high.
+    """
+    frame = image.frames[index]
+    values = stored.astype(np.float32)
+    if frame.slope is not None:
+        values *= np.float32(frame.slope)
+    if frame.intercept is not None:
+        values += np.float32(frame.intercept)
+    if hu:
+        if image.padding is not None:
+            low, high = image.padding
+            values[(stored >= low) & (stored <= high)] = AIR_HU
+    elif image.photometric == "MONOCHROME1":
+        ends = np.array(_stored_range(image), dtype=np.float32) * np.float32(frame.slope or 1) + np.float32(frame.intercept or 0)
+        values = np.float32(ends.sum()) - values
+    return values
+
+
+def _stored_range(image: ImageHeader) -> tuple[int, int]:
+    bits = image.bits_stored
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if image.signed else (0, (1 << bits) - 1)
+
+
+def _native(handle: BinaryIO, image: ImageHeader, index: int) -> NDArray[Any]:
+    width = image.bits_allocated // 8
+    length = image.rows * image.columns * width
+    handle.seek(image.pixels_at + index * length)
+    data = handle.read(length)
+    if len(data) < length:
+        raise NotUsable("truncated: pixels end early", offset=image.pixels_at + index * length + len(data))
+    if image.swapped:
+        return _stored_bits(_unswapped(handle, image, index * length, length).reshape(image.rows, image.columns), image)
+    order = ">" if image.transfer_syntax == BIG_ENDIAN else "<"
+    stored = np.frombuffer(data, dtype=f"{order}{'i' if image.signed else 'u'}{width}").reshape(image.rows, image.columns)
+    return _stored_bits(stored, image)
+
+
+def _unswapped(handle: BinaryIO, image: ImageHeader, first: int, length: int) -> NDArray[Any]:
+    """Bytes first..first+length of 8-bit pixels that lie in big endian 16-bit words (PS3.5 8.1.1 and 7.3)."""
+    even = first - first % 2
+    handle.seek(image.pixels_at + even)
+    data = handle.read(length + 2)
+    words = np.frombuffer(data[: len(data) // 2 * 2], dtype=">u2").astype("<u2").view(np.int8 if image.signed else np.uint8)
+    if len(words) < first - even + length:
+        raise NotUsable("truncated: pixels end early", offset=image.pixels_at)
+    return words[first - even : first - even + length]
+
+
+def _stored_bits(stored: NDArray[Any], image: ImageHeader) -> NDArray[Any]:
+    above = image.bits_allocated - image.high_bit - 1
+    below = image.high_bit + 1 - image.bits_stored
+    if not 0 <= above < image.bits_allocated or below < 0:
+        raise NotUsable("stored bits do not fit into allocated bits")
+    if not above and not below:
+        return stored
+    # Shifting up and back takes the bits above off and extends the sign; for unsigned values zeros come in.
+    return np.right_shift(np.left_shift(stored, above), above + below)
+
+
+def _decoded(handle: BinaryIO, image: ImageHeader, index: int) -> NDArray[Any]:
+    from pydicom.encaps import encapsulate, get_frame
+    from pydicom.pixels.decoders.base import get_decoder
+
+    count = len(image.frames)
+    options: dict[str, Any] = {
+        "rows": image.rows, "columns": image.columns, "samples_per_pixel": image.samples, "photometric_interpretation": image.photometric,
+        "pixel_representation": int(image.signed), "bits_allocated": image.bits_allocated, "bits_stored": image.bits_stored,
+        "planar_configuration": image.planar, "pixel_keyword": "PixelData",
+    }  # fmt: skip
+    if image.photometric == "PALETTE COLOR":
+        raise NotUsable("palette colours")
+    if not image.encapsulated:
+        handle.seek(image.pixels_at)
+        options |= {"number_of_frames": count, "pixel_vr": "OW" if image.swapped or image.bits_allocated > 8 else "OB"}
+        array, _ = get_decoder(image.transfer_syntax).as_array(handle, index=index if count > 1 else None, **options)
+        return array if image.samples == 3 else _stored_bits(array, image)
+    handle.seek(image.pixels_at)
+    frame = get_frame(handle, index, number_of_frames=count)
+    if len(frame) > LARGEST_FRAME_SHARE * (image.rows * image.columns * image.samples * image.bits_allocated // 8) + 65_536:
+        raise NotUsable("encoded frame longer than its pixels", offset=image.pixels_at)
+    found = codestream_size(frame)
+    if found is not None and found != (image.rows, image.columns):
+        raise NotUsable("codestream of another size than its header", offset=image.pixels_at)
+    options["number_of_frames"] = 1
+    array, _ = get_decoder(image.transfer_syntax).as_array(encapsulate([frame], has_bot=False), **options)
+    return array
+
+
+def codestream_size(frame: bytes) -> tuple[int, int] | None:
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 codestream announces; None where it is none of them.
+
+    Codecs allocate what the codestream says, not what the DICOM header says.
+    """
+    start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
+    if start >= 0 and len(frame) >= start + 40:  # SIZ, ISO/IEC 15444-1 A.5.1
+        right, bottom, left, top = struct.unpack(">4L", frame[start + 8 : start + 24])
+        return bottom - top, right - left
+    if frame[:2] != b"\xff\xd8":
+        return None
+    here = 2
+    while here + 9 <= len(frame) and frame[here] == 0xFF:
+        marker = frame[here + 1]
+        if marker == 0xFF:
+            here += 1
+            continue
+        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:  # SOF, SOF55
+            rows, columns = struct.unpack(">HH", frame[here + 5 : here + 9])
+            return rows, columns
+        here += 2 + struct.unpack(">H", frame[here + 2 : here + 4])[0]
+    return None

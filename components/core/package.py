@@ -1,0 +1,277 @@
+"""The model package: everything that is needed to answer with a model, and nothing that runs code when read.
+
+    package.json         schema, name, disease, family, synthetic, verdict, reasons, files {path: sha256}; its SHA-256 is the digest
+    spec.json model.safetensors model.onnx model.json preprocessing.json calibration.json operating_point.json metrics.json
+    reference.parquet features.json card.md
+
+`registration.json` (what the registry answered) and `inference-service.yaml` (where it may run) come after the digest exists, so they stand
+beside the package, not in it. Opening verifies every hash before anything is read from a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.core.atomic import atomic_dir
+from components.core.calibration import Calibration
+from components.core.errors import DataError, GateError
+from components.core.operating_point import Decision
+from components.core.spec import DiseaseSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from components.core.devices import DeviceProfile
+    from components.core.models.family import Estimator
+
+SCHEMA = 1
+INDEX = "package.json"
+REQUIRED = (
+    "spec.json",
+    "model.onnx",
+    "model.json",
+    "preprocessing.json",
+    "calibration.json",
+    "operating_point.json",
+    "metrics.json",
+    "reference.parquet",
+    "features.json",
+    "card.md",
+)
+BESIDE = {"registration.json", "inference-service.yaml", ".dxflow.json"}  # written after the digest, the last one by the object store
+SYNTHETIC = "synthetic/"
+
+
+def name_of(disease: str, *, synthetic: bool) -> str:
+    """`<disease>`, or `synthetic/<disease>`."""
+    return f"{SYNTHETIC}{disease}" if synthetic else disease
+
+
+class ModelPackage:
+    """A verified package folder. Make one with `ModelPackage.open`."""
+
+    def __init__(self, folder: Path, info: dict[str, Any], digest: str) -> None:
+        self.folder, self.info, self.digest = folder, info, digest
+
+    @classmethod
+    def open(cls, folder: str | Path, *, allow_synthetic: bool = False, digest: str | None = None) -> ModelPackage:
+        """Verify and open.
+
+        Args:
+            digest: What the registry says it should be; None accepts any.
+
+        Raises:
+            DataError: A file is missing, changed or not listed (names it), or the folder is no package.
+            GateError: Trained on synthetic data, and that was not allowed.
+        """
+        folder = Path(folder)
+        try:
+            text = (folder / INDEX).read_bytes()
+            info = json.loads(text)
+            files = {str(path): str(sha) for path, sha in info["files"].items()}
+            synthetic, name = bool(info["synthetic"]), str(info["name"])
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            raise DataError(f"not a model package: {INDEX} is missing or unreadable", where=str(folder)) from None
+        if info.get("schema") != SCHEMA:
+            raise DataError("model package of another schema", where=str(folder), got=info.get("schema"), allowed=SCHEMA)
+        own = digest_of(info)
+        if digest is not None and own != digest:
+            raise DataError("another package than the one registered", where=str(folder), got=own[:12], allowed=digest[:12])
+        _verify(folder, files)
+        if synthetic != name.startswith(SYNTHETIC):
+            raise DataError("name and origin contradict each other", where=f"{folder}/{INDEX}", got=f"'{name}', synthetic {synthetic}")
+        if synthetic and not allow_synthetic:
+            raise GateError(
+                "trained on synthetic data, not for use on patients", where=f"model package {name}", allowed="only with --allow-synthetic"
+            )
+        return cls(folder, info, own)
+
+    @property
+    def name(self) -> str:
+        """`<disease>` or `synthetic/<disease>`."""
+        return self.info["name"]
+
+    @property
+    def disease(self) -> str:
+        return self.info["disease"]
+
+    @property
+    def family(self) -> str:
+        """Key of `spec.families`."""
+        return self.info["family"]
+
+    @property
+    def synthetic(self) -> bool:
+        return self.info["synthetic"]
+
+    @property
+    def verdict(self) -> str:
+        """`pass`, `fail` or `insufficient evidence`."""
+        return self.info["verdict"]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the verdict is not `pass`."""
+        return list(self.info["reasons"])
+
+    @cached_property
+    def spec(self) -> DiseaseSpec:
+        return DiseaseSpec.from_json(self._text("spec.json"), where=f"{self.name}/spec.json")
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        return Calibration.from_dict(self._json("calibration.json"))
+
+    @cached_property
+    def operating_point(self) -> Decision:
+        return Decision.from_dict(self._json("operating_point.json"))
+
+    @cached_property
+    def preprocessing(self) -> dict[str, Any]:
+        """`method`, `missing_profile`, `reference` (a device profile or None), `input`."""
+        return self._json("preprocessing.json")
+
+    @cached_property
+    def reference_profile(self) -> DeviceProfile | None:
+        """The training pool that every device is brought to; None where the method needs none."""
+        from components.core.devices import DeviceProfile
+
+        raw = self.preprocessing["reference"]
+        return None if raw is None else DeviceProfile.from_dict(raw)
+
+    @cached_property
+    def reference(self) -> pd.DataFrame:
+        """One row per validation and test sample: device, split, label, `score_<class>`, image figures, acquisition: what drift compares to."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.folder / "reference.parquet").to_pandas()
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        return self._json("metrics.json")
+
+    @cached_property
+    def features(self) -> dict[str, Any]:
+        """`feature_service` and `profile_version` of the profiles that the model was trained with."""
+        return self._json("features.json")
+
+    @cached_property
+    def model_facts(self) -> dict[str, Any]:
+        """`model.json` as train wrote it, and `onnx`: its input."""
+        return self._json("model.json")
+
+    @property
+    def card(self) -> str:
+        """Markdown."""
+        return self._text("card.md")
+
+    @property
+    def onnx(self) -> Path:
+        return self.folder / "model.onnx"
+
+    @property
+    def registration(self) -> dict[str, Any]:
+        """What the registry answered: version, alias, URI; empty for a package that did not come through it."""
+        try:
+            return self._json("registration.json")
+        except FileNotFoundError:
+            return {}
+
+    @property
+    def version(self) -> str:
+        """The registry's version, else the first 12 characters of the digest."""
+        return str(self.registration.get("version") or self.digest[:12])
+
+    def estimator(self) -> Estimator:
+        """The model with its weights."""
+        from components.core import models
+
+        model = models.build(self.spec, self.family)
+        model.load(self.folder)
+        return model
+
+    def _text(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="utf-8")
+
+    def _json(self, name: str) -> Any:
+        return json.loads(self._text(name))
+
+
+def write(
+    folder: str | Path,
+    files: Mapping[str, Path | bytes],
+    *,
+    disease: str,
+    family: str,
+    synthetic: bool,
+    verdict: str,
+    reasons: list[str],
+) -> ModelPackage:
+    """Write a package folder, whole or not at all. The same content gives the same digest.
+
+    Args:
+        files: Name in the package -> a file to copy, or its bytes. At least `REQUIRED` and one file of weights.
+
+    Raises:
+        DataError: A required file is missing.
+    """
+    if missing := [name for name in REQUIRED if name not in files]:
+        raise DataError("incomplete model package", where=str(folder), got=f"no {', '.join(missing)}")
+    with atomic_dir(folder) as partial:
+        hashes: dict[str, str] = {}
+        for name, content in sorted(files.items()):
+            target = partial / _plain(name, str(folder))
+            if isinstance(content, bytes):
+                target.write_bytes(content)
+            else:
+                shutil.copyfile(content, target)
+            hashes[name] = _sha256(target)
+        info: dict[str, Any] = {
+            "schema": SCHEMA,
+            "name": name_of(disease, synthetic=synthetic),
+            "disease": disease,
+            "family": family,
+            "synthetic": synthetic,
+            "verdict": verdict,
+            "reasons": reasons,
+            "files": hashes,
+        }
+        (partial / INDEX).write_text(json.dumps(info, indent=1, sort_keys=True), encoding="utf-8")
+    return ModelPackage(Path(folder), info, digest_of(info))
+
+
+def digest_of(info: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of `package.json`: it stands for every byte of the package."""
+    return hashlib.sha256(json.dumps(info, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _verify(folder: Path, files: dict[str, str]) -> None:
+    for name, expected in sorted(files.items()):
+        path = folder / _plain(name, str(folder))
+        if path.is_symlink() or not path.is_file():
+            raise DataError("file of the model package is missing", where=f"{folder}/{name}")
+        if _sha256(path) != expected:
+            raise DataError("file of the model package was changed", where=f"{folder}/{name}", got="another SHA-256")
+    if missing := [name for name in REQUIRED if name not in files]:
+        raise DataError("incomplete model package", where=str(folder), got=f"no {', '.join(missing)}")
+    for path in sorted(folder.rglob("*")):
+        if (path.name not in files and path.name not in BESIDE | {INDEX}) or path.parent != folder or path.is_symlink():
+            raise DataError("file that does not belong to the model package", where=str(path))
+
+
+def _plain(name: str, where: str) -> str:
+    """A file name without folders, so that no listing can point outside the package."""
+    if not name or name != Path(name).name or name in BESIDE or name in (INDEX, ".", ".."):
+        raise DataError("not a file name of a model package", where=where, got=repr(name[:60]))
+    return name
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

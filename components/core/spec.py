@@ -1,0 +1,372 @@
+"""`DiseaseSpec`: all that dxflow knows about a disease, typed, frozen and validated.
+
+The instances are data: one `.toml` per disease under `pipelines/diseases/`. A spec travels between steps as one JSON string and inside
+the model package as `spec.json`, so a step never needs the catalogue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from components.core.errors import SpecError
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+StepName = Literal["ingest", "validate", "train", "evaluate", "register", "monitor", "serve"]
+
+UNITS = {
+    "CT": "HU",
+    "MR": "1",
+    "MG": "1",
+    "DX": "1",
+    "fundus": "1",
+    "dermoscopy": "1",
+    "histology": "1",
+    "sensor": "mg",
+    "tabular": "1",
+    "image": "1",
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class Input(_Part):
+    """What one sample is, after ingest.
+
+    `shape` is channels first: (C, H, W), (C, D, H, W), (C, T) or (C,). `spacing_mm` is the grid that samples are resampled to, one number
+    per spatial axis; None keeps the source's grid. Exactly one of spacing, microns per pixel and rate applies, by layout.
+    """
+
+    modality: Literal["CT", "MR", "MG", "DX", "fundus", "dermoscopy", "histology", "sensor", "tabular", "image"]
+    reader: Name
+    layout: Literal["image", "volume", "tiles", "window", "table"]
+    shape: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1, max_length=4)
+    dtype: Literal["uint8", "int16", "float32"] = "float32"
+    unit: Literal["HU", "1", "mg"] = "1"
+    range: tuple[float, float] = Field(description="values mapped to [0, 1] in the model's input; outside saturates")
+    spacing_mm: tuple[Annotated[float, Field(gt=0, le=50)], ...] | None = None
+    microns_per_pixel: Annotated[float, Field(gt=0, le=100)] | None = None
+    rate_hz: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    window_s: Annotated[float, Field(gt=0, le=600)] | None = None
+    storage: Literal["shard", "reference"] = Field("shard", description="reference: tiles are read lazily from the slide")
+
+    @model_validator(mode="after")
+    def _axes(self) -> Input:
+        spatial = {"image": 2, "volume": 3, "tiles": 2, "window": 1, "table": 0}[self.layout]
+        if len(self.shape) != spatial + 1:
+            raise ValueError(f"shape|{list(self.shape)}|{spatial + 1} numbers (channels first) for layout '{self.layout}'")
+        if self.unit != UNITS[self.modality]:
+            raise ValueError(f"unit|{self.unit}|'{UNITS[self.modality]}' for modality '{self.modality}'")
+        if self.range[0] >= self.range[1]:
+            raise ValueError(f"range|{list(self.range)}|[low, high] with low < high")
+        if self.spacing_mm is not None and len(self.spacing_mm) != spatial:
+            raise ValueError(f"spacing_mm|{list(self.spacing_mm)}|{spatial} numbers for layout '{self.layout}'")
+        if self.layout == "tiles" and self.microns_per_pixel is None:
+            raise ValueError("microns_per_pixel|nothing|a number of microns for layout 'tiles'")
+        if self.layout == "window" and (self.rate_hz is None or self.window_s is None):
+            raise ValueError("rate_hz|nothing|rate_hz and window_s for layout 'window'")
+        if self.storage == "reference" and self.layout != "tiles":
+            raise ValueError(f"storage|reference|'shard' for layout '{self.layout}'")
+        return self
+
+
+class Target(_Part):
+    """What the model answers.
+
+    `classes` are the leaves, in the order of the scores. For `ordinal` the order is the scale. For `hierarchical`, `parents` names the
+    coarse class of every leaf and coarse scores are sums of leaf scores. For `dense` each pixel carries one of `classes`.
+    """
+
+    kind: Literal["binary", "multiclass", "multilabel", "ordinal", "hierarchical", "dense"]
+    classes: tuple[str, ...] = Field(min_length=1)
+    positive: str | None = None
+    parents: dict[str, str] = {}
+    source: str = Field(description="where the labels come from and the rule that makes them")
+
+    @model_validator(mode="after")
+    def _classes(self) -> Target:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes|{list(self.classes)}|distinct names")
+        if self.kind == "binary":
+            if len(self.classes) != 2:
+                raise ValueError(f"classes|{len(self.classes)} classes|2 for kind 'binary'")
+            if self.positive not in self.classes:
+                raise ValueError(f"positive|{self.positive}|one of {list(self.classes)}")
+        elif self.kind != "multilabel" and len(self.classes) < 2:
+            raise ValueError(f"classes|{len(self.classes)} class|at least 2 for kind '{self.kind}'")
+        if self.kind == "hierarchical":
+            if set(self.parents) != set(self.classes):
+                raise ValueError(f"parents|{sorted(self.parents)}|one parent for each of {list(self.classes)}")
+        elif self.parents:
+            raise ValueError(f"parents|{sorted(self.parents)}|nothing for kind '{self.kind}'")
+        return self
+
+
+class Device(_Part):
+    """Which header fields, in this order, make a scanner one device; `min_n` samples are needed before it is judged on its own."""
+
+    key: tuple[str, ...] = Field(min_length=1)
+    min_n: Annotated[int, Field(ge=1)] = 30
+    profile_max_age_days: Positive = 365.0
+
+
+class Normalise(_Part):
+    """How intensities of different devices are brought together, and what a device without a profile gets.
+
+    Methods: `none`; `range` (only `input.range`); `device` (shift, scale and noise of the device's profile to the training pool's).
+    A missing or stale profile means `pooled` (the training pool's profile stands in, and the answer says so) or `abstain`.
+    """
+
+    method: Literal["none", "range", "device"] = "range"
+    missing_profile: Literal["pooled", "abstain"] = "abstain"
+
+
+class Split(_Part):
+    """Which samples belong together and where they go. A split never cuts through a group.
+
+    `given`: the source names each sample's split; the fractions are then not used. `folds` > 1: cross-validation by group.
+    """
+
+    grouping: Literal["patient", "lesion", "subject", "slide", "none"]
+    given: bool = False
+    train: Share = 0.6
+    val: Share = 0.15
+    test: Share = 0.25
+    folds: Annotated[int, Field(ge=1, le=50)] = 1
+
+    @model_validator(mode="after")
+    def _sum(self) -> Split:
+        if abs(self.train + self.val + self.test - 1) > 1e-9:
+            raise ValueError(f"train|train + val + test = {self.train + self.val + self.test:g}|a sum of 1")
+        if self.grouping == "none" and not self.given:
+            raise ValueError("given|false|true when grouping is 'none': without groups only a given split can be kept")
+        return self
+
+
+class External(_Part):
+    """A data set that no training ever touches, or (role `pretrain`) one that only unsupervised pre-training sees."""
+
+    name: Name
+    source: str
+    role: Literal["test", "pretrain"] = "test"
+    reader: Name | None = None
+
+
+class Limits(_Part):
+    """Limits of ingest; over `quarantine_share` the step fails and names the three commonest reasons."""
+
+    quarantine_share: Share = 0.05
+    file_mb: Positive = 2048.0
+    pixels_per_image: Annotated[int, Field(ge=1)] = 100_000_000
+    slices_per_series: Annotated[int, Field(ge=1)] = 2000
+
+
+class Family(_Part):
+    """One model family with its hyper-parameters. `kind` names a builder in `components/core/models/`."""
+
+    kind: Name
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
+    batch: Annotated[int, Field(ge=1, le=65_536)] = 64
+    lr: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    patience: Annotated[int, Field(ge=1)] = 1000
+    options: dict[str, bool | int | float | str | list[float]] = {}
+
+
+class Stage(_Part):
+    """One trained stage. Later stages may take an earlier stage's output (`after`) or a pre-training set (`data`)."""
+
+    name: Name
+    family: Name
+    objective: Literal["supervised", "reconstruct", "pretrain"] = "supervised"
+    after: tuple[Name, ...] = ()
+    input: Literal["samples", "scores", "features", "heatmap"] = "samples"
+    data: Name | None = None
+
+
+class OperatingPoint(_Part):
+    """The threshold is chosen on validation: the lowest false-positive rate that still reaches `at_least`, or Youden's J."""
+
+    rule: Literal["sensitivity", "specificity", "youden"] = "sensitivity"
+    at_least: Share = 0.9
+
+
+class Gates(_Part):
+    """What a model needs before it may be `champion`. All bounds are on the lower end of the interval where there is one."""
+
+    auc_low: Share = 0.5
+    device_auc_low: Share = 0.5
+    calibration_error: Share = 0.15
+    min_n: Annotated[int, Field(ge=1)] = 100
+    min_per_class: Annotated[int, Field(ge=1)] = 20
+
+
+class Toleration(_Part):
+    key: str
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: str = ""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = "NoSchedule"
+
+
+class Resources(_Part):
+    """What one step asks of a cluster; the local runner ignores it."""
+
+    cpu: Positive = 1.0
+    memory_gb: Positive = 4.0
+    gpu: Annotated[int, Field(ge=0, le=16)] = 0
+    gpu_resource: str = "nvidia.com/gpu"
+    shm_gb: Annotated[float, Field(ge=0)] = 0.0
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[Toleration, ...] = ()
+    timeout_s: Annotated[int, Field(ge=1)] | None = None
+
+
+class Phantom(_Part):
+    """The synthetic stand-in that CI and `make run` use. `generator` names a writer; sizes only, never physics."""
+
+    generator: Name
+    patients: Annotated[int, Field(ge=1)] = 100
+    seed: int = 0
+
+
+class DiseaseSpec(_Part):
+    """One disease. See the parts for units and ranges; `docs/architecture.md` for how steps use them."""
+
+    name: Name
+    title: str
+    survey_row: str | None = None
+    sources: tuple[str, ...] = Field(min_length=1, description="DOI or URL of the paper and of the data set")
+    input: Input
+    target: Target
+    device: Device
+    normalise: Normalise = Normalise()
+    split: Split
+    limits: Limits = Limits()
+    families: dict[Name, Family] = Field(min_length=1)
+    default_family: Name
+    stages: tuple[Stage, ...] = ()
+    covariates: tuple[str, ...] = ()
+    metrics: tuple[
+        Literal["auc", "sensitivity", "specificity", "brier", "calibration_error", "accuracy", "qwk", "macro_auc", "dice", "froc"], ...
+    ] = ("auc",)
+    operating_point: OperatingPoint = OperatingPoint()
+    gates: Gates = Gates()
+    external: tuple[External, ...] = ()
+    resources: dict[StepName, Resources] = {}
+    phantom: Phantom | None = None
+
+    @model_validator(mode="after")
+    def _references(self) -> DiseaseSpec:
+        if self.default_family not in self.families:
+            raise ValueError(f"default_family|{self.default_family}|one of {sorted(self.families)}")
+        seen: set[str] = set()
+        data = {e.name for e in self.external if e.role == "pretrain"}
+        for stage in self.stages:
+            if stage.family not in self.families:
+                raise ValueError(f"stages.{stage.name}.family|{stage.family}|one of {sorted(self.families)}")
+            if missing := set(stage.after) - seen:
+                raise ValueError(f"stages.{stage.name}.after|{sorted(missing)}|stages named before it: {sorted(seen)}")
+            if stage.data is not None and stage.data not in data:
+                raise ValueError(f"stages.{stage.name}.data|{stage.data}|an external set with role 'pretrain': {sorted(data)}")
+            if stage.name in seen:
+                raise ValueError(f"stages.{stage.name}|named twice|distinct names")
+            seen.add(stage.name)
+        return self
+
+    @property
+    def n_scores(self) -> int:
+        """Scores per sample (per pixel for `dense`): one per class."""
+        return len(self.target.classes)
+
+    @property
+    def positive_index(self) -> int:
+        """Index of the positive class among the scores; binary targets only."""
+        return self.target.classes.index(self.target.positive) if self.target.positive else len(self.target.classes) - 1
+
+    def resources_of(self, step: StepName) -> Resources:
+        return self.resources.get(step, Resources())
+
+    def to_json(self) -> str:
+        """Canonical: sorted keys, no blanks, so equal specs are equal strings."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str = "spec.json") -> DiseaseSpec:
+        """Raises SpecError naming the key, the value and what is allowed."""
+        try:
+            raw = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise SpecError("not JSON", where=f"{where}:{error.lineno}") from None
+        return cls._checked(raw, where)
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> DiseaseSpec:
+        """Read one disease's file. Raises SpecError naming file, key, value and what is allowed."""
+        path = Path(path)
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise SpecError("no such spec", where=str(path)) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SpecError(f"not TOML: {error}", where=path.name) from None
+        spec = cls._checked(raw, path.name)
+        if spec.name != path.stem:
+            raise SpecError("name and file name differ", where=f"{path.name}: name", got=f"'{spec.name}'", allowed=f"'{path.stem}'")
+        return spec
+
+    @classmethod
+    def _checked(cls, raw: Any, where: str) -> DiseaseSpec:
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            raise _first(error, cls, where) from None
+
+
+def _first(error: ValidationError, model: type[BaseModel], where: str) -> SpecError:
+    """pydantic's first finding in the house's words: what, where, got, allowed."""
+    finding = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in finding["loc"])
+    got: object = finding.get("input")
+    kind = finding["type"]
+    if kind == "extra_forbidden":
+        known = sorted(_keys_at(model, finding["loc"][:-1]))
+        return SpecError("unknown key", where=f"{where}: {key}", got=f"'{finding['loc'][-1]}'", allowed=", ".join(known))
+    if kind == "missing":
+        return SpecError("missing key", where=f"{where}: {key}", allowed="a value is required")
+    if kind == "value_error":  # our own checks say "key|got|allowed"
+        name, found, allowed = str(finding.get("ctx", {}).get("error", "||")).split("|", 2)
+        return SpecError("not allowed", where=f"{where}: {'.'.join(filter(None, (key, name)))}", got=found, allowed=allowed)
+    if isinstance(got, dict | list) and len(str(got)) > 60:
+        got = type(got).__name__
+    return SpecError("not allowed", where=f"{where}: {key}", got=repr(got), allowed=finding["msg"].removeprefix("Input should be "))
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
+    """Field names of the (nested) part that `location` points into."""
+    current: Any = model
+    for part in location:
+        if isinstance(part, int) or not (isinstance(current, type) and issubclass(current, BaseModel)):
+            continue
+        annotation: Any = current.model_fields[part].annotation if part in current.model_fields else current
+        models = [a for a in _flatten(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+        current = models[0] if models else current
+    return set(current.model_fields)
+
+
+def _flatten(annotation: Any) -> list[Any]:
+    inner = getattr(annotation, "__args__", ())
+    return [annotation] + [leaf for arg in inner for leaf in _flatten(arg)]

@@ -1,0 +1,97 @@
+"""What a reader works with: the source, the cores and the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.core.dataset import content_facts
+from components.core.pseudonym import Pseudonymiser
+from components.core.spec import DiseaseSpec
+from components.core.step import Progress
+from components.ingest.journal import Journal, Outcome, Rejected, arrays_path
+from components.ingest.source import Source
+from components.ingest.workers import CRASHED, Workers
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every worker process has; it never touches a disk, for it holds the key."""
+
+    spec: DiseaseSpec
+    source: Source
+    pseudonymiser: Pseudonymiser
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Task:
+    """A piece of work. `key` names it in the journal: the same in every run over the same source."""
+
+    key: str
+    payload: Any
+
+
+Function = Callable[[Context, Task], Outcome]
+
+
+class Job:
+    """One ingest, seen from its reader."""
+
+    def __init__(self, context: Context, journal: Journal, workers: Workers) -> None:
+        self.context, self.journal, self._workers = context, journal, workers
+        self.rows: int | None = None  # a table's reader says how many samples it announces; damage is then counted in rows, not in files
+
+    def stage(
+        self, what: str, function: Function, tasks: Iterable[Task], *, total: int, size: Callable[[Task], int], file: Callable[[Task], int]
+    ) -> None:
+        """Run a module-level function over tasks on all cores; outcomes go to the journal, finished tasks of an earlier run are kept.
+
+        Args:
+            what: Shown beside the progress bar.
+            total: Of what `size` counts in each task.
+            file: The file to name when a task takes its process down.
+        """
+        progress = Progress(what, total)
+
+        def fresh() -> Iterable[Task]:
+            for task in tasks:
+                if self.journal.done(task.key):
+                    progress.advance(size(task))
+                else:
+                    yield task
+
+        for task, result in self._workers.map(function, fresh()):
+            crashed = Outcome(rejected=[Rejected(file(task), "reading it ends the process")])
+            self.journal.record(task.key, crashed if result is CRASHED else result)
+            progress.advance(size(task))
+
+
+class Arrays:
+    """Collects the samples of one task: rows with their content facts into `outcome`, arrays into the task's file."""
+
+    def __init__(self, context: Context, task: Task, outcome: Outcome) -> None:
+        self._path, self._outcome = arrays_path(context.folder, task.key), outcome
+        self._shape, self._dtype = tuple(context.spec.input.shape), np.dtype(context.spec.input.dtype)
+        self._handle: BinaryIO | None = None
+
+    def __enter__(self) -> Arrays:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._handle is not None:
+            self._handle.close()
+
+    def add(self, row: dict[str, Any], array: NDArray[Any]) -> None:
+        """Keep one sample; `array` has the spec's shape and dtype, `row` the manifest columns that the reader knows."""
+        assert (array.shape, array.dtype) == (self._shape, self._dtype)
+        if self._handle is None:
+            self._handle = open(self._path, "wb")  # noqa: SIM115  (closed by __exit__)
+        self._handle.write(np.ascontiguousarray(array).data)
+        self._outcome.samples.append(row | content_facts(array))

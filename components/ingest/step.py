@@ -1,0 +1,244 @@
+"""Read a source, take persons out of it, decode it once, and measure its devices."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from components.core.atomic import PARTIAL
+from components.core.cores import available_cores
+from components.core.dataset import SPLITS, Sample, write_dataset
+from components.core.devices import ProfileAccumulator
+from components.core.errors import DataError, DxflowError
+from components.core.home import home, work_dir
+from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
+from components.core.spec import DiseaseSpec
+from components.core.step import Progress, emit
+from components.ingest import readers, split
+from components.ingest.deidentify import provenance, safe_path
+from components.ingest.job import Context, Job
+from components.ingest.journal import Journal, arrays_path, pieces
+from components.ingest.source import Source, open_source
+from components.ingest.workers import Workers
+
+PRELOAD = ("components.ingest.readers.dicom_lidc", "components.core.devices", "pydicom.filereader", "pydicom.pixels")
+PROFILE_SAMPLES = 256
+OPEN_FILES = 64
+
+
+def ingest(spec: DiseaseSpec, source: str, *, dataset: Path, features: Path, workers: int | None = None) -> dict[str, Any]:
+    """Write `dataset` and the feature repository of its devices; both appear whole or not at all.
+
+    A run that was killed goes on where it stood when it is started again with the same spec, source, key and code.
+
+    Args:
+        source: A folder, a file, or `s3://bucket/prefix`.
+        workers: Processes; None for one per core.
+
+    Returns:
+        The contents of dataset.json.
+
+    Raises:
+        DataError: Nothing usable, or more damage than `spec.limits.quarantine_share`.
+    """
+    pseudonymiser, made = load_pseudonymiser()
+    if made:
+        emit("warning", text=f"made a pseudonym key in {home()}: keep it, without it the same scanner gets another name")
+    listed = open_source(source)
+    _remove_abandoned(dataset, features)
+    reader = readers.reader(spec.input.reader)
+    with _work(_key(spec, listed, pseudonymiser)) as folder:
+        journal = Journal(folder)
+        try:
+            context = Context(spec, listed, pseudonymiser, folder)
+            with Workers(workers or available_cores(), context, preload=PRELOAD) as pool:
+                job = Job(context, journal, pool)
+                reader(job)
+                _check(spec, job)
+                splits = _splits(spec, journal, pseudonymiser)
+                profiles = _profiles(spec, journal, splits, pool)
+            info = _write(context, journal, splits, dataset)
+        finally:
+            journal.close()
+        from feature_store.store import write_profiles
+
+        write_profiles(features, profiles)
+    return info
+
+
+def _remove_abandoned(*outputs: Path) -> None:
+    """Delete half-written outputs of processes that are gone; a live one's stay."""
+    for output in outputs:
+        for entry in output.parent.glob(f"{output.name}.*{PARTIAL}"):
+            owner = entry.name.removesuffix(PARTIAL).rsplit(".", 1)[-1]
+            if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+def _key(spec: DiseaseSpec, listed: Source, pseudonymiser: Pseudonymiser) -> str:
+    """A hash of everything that decides what ingest writes."""
+    digest = hashlib.sha256()
+    for part in (spec.digest, listed.root, listed.fingerprint, pseudonymiser.fingerprint):
+        digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
+    here = Path(__file__).parent
+    core = here.parent / "core"
+    for path in sorted([*here.rglob("*.py"), *(core / "imaging").glob("*.[pt]*"), core / "dataset.py", core / "devices.py", core / "pseudonym.py"]):
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _work(key: str) -> Iterator[Path]:
+    """The folder of unfinished work, held by one process at a time; it goes when the work ends, well or with a DxflowError."""
+    folder = work_dir("ingest", key)
+    with ExitStack() as stack:
+        lock = stack.enter_context(open(folder / ".lock", "w"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # the same ingest runs beside this one: work apart, the results are equal
+            folder = work_dir("ingest", f"{os.getpid()}-{key}")
+        try:
+            yield folder
+        except DxflowError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check(spec: DiseaseSpec, job: Job) -> None:
+    """Raises DataError over the limit of damage, or when there is no sample; both name the three commonest reasons."""
+    journal, files = job.journal, len(job.context.source.items)
+    reasons = ", ".join(f"{reason} ({n})" for reason, n in journal.reasons()[:3])
+    damaged, of = (journal.damaged_files(), files) if job.rows is None else (journal.damaged_rows(), max(1, job.rows))
+    if damaged > spec.limits.quarantine_share * of:
+        raise DataError(
+            "too much of the source is unusable", where="--source", got=f"{damaged} of {of} ({damaged / of:.1%}): {reasons}",
+            allowed=f"limits.quarantine_share = {spec.limits.quarantine_share:g}",
+        )  # fmt: skip
+    if next(journal.samples(), None) is None:
+        notes = ", ".join(f"{name} ({n})" for name, n in journal.notes().items() if n)
+        raise DataError("no usable sample", where="--source", got=f"{files} files: {', '.join(filter(None, (reasons, notes))) or 'nothing to read'}")
+
+
+def _splits(spec: DiseaseSpec, journal: Journal, pseudonymiser: Pseudonymiser) -> dict[str, str]:
+    """{sample_id: split}."""
+    rows = [(r["sample_id"], r["group_id"], r["device_key"], _stratum(r), r.get("given_split")) for _, _, r in journal.samples()]
+    if spec.split.given:
+        if missing := sum(row[4] not in SPLITS for row in rows):
+            raise DataError("samples without a given split", where="split.given", got=f"{missing} of {len(rows)}", allowed=", ".join(SPLITS))
+        if spec.split.grouping != "none":
+            _uncut(rows)
+        return {row[0]: str(row[4]) for row in rows}
+    ids, groups, devices, labels, _ = zip(*rows, strict=True)
+    of = split.assign(groups, devices, labels, rule=spec.split, name=spec.name, pseudonymiser=pseudonymiser)
+    return {sample: of[group] for sample, group in zip(ids, groups, strict=True)}
+
+
+def _stratum(row: dict[str, Any]) -> int | None:
+    """The class, or for multi-label the first class that holds."""
+    if row.get("labels") is not None:
+        return next((i for i, value in enumerate(row["labels"]) if value > 0), -1)
+    return row.get("label")
+
+
+def _uncut(rows: list[tuple[Any, ...]]) -> None:
+    seen: dict[str, str] = {}
+    cut = {row[1] for row in rows if seen.setdefault(row[1], row[4]) != row[4]}
+    if cut:
+        raise DataError("the given split cuts through groups", where="split.given", got=f"{len(cut)} groups", allowed="each group in one split")
+
+
+def _profiles(spec: DiseaseSpec, journal: Journal, splits: dict[str, str], pool: Workers) -> list[dict[str, Any]]:
+    """One row for each (device, software), measured on its train and val samples; event time: its first acquisition in any split."""
+    first: dict[tuple[str, str], str | None] = {}
+    where: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for task, place, row in journal.samples():
+        device = (row["device_key"], row.get("software") or "")
+        at = row.get("acquired_at")
+        first[device] = min((t for t in (first.get(device), at) if t is not None), default=None)
+        if splits[row["sample_id"]] != "test":
+            where.setdefault(device, []).append((task, place))
+    by_time: dict[tuple[str, str | None], list[tuple[str, str]]] = {}
+    for device in sorted(where):  # two versions without dates, or of one moment, cannot follow each other: they are one profile
+        by_time.setdefault((device[0], first[device]), []).append(device)
+    chunks = [(key, chunk) for key, devices in by_time.items() for chunk in pieces((p for d in devices for p in sorted(where[d])), PROFILE_SAMPLES)]
+    progress = Progress("device profiles", len(chunks))
+    whole: dict[tuple[str, str | None], ProfileAccumulator] = {}
+    for (key, _), part in pool.map(_measure, chunks):
+        whole.setdefault(key, ProfileAccumulator(spec)).merge(part)
+        progress.advance()
+    rows = []
+    for key, accumulator in sorted(whole.items(), key=lambda kv: (kv[0][0], kv[0][1] or "")):
+        when = datetime.fromisoformat(key[1]).astimezone(UTC) if key[1] else None
+        rows.append(accumulator.finish(key[0], by_time[key][0][1]).to_dict() | {"event_timestamp": when})
+    return rows
+
+
+def _measure(context: Context, chunk: tuple[Any, list[tuple[str, int]]]) -> ProfileAccumulator:
+    accumulator = ProfileAccumulator(context.spec)
+    with _Stored(context) as stored:
+        accumulator.add(np.stack([stored.read(task, place) for task, place in chunk[1]]))
+    return accumulator
+
+
+class _Stored:
+    """Reads the arrays of finished tasks; keeps the latest files open, since samples come in another order than they were made."""
+
+    def __init__(self, context: Context) -> None:
+        self._folder = context.folder
+        self._shape, self._dtype = tuple(context.spec.input.shape), np.dtype(context.spec.input.dtype)
+        self._size = int(np.prod(self._shape)) * self._dtype.itemsize
+        self._open: OrderedDict[str, int] = OrderedDict()
+
+    def __enter__(self) -> _Stored:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+
+    def read(self, task: str, place: int) -> NDArray[Any]:
+        if task not in self._open:
+            if len(self._open) >= OPEN_FILES:
+                os.close(self._open.popitem(last=False)[1])
+            self._open[task] = os.open(arrays_path(self._folder, task), os.O_RDONLY)
+        self._open.move_to_end(task)
+        return np.frombuffer(os.pread(self._open[task], self._size, place * self._size), dtype=self._dtype).reshape(self._shape)
+
+
+def _write(context: Context, journal: Journal, splits: dict[str, str], dataset: Path) -> dict[str, Any]:
+    words, pseudonymiser, items = journal.words(), context.pseudonymiser, context.source.items
+    quarantine = [{"file": safe_path(items[r.file].path, words, pseudonymiser), "reason": r.reason, "offset": r.offset} for r in journal.rejected()]
+    listing = hashlib.sha256("\n".join(f"{item.path}\0{item.size}" for item in items).encode("utf-8", "surrogateescape")).hexdigest()
+    facts = {
+        "reader": context.spec.input.reader,
+        "source": {"files": len(items), "bytes": context.source.bytes, "listing": pseudonymiser.id("listing", listing)},
+        "deidentification": provenance(pseudonymiser),
+        "notes": journal.notes(),
+    }
+    progress = Progress("samples", len(splits))
+
+    def samples(stored: _Stored) -> Iterator[Sample]:
+        for task, place, row in journal.samples():
+            row["split"] = splits[row["sample_id"]]
+            row.pop("given_split", None)
+            if row.get("acquired_at"):
+                row["acquired_at"] = datetime.fromisoformat(row["acquired_at"])
+            yield Sample(row, stored.read(task, place))
+            progress.advance()
+
+    with _Stored(context) as stored:
+        return write_dataset(dataset, context.spec, samples(stored), count=len(splits), quarantine=quarantine, provenance=facts)

@@ -1,0 +1,181 @@
+"""register: judge, pack, prove the export, keep, and only then let a model be found.
+
+The order makes a kill harmless: the package is content-addressed in the store before the registry knows it, the registry gives the same digest
+the version it already has, and the package folder takes its name last.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.core import gates, registry
+from components.core import package as packages
+from components.core.atomic import atomic_dir
+from components.core.errors import DataError
+from components.core.models import build
+from components.core.operating_point import Decision
+from components.core.package import ModelPackage, name_of
+from components.core.spec import DiseaseSpec, Resources
+from components.core.step import emit
+from components.core.storage import open_store
+from components.register import card, drift_reference, inference_service, onnx_export
+
+if TYPE_CHECKING:
+    from feature_store.training import Split
+
+SERVER = Resources(cpu=2, memory_gb=4)  # what a server asks for when the spec does not say
+
+
+def register(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, evaluation: Path, validation: Path, package: Path) -> dict[str, Any]:
+    """Register a model with its verdict; a refused one is kept, with the reasons, and never becomes champion.
+
+    Args:
+        dataset, features, model, evaluation, validation: As written by the steps before.
+        package: The model package, written whole or not at all, with `registration.json` and `inference-service.yaml` beside its content.
+
+    Returns:
+        The contents of `registration.json`: name, version, alias, verdict, reasons, gates, digest, uri.
+
+    Raises:
+        DataError: Inputs that do not belong together. GateError: the export answers differently. ServiceError: store or registry is away.
+    """
+    info, figures, facts = _read(dataset / "dataset.json"), _read(evaluation / "metrics.json"), _read(model / "model.json")
+    _belong_together(spec, model, figures, info)
+    synthetic, data_verdict = bool(info["synthetic"]), str(_read(validation / "validation.json").get("verdict", "unknown"))
+    judgement = gates.judge(spec, figures, validation=data_verdict)
+    name = name_of(spec.name, synthetic=synthetic)
+    with atomic_dir(package) as partial:
+        built = _pack(spec, partial, judgement, synthetic, info, data_verdict, facts, dataset, features, model, evaluation)
+        emit("progress", what="packed", done=1, total=3)
+        store = open_store()
+        key = f"models/{name}/{built.digest}"
+        uri = store.put_folder(built.folder, key)
+        emit("progress", what="stored", done=2, total=3)
+        if spec.normalise.method == "device":
+            from feature_store.store import online_folder, publish
+
+            publish(features, online=online_folder(name))
+        alias = registry.CANDIDATE if synthetic else registry.CHAMPION if judgement.verdict == "pass" else None
+        auc = figures["metrics"]["auc"]
+        tags = {"family": str(facts["family"]), "auc": "" if auc["value"] is None else f"{auc['value']:.4f}", "spec_digest": spec.digest}
+        version = registry.register(
+            name, uri=uri, digest=built.digest, verdict=judgement.verdict, reasons=judgement.reasons, synthetic=synthetic, tags=tags, alias=alias
+        )
+        emit("progress", what="registered", done=3, total=3)
+        record = {
+            "name": name, "registered_name": registry.mlflow_name(name), "version": version.version, "alias": alias, "verdict": judgement.verdict,
+            "reasons": judgement.reasons, "gates": [g.to_dict() for g in judgement.gates], "digest": built.digest, "uri": uri, "synthetic": synthetic,
+        }  # fmt: skip
+        manifest = inference_service.build(
+            spec,
+            name=name,
+            uri=uri,
+            digest=built.digest,
+            verdict=judgement.verdict,
+            synthetic=synthetic,
+            resources=spec.resources.get("serve", SERVER),
+        )
+        for file in sorted(built.folder.iterdir()):
+            file.rename(partial / file.name)
+        built.folder.rmdir()
+        (partial / "inference-service.yaml").write_text(inference_service.to_yaml(manifest), encoding="utf-8")
+        _write(partial / "registration.json", record)
+        # Beside the stored package too, so that who fetches it there sees what the registry said.
+        for extra in ("inference-service.yaml", "registration.json"):
+            store.put_file(partial / extra, f"{key}/{extra}")
+    return record
+
+
+def _pack(
+    spec: DiseaseSpec, partial: Path, judgement: gates.Judgement, synthetic: bool, info: dict[str, Any], data_verdict: str, facts: dict[str, Any],
+    dataset: Path, features: Path, model: Path, evaluation: Path,
+) -> ModelPackage:  # fmt: skip
+    """The package under `partial/package`, and nothing else left in `partial`."""
+    import pyarrow.parquet as pq
+
+    from feature_store.training import load_split
+
+    estimator = build(spec, facts["family"])
+    estimator.load(model)
+    reference = _profile(model)
+    val: Split = load_split(spec, dataset, features, "val", reference)
+    drafts = partial / "drafts"
+    drafts.mkdir()
+    onnx = onnx_export.export(estimator, val.samples, drafts / "model.onnx")
+    operating = _read(evaluation / "operating_point.json")
+    predictions = pq.read_table(evaluation / "predictions.parquet").to_pandas()
+    drift_reference.write(drafts / "reference.parquet", spec, dataset, predictions, Decision.from_dict(operating))
+    figures, profiles = _read(evaluation / "metrics.json"), _profiles(features)
+    known = {
+        "dataset": info,
+        "validation": data_verdict,
+        "model": facts,
+        "figures": figures,
+        "operating": operating,
+        "features": profiles,
+        "onnx": onnx,
+    }
+    text = card.render(spec, judgement, synthetic=synthetic, facts=known)
+    preprocessing = {
+        "method": spec.normalise.method, "missing_profile": spec.normalise.missing_profile, "profile_max_age_days": spec.device.profile_max_age_days,
+        "reference": reference.to_dict() if reference else None, "input": spec.input.model_dump(mode="json"),
+    }  # fmt: skip
+    files: dict[str, Path | bytes] = {
+        "spec.json": spec.to_json().encode(), "model.json": _json(facts | {"onnx": onnx}), "preprocessing.json": _json(preprocessing),
+        "features.json": _json(profiles), "card.md": text.encode(),
+        **{name: evaluation / name for name in ("calibration.json", "operating_point.json", "metrics.json")},
+        **{path.name: path for path in sorted(model.glob("*.safetensors"))},
+        **{path.name: path for path in sorted(drafts.iterdir())},
+    }  # fmt: skip
+    built = packages.write(
+        partial / "package",
+        files,
+        disease=spec.name,
+        family=facts["family"],
+        synthetic=synthetic,
+        verdict=judgement.verdict,
+        reasons=judgement.reasons,
+    )
+    for draft in drafts.iterdir():
+        draft.unlink()
+    drafts.rmdir()
+    return ModelPackage.open(built.folder, allow_synthetic=True)  # what is stored has been read back and verified
+
+
+def _belong_together(spec: DiseaseSpec, model: Path, figures: dict[str, Any], info: dict[str, Any]) -> None:
+    trained = DiseaseSpec.from_json((model / "spec.json").read_text(encoding="utf-8"), where=str(model / "spec.json"))
+    if trained.digest != spec.digest:
+        raise DataError("model of another spec", where=str(model), got=trained.digest[:12], allowed=spec.digest[:12])
+    if figures["disease"] != spec.name or figures["synthetic"] != bool(info["synthetic"]):
+        raise DataError("evaluation of another dataset", where="metrics.json", got=figures["disease"], allowed=spec.name)
+
+
+def _profile(model: Path) -> Any:
+    from components.core.devices import DeviceProfile
+
+    path = model / "reference.json"
+    raw = _read(path) if path.exists() else None
+    return DeviceProfile.from_dict(raw) if raw else None
+
+
+def _profiles(features: Path) -> dict[str, Any]:
+    """Feature service and version of the profiles; both None for a source without devices."""
+    path = features / "features.json"
+    return _read(path) if path.exists() else {"feature_service": None, "profile_version": None}
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise DataError("missing or not JSON", where=str(path)) from None
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, indent=1, sort_keys=True).encode()
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_bytes(_json(content))

@@ -1,0 +1,134 @@
+"""Train one family of one disease: dataset and profiles in, model folder out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from components.core import models
+from components.core.atomic import atomic_dir
+from components.core.cores import available_cores, wait_asleep
+from components.core.errors import SpecError
+from components.core.home import work_dir
+from components.core.models.family import Epoch, Estimator
+from components.core.models.family_figures import best_epoch
+from components.core.spec import DiseaseSpec
+from components.core.step import Progress
+
+SCHEMA_VERSION = 1
+
+
+def train(spec: DiseaseSpec, *, family: str, seed: int, dataset: Path, features: Path, model: Path) -> dict[str, Any]:
+    """Fit and write `model/`: model.safetensors, spec.json, model.json, history.json and, where devices are normalised, reference.json.
+
+    The same inputs give the same folder, byte by byte, on the same machine; a killed training goes on from its last epoch. Seconds go to
+    MLflow only.
+
+    Args:
+        family: A key of `spec.families`; "" means `spec.default_family`.
+        seed: Of the weights' start, the order of samples and every augmentation.
+        dataset: As written by ingest.
+        features: Feast folder with the device profiles.
+
+    Returns:
+        The contents of model.json.
+
+    Raises:
+        SpecError, DataError: As the family and `load_split` say. ServiceError: MLflow is away, before training; or after it, and then the
+            training is not lost.
+    """
+    family = family or spec.default_family
+    if family not in spec.families:
+        raise SpecError("no such family", where=f"{spec.name}: families", got=f"'{family}'", allowed=", ".join(sorted(spec.families)))
+    wait_asleep()
+    key = _key(spec, family, seed, dataset, features)
+    from components.train.tracking import Tracking
+
+    tracking = Tracking(spec.name)
+    estimator = models.build(spec, family)
+    device, torch_version = _prepare(estimator)
+
+    from feature_store.training import load_split
+
+    training = load_split(spec, dataset, features, "train")
+    validation = load_split(spec, dataset, features, "val", reference=training.reference)
+
+    checkpoint = work_dir("train", key)
+    progress = Progress(f"train {family}", estimator.epochs)
+
+    def on_epoch(epoch: Epoch) -> None:
+        progress.advance(1, **{name: round(epoch[name], 4) for name in ("train_loss", "val_loss", "val_auc") if name in epoch})
+
+    history = estimator.fit(training.samples, validation.samples, seed=seed, checkpoint=checkpoint, on_epoch=on_epoch)
+    best = best_epoch(history)
+    with atomic_dir(model) as folder:
+        estimator.save(folder)
+        weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        info: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "disease": spec.name,
+            "family": family,
+            "kind": spec.families[family].kind,
+            "seed": seed,
+            "n_parameters": estimator.n_parameters,
+            "feature_name": estimator.feature_name,
+            "device": device,
+            "torch": torch_version,
+            "epochs": len(history),
+            "best_epoch": best["epoch"],
+            "best": {name: best[name] for name in ("train_loss", "val_loss", "val_auc") if name in best},
+            "samples": {"train": len(training.samples), "val": len(validation.samples)},
+            "weights_sha256": weights,
+        }
+        timeless = [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history]
+        _write_json(folder / "model.json", info)
+        _write_json(folder / "history.json", timeless)
+        (folder / "spec.json").write_text(spec.to_json(), encoding="utf-8")
+        if training.reference is not None:
+            _write_json(folder / "reference.json", training.reference.to_dict())
+    params = {
+        "family": family,
+        "seed": seed,
+        "n_parameters": estimator.n_parameters,
+        "device": device,
+        **spec.families[family].model_dump(exclude={"options"}),
+    }
+    params |= {f"options.{name}": value for name, value in spec.families[family].options.items()}
+    tracking.log(
+        name=f"{family}-{seed}-{key[:8]}",
+        key=key,
+        params=params,
+        tags={"dxflow.weights_sha256": weights, "dxflow.disease": spec.name},
+        history=history,
+    )
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return info
+
+
+def _key(spec: DiseaseSpec, family: str, seed: int, dataset: Path, features: Path) -> str:
+    """Hash of all inputs: the spec, the family, the seed, the dataset's manifest (which holds a hash of every sample), the profiles."""
+    digest = hashlib.sha256(json.dumps([spec.to_json(), family, seed]).encode())
+    files = [dataset / "dataset.json", dataset / "manifest.parquet", *sorted(features.rglob("*.parquet"))]
+    for file in files:
+        if file.is_file():
+            digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _prepare(estimator: Estimator) -> tuple[str, str | None]:
+    """Give torch the cores this process may use; the kind of device and torch's version, (cpu, None) for families that do without torch."""
+    from components.core.models.torch_fit import TorchEstimator
+
+    if not isinstance(estimator, TorchEstimator):
+        return "cpu", None
+    import torch
+
+    torch.set_num_threads(available_cores())
+    return estimator.device.type, torch.__version__
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False), encoding="utf-8")

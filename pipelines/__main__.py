@@ -1,0 +1,247 @@
+"""The `dxflow` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from components.core.errors import DxflowError, SpecError
+from components.core.home import home
+
+DISEASE = click.argument("disease")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON value on the last line, for scripts.")
+SYNTHETIC = click.option("--allow-synthetic", is_flag=True, help="Load models that were trained on synthetic data.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="dxflow")
+def cli() -> None:
+    """Disease diagnosis with deep learning, from the study to the monitored endpoint.
+
+    Everything a command keeps lies in DXFLOW_HOME (default: .dxflow in this folder). Exit codes: 0 done, 1 a defect, 2 you can fix it.
+    """
+
+
+@cli.command()
+@AS_JSON
+def diseases(as_json: bool) -> None:
+    """List the diseases of the catalogue."""
+    from pipelines import catalog
+
+    rows = [catalog.summary(catalog.load(name)) for name in catalog.names()]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    from pipelines.terminal import table
+
+    table(
+        ["disease", "what it answers", "modality", "families", "survey row"],
+        [[r["name"], r["title"], r["modality"], ", ".join(r["families"]), r["survey_row"] or "-"] for r in rows],
+    )  # type: ignore[arg-type]
+
+
+@cli.command()
+@DISEASE
+@AS_JSON
+def show(disease: str, as_json: bool) -> None:
+    """Show one disease's spec, with every default filled in."""
+    from pipelines import catalog
+    from pipelines.terminal import spec_text
+
+    spec = catalog.load(disease)
+    click.echo(spec.to_json() if as_json else spec_text(spec))
+
+
+@cli.command()
+@DISEASE
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write; must not exist yet.")
+@click.option("--patients", type=click.IntRange(1, 100_000), help="Default: [phantom] of the spec.")
+@click.option("--seed", type=int, help="Default: [phantom] of the spec.")
+@click.option("--unseen", is_flag=True, help="Write studies of the scanner that the collection never contains.")
+@AS_JSON
+def phantom(disease: str, out: Path, patients: int | None, seed: int | None, unseen: bool, as_json: bool) -> None:
+    """Write the synthetic stand-in of a disease's data, in its real format."""
+    from pipelines import catalog
+    from pipelines.phantom import write
+    from pipelines.terminal import Bars
+
+    with Bars(quiet=as_json) as bars:
+        facts = write(catalog.load(disease), out, patients=patients, seed=seed, unseen=unseen, on_event=bars.event)
+    click.echo(json.dumps(facts) if as_json else f"{facts['counts']['patients']} synthetic patients, {facts['counts']['files']} files in {out}")
+
+
+@cli.command()
+@DISEASE
+@click.option("--source", required=True, help="A folder, a file, or s3://bucket/prefix.")
+@click.option("--family", help="Default: default_family of the spec.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--no-cache", is_flag=True, help="Run every step, whatever was run before.")
+@click.option("--runner", type=click.Choice(["subprocess", "docker"]), default="subprocess", show_default=True)
+@click.option("--images", default="", help="Prefix of the step images for --runner docker, e.g. registry.example/team/.")
+@AS_JSON
+def run(disease: str, source: str, family: str | None, seed: int, no_cache: bool, runner: str, images: str, as_json: bool) -> None:
+    """Run a disease's pipeline: ingest, validate, train, evaluate, register."""
+    from pipelines import catalog
+    from pipelines.run import Options
+    from pipelines.run import run as work
+    from pipelines.terminal import Bars, run_summary
+
+    with Bars(quiet=as_json) as bars:
+        result = work(catalog.load(disease), Options(source, family, seed, not no_cache, runner, images), bars.event)
+    click.echo(json.dumps(result) if as_json else run_summary(result))
+
+
+@cli.command("compile")
+@DISEASE
+@click.option("--out", type=click.Path(path_type=Path), help="Default: <disease>.yaml in this folder.")
+@click.option("--images", default="", help="Prefix of the step images, e.g. registry.example/team/.")
+@click.option("--tag", help="Tag of the step images. Default: version and source digest.")
+def compile_(disease: str, out: Path | None, images: str, tag: str | None) -> None:
+    """Write the pipeline's IR: the same file runs here and on Kubeflow."""
+    from pipelines import catalog
+    from pipelines.assemble import compile_ir
+
+    click.echo(compile_ir(catalog.load(disease), out or Path(f"{disease}.yaml"), prefix=images, tag=tag))
+
+
+@cli.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--log", type=click.Path(path_type=Path), help="Inference log. Default: DXFLOW_HOME/inference-log.")
+@SYNTHETIC
+def serve(models: tuple[str, ...], port: int, host: str, log: Path | None, allow_synthetic: bool) -> None:
+    """Serve registered models with KServe. MODEL is a disease, name@alias, name:version, a package folder or its URI."""
+    from components.core.step import die_with_parent
+    from pipelines.models import fetch
+    from serving.server import serve as work
+
+    if "DXFLOW_RUN_PID" in os.environ:
+        die_with_parent()
+    packages = [fetch(model, allow_synthetic=allow_synthetic) for model in models]
+    work(packages, host=host, port=port, allow_synthetic=allow_synthetic, log=log or home() / "inference-log")
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--model", required=True, help="The model's name at the server, e.g. lung-nodule.")
+@click.option("--url", default="http://127.0.0.1:8080", show_default=True)
+@click.option("--row", type=float, help="Point of interest, in pixels from the top.")
+@click.option("--column", type=float, help="Point of interest, in pixels from the left.")
+@click.option("--timeout", "timeout_s", type=float, default=30.0, show_default=True)
+@AS_JSON
+def predict(file: Path, model: str, url: str, row: float | None, column: float | None, timeout_s: float, as_json: bool) -> None:
+    """Ask a running server about one file."""
+    from pipelines.terminal import answer_text
+    from serving.client import predict as work
+
+    answer = work(url, model, file, row, column, timeout_s)
+    click.echo(json.dumps(answer) if as_json else answer_text(answer))
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--log", type=click.Path(path_type=Path), help="Inference log. Default: DXFLOW_HOME/inference-log.")
+@click.option("--out", type=click.Path(path_type=Path), help="Default: DXFLOW_HOME/drift/<model>.")
+@SYNTHETIC
+@AS_JSON
+def drift(model: str, log: Path | None, out: Path | None, allow_synthetic: bool, as_json: bool) -> None:
+    """Compare what the server saw with the model's reference, device by device."""
+    from components.monitor.step import drift as work
+    from pipelines.models import fetch
+    from pipelines.terminal import Bars, drift_text, events_to
+
+    package = fetch(model, allow_synthetic=allow_synthetic)
+    folder = out or home() / "drift" / model.replace("/", "-")
+    with Bars(quiet=as_json) as bars, events_to(bars.event):
+        found = work(package=package, log=log or home() / "inference-log", out=folder)
+    click.echo(json.dumps({**found, "report": str(folder / "drift.html")}) if as_json else drift_text(found, folder / "drift.html"))
+
+
+@cli.command()
+@click.option("--disease", help="Only this one.")
+@AS_JSON
+def runs(disease: str | None, as_json: bool) -> None:
+    """List the runs, newest first."""
+    from pipelines.run import records, runs_dir
+    from pipelines.terminal import table
+
+    found = [r for r in records() if disease in (None, r["disease"])]
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    table(
+        ["run", "family", "state", "seconds", "what"],
+        [[r["run"], r["family"], r["state"], f"{r['seconds']:.0f}", (r["error"] or {}).get("text", "")] for r in found],
+    )
+    click.echo(f"each run's folder lies in {runs_dir()}")
+
+
+@cli.command()
+@AS_JSON
+def doctor(as_json: bool) -> None:
+    """Check this machine: versions, cores, disk, GPU, store, registry."""
+    from pipelines.doctor import findings
+    from pipelines.terminal import table
+
+    found = findings()
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        table(["check", "state", "found"], [[f["check"], f["state"], f["found"]] for f in found])
+    if any(f["state"] == "bad" for f in found):
+        raise SystemExit(2)
+
+
+@cli.command()
+@click.option("--patients", type=click.IntRange(20), help="Default: [phantom] of the spec.")
+@AS_JSON
+def demo(patients: int | None, as_json: bool) -> None:
+    """All of it on synthetic chest CT: phantom, pipeline, KServe endpoint, drift report. This is `make run`."""
+    from pipelines.demo import demo as work
+
+    work(patients=patients, as_json=as_json)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command; a user never sees a traceback unless DXFLOW_DEBUG is set."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)  # also where a shell started the command in the background, with the signal ignored
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code, text = 130, "stopped"
+    except KeyboardInterrupt:
+        code, text = 130, "stopped"
+    except click.ClickException as error:
+        code, text = 2, error.format_message()
+    except DxflowError as error:
+        code, text = (2 if type(error) is not DxflowError else 1), str(error)
+    except click.exceptions.Exit as stop:
+        raise SystemExit(stop.exit_code) from None
+    except BrokenPipeError:
+        os._exit(0)
+    except OSError as error:
+        code, text = 2, str(SpecError(error.strerror or type(error).__name__, where=str(error.filename or "dxflow")))
+    except Exception as error:
+        if os.environ.get("DXFLOW_DEBUG"):
+            raise
+        code, text = 1, f"a defect of dxflow: {type(error).__name__} (DXFLOW_DEBUG=1 shows where)"
+    else:
+        return
+    print(f"dxflow: {text}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

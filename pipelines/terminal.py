@@ -1,0 +1,177 @@
+"""What the command prints: tables, progress bars, summaries. Results on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from components.core.spec import DiseaseSpec
+from components.core.step import parse
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
+    """Print a table; in a pipe it stays plain text without colour."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for n, column in enumerate(columns):
+        made.add_column(column, overflow="fold", no_wrap=n == 0)
+    for row in rows:
+        made.add_row(*(str(cell) for cell in row))
+    console = Console()
+    Console(width=console.width if console.is_terminal else 160).print(made)
+
+
+class Bars:
+    """Progress bars fed by step events; plain lines where stderr is no terminal."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._progress: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._step = ""
+
+    def __enter__(self) -> Bars:
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            self._progress = Progress(
+                TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[figures]}"),
+                console=Console(stderr=True),
+            )  # fmt: skip
+            self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Show one event of `components/core/step.py`."""
+        if event["event"] == "warning":
+            self._say(f"warning: {event['text']}")
+        elif event["event"] == "step-start":
+            self._step = str(event["step"])
+            if self._progress is not None:
+                self._tasks[self._step] = self._progress.add_task(self._step, total=1, figures="")
+            else:
+                self._say(f"{self._step} ...")
+        elif event["event"] == "step-end":
+            if self._progress is not None:
+                self._progress.update(self._tasks[event["step"]], total=1, completed=1, description=str(event["step"]))
+            else:
+                self._say(f"{event['step']}: {event['seconds']:.1f} s")
+        elif event["event"] == "progress" and self._progress is not None:
+            task = self._tasks.setdefault(self._step, None)
+            if task is None:
+                task = self._tasks[self._step] = self._progress.add_task(self._step or event["what"], total=1, figures="")
+            figures = "  ".join(
+                f"{k} {v:.4g}" for k, v in event.items() if k not in ("event", "what", "done", "total") and isinstance(v, int | float)
+            )
+            self._progress.update(task, completed=event["done"], total=event["total"], figures=figures, description=f"{self._step}: {event['what']}")
+
+    def _say(self, text: str) -> None:
+        if self._quiet:
+            return
+        if self._progress is not None:
+            self._progress.console.print(text)
+        else:
+            with contextlib.suppress(BrokenPipeError):
+                print(text, file=sys.stderr, flush=True)
+
+
+class _EventStream(io.TextIOBase):
+    """Takes what a step's code prints and hands on its events; other text is dropped."""
+
+    def __init__(self, on_event: Callable[[dict[str, Any]], None]) -> None:
+        self._on_event, self._rest = on_event, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            event = parse(line)
+            if event is not None:
+                self._on_event(event)
+        return len(text)
+
+
+@contextlib.contextmanager
+def events_to(on_event: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Run step code in this process: its event lines become calls, and stdout stays for results."""
+    with contextlib.redirect_stdout(_EventStream(on_event)):  # type: ignore[type-var]
+        yield
+
+
+def estimate_text(estimate: dict[str, Any] | None) -> str:
+    """`0.912 (0.871-0.944)`, or why there is no figure."""
+    if estimate is None:
+        return "-"
+    if estimate.get("value") is None:
+        return f"insufficient evidence (n={estimate.get('n')})"
+    if estimate.get("low") is None:
+        return f"{estimate['value']:.3f}"
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f}-{estimate['high']:.3f})"
+
+
+def spec_text(spec: DiseaseSpec) -> str:
+    """A spec as `key = value` lines, one table a part."""
+    lines: list[str] = []
+
+    def walk(prefix: str, part: dict[str, Any]) -> None:
+        plain = {k: v for k, v in part.items() if not isinstance(v, dict)}
+        if plain:
+            lines.extend(["", f"[{prefix}]"] if prefix else [])
+            lines.extend(f"{key} = {value}" for key, value in plain.items() if value not in (None, [], {}))
+        for key, value in part.items():
+            if isinstance(value, dict):
+                walk(f"{prefix}.{key}".lstrip("."), value)
+
+    walk("", spec.model_dump(mode="json"))
+    return "\n".join(lines).strip()
+
+
+def run_summary(result: dict[str, Any]) -> str:
+    """A finished run in a few lines."""
+    lines = [
+        f"run        {result['run']}" + ("   SYNTHETIC DATA" if result["synthetic"] else ""),
+        f"verdict    {result['verdict']}" + (f": {'; '.join(result['reasons'])}" if result["reasons"] else ""),
+        f"model      {result['model']}",
+    ]
+    lines += [f"{name:<10} {estimate_text(figure)}, n={figure['n']}" for name, figure in result["metrics"].items()]
+    steps = [f"{name} {facts['seconds']:.1f} s" if facts["state"] == "ok" else f"{name} {facts['state']}" for name, facts in result["steps"].items()]
+    lines += [
+        f"steps      {', '.join(steps)}; {result['seconds']:.1f} s in all",
+        f"report     {result['report']}",
+        f"figures    {result['predictions']}",
+    ]
+    return "\n".join(lines)
+
+
+def answer_text(answer: dict[str, Any]) -> str:
+    """A server's answer in plain words."""
+    probabilities = ", ".join(f"{name} {p:.3f}" for name, p in answer["probabilities"].items()) or "-"
+    decision = f"no decision ({'; '.join(answer['reasons'])})" if answer["abstain"] else answer["decision"]
+    device = answer["device"]
+    lines = [
+        f"decision   {decision}" + ("   SYNTHETIC MODEL" if answer["synthetic"] else ""),
+        f"scores     {probabilities}",
+        f"device     {device.get('manufacturer') or '-'} {device.get('model') or ''} ({device['key']}), {device['status']}",
+        f"model      {answer['model']}:{answer['version']}",
+        "This assists a physician and does not replace one.",
+    ]
+    return "\n".join(lines)
+
+
+def drift_text(found: dict[str, Any], report: Path) -> str:
+    """A drift finding in a few lines."""
+    lines = [f"unseen     {', '.join(found['unseen']) or 'none'}", f"silent     {', '.join(found['silent']) or 'none'}"]
+    lines += [f"alarm      {alarm if isinstance(alarm, str) else alarm.get('text', alarm)}" for alarm in found["alarms"]] or ["alarm      none"]
+    return "\n".join([*lines, f"report     {report}"])

@@ -1,0 +1,129 @@
+"""One graph, one IR: what runs here is what runs on the cluster."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.core.errors import SpecError
+from components.core.spec import DiseaseSpec
+from pipelines import catalog, sources
+from pipelines.assemble import compile_ir
+from pipelines.ir_lint import findings
+
+
+def compiled(tmp_path: Path, disease: str, **options: Any) -> list[dict[str, Any]]:
+    path = compile_ir(catalog.load(disease), tmp_path / f"{len(list(tmp_path.iterdir()))}.yaml", **options)
+    return [d for d in yaml.safe_load_all(path.read_text()) if d]
+
+
+def without_images(documents: list[dict[str, Any]]) -> str:
+    stripped = copy.deepcopy(documents)
+    for executor in stripped[0]["deploymentSpec"]["executors"].values():
+        executor["container"].pop("image")
+    return json.dumps(stripped, sort_keys=True)
+
+
+@pytest.mark.parametrize("disease", catalog.names())
+def test_the_clusters_ir_differs_in_image_only(tmp_path: Path, disease: str) -> None:
+    here = compiled(tmp_path, disease)
+    cluster = compiled(tmp_path, disease, prefix="registry.example/team/", tag="1.2.3")
+    assert here != cluster
+    assert without_images(here) == without_images(cluster)
+    for name, executor in cluster[0]["deploymentSpec"]["executors"].items():
+        assert executor["container"]["image"] == f"registry.example/team/dxflow-{name.removeprefix('exec-')}:1.2.3"
+
+
+def test_gpu_tolerations_selectors_and_shared_memory_of_the_spec_are_in_the_ir(tmp_path: Path) -> None:
+    ir, platform = compiled(tmp_path, "lung-nodule")
+    train = ir["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    assert train["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    assert train["accelerator"]["resourceCount"] == "1"
+    pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
+    assert pod["nodeSelector"]["labels"] == {"dxflow.io/pool": "gpu"}
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert pod["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert "accelerator" not in ir["deploymentSpec"]["executors"]["exec-validate"]["container"]["resources"]
+
+
+def test_the_five_steps_run_in_their_order(tmp_path: Path) -> None:
+    tasks = compiled(tmp_path, "lung-nodule")[0]["root"]["dag"]["tasks"]
+    assert set(tasks) == set(sources.STEPS)
+    for earlier, later in zip(sources.STEPS, sources.STEPS[1:], strict=False):
+        assert earlier in tasks[later]["dependentTasks"]
+
+
+def test_a_changed_source_file_changes_the_image_of_the_steps_that_import_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tag is in the IR and so in the cache key; a change to evaluate does not retrain."""
+    for room in ("components/core", "components/train", "components/evaluate", "feature_store"):
+        (tmp_path / room).mkdir(parents=True)
+        (tmp_path / room / "a.py").write_text("1")
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    before = {step: sources.code_digest(step) for step in ("train", "evaluate")}
+    (tmp_path / "components/evaluate/a.py").write_text("2")
+    after = {step: sources.code_digest(step) for step in ("train", "evaluate")}
+    assert after["train"] == before["train"]
+    assert after["evaluate"] != before["evaluate"]
+    (tmp_path / "components/core/a.py").write_text("2")
+    assert sources.code_digest("train") != before["train"]
+
+
+def test_a_source_digest_follows_content_names_and_places(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "a").write_text("1")
+    first = sources.source_digest(str(tmp_path / "s"))
+    assert sources.source_digest(str(tmp_path / "s")) == first
+    (tmp_path / "s" / "b").write_text("")
+    second = sources.source_digest(str(tmp_path / "s"))
+    (tmp_path / "s" / "b").rename(tmp_path / "s" / "c")
+    assert len({first, second, sources.source_digest(str(tmp_path / "s"))}) == 3
+
+
+def executor(**changes: Any) -> dict[str, Any]:
+    container = {"image": "x:1", "command": ["sh", "-c", "python3 -m kfp.dsl.executor_main"], "args": [], **changes}
+    return {"deploymentSpec": {"executors": {"exec-a": {"container": container}}}}
+
+
+ITERATED = {
+    "components": {"comp-f": {"dag": {"tasks": {"g": {"parameterIterator": {}}}}}},
+    "root": {"dag": {"tasks": {"f": {"parameterIterator": {}, "componentRef": {"name": "comp-f"}}}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("ir", "says"),
+    [
+        ({"root": {"inputDefinitions": {"parameters": {"p": {"parameterType": "STRUCT"}}}}}, "integers become floats"),
+        ({"root": {"inputDefinitions": {"parameters": {"p": {"parameterType": "LIST"}}}}}, "JSON string"),
+        ({"root": {"inputDefinitions": {"parameters": {"api_token": {"parameterType": "STRING"}}}}}, "looks like a secret"),
+        ({"root": {"dag": {"tasks": {"t": {"triggerPolicy": {"condition": "a == b"}}}}}}, "counts as false"),
+        (ITERATED, "ParallelFor"),
+        ({"deploymentSpec": {"executors": {"exec-i": {"importer": {}}}}}, "importer"),
+        (executor(command=["echo"]), "container component"),
+        (executor(command=["sh", "-c", "pip install x; python3 -m kfp.dsl.executor_main"]), "at run time"),
+        (executor(image="registry.example:5000/team/x"), "no tag or digest"),
+    ],
+)
+def test_the_lint_names_what_the_two_places_treat_differently(ir: dict[str, Any], says: str) -> None:
+    found = list(findings(ir))
+    assert len(found) == 1
+    assert says in found[0]
+
+
+def test_the_lint_accepts_what_runs_in_both() -> None:
+    assert not list(findings(executor()))
+    assert not list(findings(executor(image="registry.example:5000/team/x@sha256:00")))
+
+
+def test_a_spec_too_large_for_an_argument_is_refused(tmp_path: Path) -> None:
+    spec = catalog.load("lung-nodule")
+    raw = json.loads(spec.to_json())
+    raw["sources"] = ["doi:" + "1" * 200_000]
+    with pytest.raises(SpecError, match="too large"):
+        compile_ir(DiseaseSpec.from_json(json.dumps(raw)), tmp_path / "x.yaml")

@@ -1,0 +1,68 @@
+"""The command: what a script reads, what a person reads, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def dxflow(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "pipelines", *arguments], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_help_lists_every_command(tmp_path: Path) -> None:
+    text = dxflow("--help", cwd=tmp_path).stdout
+    for command in ("diseases", "show", "phantom", "run", "compile", "serve", "predict", "drift", "runs", "doctor"):
+        assert f"  {command} " in text
+
+
+def test_diseases_as_json_has_what_scripts_read(tmp_path: Path) -> None:
+    rows = json.loads(dxflow("diseases", "--json", cwd=tmp_path).stdout)
+    assert {"lung-nodule", "lung-candidate"} <= {row["name"] for row in rows}
+    for row in rows:
+        assert {"name", "title", "modality", "families", "survey_row"} <= set(row)
+    assert not list(tmp_path.iterdir()), "listing writes nothing"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["show", "pneumonia"], "No disease 'pneumonia'. Diseases: lung-candidate, lung-nodule"),
+        (["run", "lung-nodule"], "--source"),
+        (["run", "lung-nodule", "--source", "nowhere"], "no such source; got nowhere"),
+        (["run", "lung-nodule", "--source", ".", "--family", "forest"], "no such family; got 'forest'; allowed: cnn, svm"),
+        (["phantom", "lung-candidate", "--out", "x"], "no phantom"),
+        (["drift", "Lung Nodule"], "no such model"),
+        (["compile", "missing.toml"], "missing.toml: no such spec"),
+        (["frobnicate"], "No such command"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_exit_2(tmp_path: Path, arguments: list[str], says: str) -> None:
+    done = dxflow(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert not done.stdout
+    assert done.stderr.count("\n") == 1
+    assert says in done.stderr
+
+
+def test_compile_writes_the_ir_where_it_is_asked(tmp_path: Path) -> None:
+    done = dxflow("compile", "lung-nodule", "--out", "p.yaml", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "pipelineInfo" in (tmp_path / "p.yaml").read_text()
+
+
+def test_doctor_finds_the_pinned_parts(tmp_path: Path) -> None:
+    done = dxflow("doctor", "--json", cwd=tmp_path)
+    found = {row["check"]: row for row in json.loads(done.stdout)}
+    assert {found[name]["state"] for name in ("kfp", "kserve", "torch", "store")} == {"ok"}
+
+
+@pytest.mark.parametrize("module", ["kfp", "torch", "feast", "mlflow", "kserve", "pydicom", "great_expectations", "evidently"])
+def test_listing_diseases_imports_nothing_heavy(module: str) -> None:
+    """`dxflow diseases` must feel instant."""
+    code = "import sys, pipelines.__main__; from pipelines import catalog as c; [c.load(n) for n in c.names()]; sys.exit(sys.argv[1] in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code, module], check=False).returncode == 0

@@ -1,0 +1,128 @@
+"""The inference log: nothing that was answered is lost, nothing that was torn is believed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.core.errors import DataError, ServiceError
+from components.core.inference_log import COLUMNS, InferenceLog, frame, read_log
+
+RECORD = {
+    "time": "2026-01-02T03:04:05.000006+00:00", "request_id": "r0", "model": "lung-nodule", "version": "1", "digest": "d", "source": "dicom",
+    "device_key": "0123456789abcdef", "manufacturer": "ACME", "device_model": "One", "device_status": "known", "profile": "ok", "patient": "p",
+    "series": "s", "scores": {"benign": 0.25, "malignant": 0.75}, "decision": "malignant", "abstain": False, "reasons": [], "latency_ms": 3.5,
+    "image": {"mean": -500.0, "sd": 100.0, "p01": -900.0, "p50": -510.0, "p99": 50.0, "noise_sd": 20.0, "sharpness": 0.5},
+    "acquisition": {"acq_kvp": 120.0},
+}  # fmt: skip
+
+
+def numbered(n: int) -> dict[str, object]:
+    return RECORD | {"request_id": f"r{n}"}
+
+
+def test_what_was_appended_comes_back_in_order_with_its_figures(tmp_path: Path) -> None:
+    with InferenceLog(tmp_path) as log:
+        log.append([numbered(0)])
+        log.append([numbered(1), numbered(2)])
+    table = read_log(tmp_path)
+    assert list(table["request_id"]) == ["r0", "r1", "r2"]
+    assert table.attrs["damaged"] == 0
+    assert set(COLUMNS) <= set(table.columns)
+    row = table.iloc[0]
+    assert (row["score_malignant"], row["noise_sd"], row["acq_kvp"], row["abstain"]) == (0.75, 20.0, 120.0, False)
+    assert row["time"].microsecond == 6
+
+
+def test_an_empty_log_has_all_columns_and_no_rows(tmp_path: Path) -> None:
+    InferenceLog(tmp_path).close()
+    table = read_log(tmp_path)
+    assert len(table) == 0
+    assert set(COLUMNS) <= set(table.columns)
+
+
+@pytest.mark.parametrize("cut", range(1, len(frame(RECORD)), 37))
+def test_a_tail_torn_anywhere_is_counted_and_costs_no_other_record(tmp_path: Path, cut: int) -> None:
+    with InferenceLog(tmp_path) as log:
+        log.append([numbered(0), numbered(1)])
+    segment = next(tmp_path.glob("*.log"))
+    os.truncate(segment, segment.stat().st_size - cut)
+    with InferenceLog(tmp_path) as log:  # the next start writes on, in a segment of its own
+        log.append([numbered(2)])
+    table = read_log(tmp_path)
+    assert list(table["request_id"]) == ["r0", "r2"]
+    assert table.attrs["damaged"] == 1
+
+
+def test_a_changed_byte_is_not_believed(tmp_path: Path) -> None:
+    with InferenceLog(tmp_path) as log:
+        log.append([numbered(0)])
+        log.append([numbered(1)])
+    segment = next(tmp_path.glob("*.log"))
+    segment.write_bytes(segment.read_bytes().replace(b'"malignant":0.75', b'"malignant":0.15', 1))
+    table = read_log(tmp_path)
+    assert list(table["request_id"]) == ["r1"]
+    assert table.attrs["damaged"] == 1
+
+
+def test_records_survive_kill_9_of_the_writer(tmp_path: Path) -> None:
+    """The process appends without closing or flushing, says so, and is killed."""
+    code = (
+        "import sys; from components.core.inference_log import InferenceLog\n"
+        f"log = InferenceLog({str(tmp_path)!r})\n"
+        "for n in range(50): log.append([{'request_id': f'r{n}'}])\n"
+        "print('done', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"done\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert list(read_log(tmp_path)["request_id"]) == [f"r{n}" for n in range(50)]
+
+
+def test_two_writers_on_one_folder_and_small_segments_lose_nothing(tmp_path: Path) -> None:
+    with InferenceLog(tmp_path, segment_bytes=1000) as one, InferenceLog(tmp_path, segment_bytes=1000) as two:
+        for n in range(20):
+            (one if n % 2 else two).append([numbered(n)])
+    assert sorted(read_log(tmp_path)["request_id"]) == sorted(f"r{n}" for n in range(20))
+    assert len(list(tmp_path.glob("*.log"))) > 2
+
+
+def test_a_record_that_json_cannot_hold_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with InferenceLog(tmp_path) as log, pytest.raises(ValueError, match="JSON compliant"):
+        log.append([RECORD | {"latency_ms": float("nan")}])
+    assert len(read_log(tmp_path)) == 0
+
+
+def test_a_folder_that_is_absent_or_a_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no inference log"):
+        read_log(tmp_path / "absent")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ServiceError, match="inference log"):
+        InferenceLog(tmp_path / "file")
+
+
+def test_a_full_disk_stops_the_answer_and_keeps_the_earlier_records(tmp_path: Path) -> None:
+    """A file-size limit stands in for a full disk: the kernel takes a part of the record, then refuses."""
+    code = (
+        "import resource, signal; from components.core.errors import ServiceError; from components.core.inference_log import InferenceLog\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        f"log = InferenceLog({str(tmp_path)!r})\n"
+        "log.append([{'request_id': 'whole'}])\n"
+        "for n in range(2):\n"
+        "    try: log.append([{'request_id': 'x' * 90}])\n"
+        "    except ServiceError as error: print(error)\n"
+        "log.append([{'request_id': 'after'}])\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.count("inference log") == 2
+    table = read_log(tmp_path)
+    assert list(table["request_id"]) == ["whole", "after"]
+    assert table.attrs["damaged"] == 2
