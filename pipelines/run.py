@@ -176,7 +176,7 @@ def _supervise(folder: Path, request: dict[str, Any], record: Record, on_event: 
     """Start the child, follow its log, and leave none of its session behind. Returns the step's error, if one said so."""
     environment = {**os.environ, "TMPDIR": record.tmp, "DXFLOW_HOME": str(home()), "PYTHONWARNINGS": "ignore", "DO_NOT_TRACK": "1"}
     environment.update({f"DXFLOW_CONTAINER_{name}": value for name, value in request["environment"].items()})
-    environment.pop("DXFLOW_RUN_PID", None)
+    environment["DXFLOW_RUN_PID"] = str(os.getpid())  # not left to getppid(): it is 1 where this process dies before the child has asked
     environment["PYTHONUNBUFFERED"] = "1"  # events must come as they happen, not by the block
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads make a busy machine four times slower (docs/LOG.md)
     error: DxflowError | None = None

@@ -48,6 +48,14 @@ def wait_for(what: Any, timeout_s: float) -> Any:
     raise AssertionError(f"waited {timeout_s} s in vain")
 
 
+def ended(home: Path, patience_s: float = 30.0) -> bool:
+    """Whether every process of this home ends by itself."""
+    end = time.monotonic() + patience_s
+    while processes_of(home) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not processes_of(home)
+
+
 def newest(home: Path) -> dict[str, Any]:
     records = sorted((home / "runs").glob("*/run.json"))
     return json.loads(records[-1].read_text()) if records else {"steps": {}}
@@ -114,7 +122,7 @@ def test_kill_9_at_each_step_then_the_same_command_gives_the_same_result(whole: 
         if VICTIM[step] != "command":
             assert stderr.strip().splitlines()[-1].startswith(f"dxflow: step {step}: ended without a word")
             assert "Traceback" not in stderr
-        wait_for(lambda: not processes_of(home), 10)
+        assert ended(home), f"left after {VICTIM[step]} died in {step}: {[(p.pid, p.status(), p.cmdline()) for p in processes_of(home)]}"
         assert not [
             p for p in (home / "pipeline_root").rglob("dataset.json") if PARTIAL not in str(p) and not (p.parent / "manifest.parquet").exists()
         ]
