@@ -56,10 +56,18 @@ MANIFEST: dict[str, str] = {
     "acq_photometric": "string",
     "acq_transfer_syntax": "string",
     "acq_modality": "string",
+    "acq_field_strength_t": "float",
+    "acq_rate_hz": "float",
+    "acq_microns_per_pixel": "float",
     # target: class index, or one value per class for multi-label
     "label": "int32",
     "labels": "list<float>",
     "split": "string",
+    # cross-validation: the fold in which the sample is test; null where there are no folds or the sample belongs to an external set
+    "fold": "int32",
+    # where in its group the sample lies: a tile's centre (x, y) in microns, a window's start in seconds; the lesion it shows, if it does
+    "place": "list<float>",
+    "lesion_id": "string",
     # content: SHA-256 of the decoded bytes, 64-bit difference hash (hexadecimal) for near-duplicates, share of the commonest value
     "content_hash": "string",
     "near_hash": "string",

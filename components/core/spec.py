@@ -84,6 +84,9 @@ class Target(_Part):
 
     `classes` are the leaves, in the order of the scores. For `ordinal` the order is the scale. For `hierarchical`, `parents` names the
     coarse class of every leaf and coarse scores are sums of leaf scores. For `dense` each pixel carries one of `classes`.
+
+    `positive` names what AUC, sensitivity and specificity are about: the positive class (binary, multiclass), the lowest class of the scale
+    that counts as positive (ordinal), a leaf or a coarse class (hierarchical). Without it those are means over the classes.
     """
 
     kind: Literal["binary", "multiclass", "multilabel", "ordinal", "hierarchical", "dense"]
@@ -103,6 +106,14 @@ class Target(_Part):
                 raise ValueError(f"positive|{self.positive}|one of {list(self.classes)}")
         elif self.kind != "multilabel" and len(self.classes) < 2:
             raise ValueError(f"classes|{len(self.classes)} class|at least 2 for kind '{self.kind}'")
+        elif self.positive is not None:
+            raise ValueError(f"positive|{self.positive}|nothing for kind 'multilabel'")
+        if self.kind in ("multiclass", "ordinal", "dense") and self.positive not in (None, *self.classes):
+            raise ValueError(f"positive|{self.positive}|one of {list(self.classes)}")
+        if self.kind == "ordinal" and self.positive == self.classes[0]:
+            raise ValueError(f"positive|{self.positive}|a class above the lowest, '{self.classes[0]}'")
+        if self.kind == "hierarchical" and self.positive not in (None, *self.classes, *self.parents.values()):
+            raise ValueError(f"positive|{self.positive}|a leaf or a coarse class")
         if self.kind == "hierarchical":
             if set(self.parents) != set(self.classes):
                 raise ValueError(f"parents|{sorted(self.parents)}|one parent for each of {list(self.classes)}")
@@ -133,7 +144,9 @@ class Normalise(_Part):
 class Split(_Part):
     """Which samples belong together and where they go. A split never cuts through a group.
 
-    `given`: the source names each sample's split; the fractions are then not used. `folds` > 1: cross-validation by group.
+    `given`: the source names each sample's split; the fractions are then not used. `folds` > 1: cross-validation by group, "group": one
+    fold for each group (leave one subject out); then each sample is test once, by a model that saw neither it nor its group, and the model
+    that is registered is one more, trained on the fold layout's first train and validation groups and tested on none.
     """
 
     grouping: Literal["patient", "lesion", "subject", "slide", "none"]
@@ -141,7 +154,7 @@ class Split(_Part):
     train: Share = 0.6
     val: Share = 0.15
     test: Share = 0.25
-    folds: Annotated[int, Field(ge=1, le=50)] = 1
+    folds: Annotated[int, Field(ge=1, le=50)] | Literal["group"] = 1
 
     @model_validator(mode="after")
     def _sum(self) -> Split:
@@ -153,12 +166,21 @@ class Split(_Part):
 
 
 class External(_Part):
-    """A data set that no training ever touches, or (role `pretrain`) one that only unsupervised pre-training sees."""
+    """A data set that no training ever touches, or (role `pretrain`) one that only unsupervised pre-training sees.
+
+    `source` is a folder inside the run's own source; everything in it belongs to this set and to no other. Its rows carry `split` in
+    the manifest, whatever the reader says, and no device profile is measured on them.
+    """
 
     name: Name
-    source: str
+    source: str = Field(pattern=r"^[^/.][^/]*(/[^/.][^/]*)*$")
     role: Literal["test", "pretrain"] = "test"
     reader: Name | None = None
+
+    @property
+    def split(self) -> str:
+        """The value of the manifest's `split` column."""
+        return f"{'external' if self.role == 'test' else 'pretrain'}-{self.name}"
 
 
 class Limits(_Part):
@@ -179,7 +201,7 @@ class Family(_Part):
     lr: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     patience: Annotated[int, Field(ge=1)] = 1000
-    options: dict[str, bool | int | float | str | list[float]] = {}
+    options: dict[str, bool | int | float | str | list[float] | list[str]] = {}
 
 
 class Stage(_Part):
@@ -191,6 +213,16 @@ class Stage(_Part):
     after: tuple[Name, ...] = ()
     input: Literal["samples", "scores", "features", "heatmap"] = "samples"
     data: Name | None = None
+
+
+class Aggregate(_Part):
+    """One answer for each group (a slide, an image, a recording) from the answers for its samples; the figures are then of groups.
+
+    `method` names a module `components/core/aggregates/<method>.py`.
+    """
+
+    method: Name
+    options: dict[str, bool | int | float | str | list[float] | list[str]] = {}
 
 
 class OperatingPoint(_Part):
@@ -231,7 +263,10 @@ class Resources(_Part):
 
 
 class Phantom(_Part):
-    """The synthetic stand-in that CI and `make run` use. `generator` names a writer; sizes only, never physics."""
+    """The synthetic stand-in that CI and `make run` use. `generator` names a writer; sizes only, never physics.
+
+    `patients` of it train the default family to a sensible model in about a minute on two cores.
+    """
 
     generator: Name
     patients: Annotated[int, Field(ge=1)] = 100
@@ -254,9 +289,11 @@ class DiseaseSpec(_Part):
     families: dict[Name, Family] = Field(min_length=1)
     default_family: Name
     stages: tuple[Stage, ...] = ()
+    aggregate: Aggregate | None = None
     covariates: tuple[str, ...] = ()
     metrics: tuple[
-        Literal["auc", "sensitivity", "specificity", "brier", "calibration_error", "accuracy", "qwk", "macro_auc", "dice", "froc"], ...
+        Literal["auc", "sensitivity", "specificity", "brier", "calibration_error", "accuracy", "qwk", "macro_auc", "pairwise_auc", "dice", "froc"],
+        ...,
     ] = ("auc",)
     operating_point: OperatingPoint = OperatingPoint()
     gates: Gates = Gates()
@@ -291,6 +328,23 @@ class DiseaseSpec(_Part):
     def positive_index(self) -> int:
         """Index of the positive class among the scores; binary targets only."""
         return self.target.classes.index(self.target.positive) if self.target.positive else len(self.target.classes) - 1
+
+    @property
+    def positive_indices(self) -> tuple[int, ...]:
+        """The scores whose sum is the probability of `target.positive`; empty without one."""
+        target = self.target
+        if target.positive is None:
+            return ()
+        if target.kind == "ordinal":
+            return tuple(range(target.classes.index(target.positive), len(target.classes)))
+        if target.positive in target.classes:
+            return (target.classes.index(target.positive),)
+        return tuple(k for k, leaf in enumerate(target.classes) if target.parents[leaf] == target.positive)
+
+    @property
+    def manifest_splits(self) -> tuple[str, ...]:
+        """Every value that the manifest's `split` column may hold."""
+        return ("train", "val", "test", *(e.split for e in self.external))
 
     def resources_of(self, step: StepName) -> Resources:
         return self.resources.get(step, Resources())

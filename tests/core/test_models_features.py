@@ -7,8 +7,8 @@ import pytest
 
 from components.core.cores import available_cores
 from components.core.errors import DataError
+from components.core.features.hand28 import NAMES, features
 from components.core.imaging.augment import Augment, orientations, warp
-from components.core.imaging.hand28 import NAMES, features
 
 
 def one(image: np.ndarray) -> dict[str, float]:

@@ -68,7 +68,7 @@ def test_a_family_of_hand_made_features_is_fed_its_features(tmp_path: Path) -> N
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    from components.core.imaging import hand28
+    from components.core.features import hand28
 
     pick = np.zeros((28, 2), dtype=np.float32)
     pick[0, 0] = pick[1, 1] = 1

@@ -28,8 +28,12 @@ class Estimator(Protocol):
     Hand-made features (segmentation, counting) are no neural-network operations; their family exports what follows them.
     """
 
-    def fit(self, train: Samples, val: Samples, *, seed: int, checkpoint: Path, on_epoch: Callable[[Epoch], None]) -> list[Epoch]:
+    def fit(
+        self, train: Samples, val: Samples, *, seed: int, checkpoint: Path, on_epoch: Callable[[Epoch], None], unlabelled: Samples | None = None
+    ) -> list[Epoch]:
         """Train to the best epoch on `val`. Same seed and data give the same weights. Resumes from `checkpoint` (a folder) if it holds one.
+
+        `unlabelled` is another source domain that families with unsupervised pre-training learn from first; others leave it.
 
         Calls `on_epoch` after every epoch, also for epochs restored from a checkpoint. Returns all of them; the best has the highest
         `val_auc`, then the lowest `val_loss`.
@@ -67,9 +71,9 @@ def onnx_input(feature_name: str | None, x: NDArray[np.float32]) -> NDArray[np.f
     """What a model's ONNX file takes: `x` itself, or its features by name.
 
     Args:
-        feature_name: `Estimator.feature_name`, also in `model.json`; names a module `components/core/imaging/<name>.py` with `features(x)`.
+        feature_name: `Estimator.feature_name`, also in `model.json`; names a module `components/core/features/<name>.py` with `features(x)`.
         x: (N, *input.shape) in [0, 1].
     """
     if feature_name is None:
         return x
-    return importlib.import_module(f"components.core.imaging.{feature_name}").features(x)
+    return importlib.import_module(f"components.core.features.{feature_name}").features(x)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from components.core.atomic import atomic_file
 from components.core.errors import DataError, SpecError
-from components.core.imaging import hand28
+from components.core.features import hand28
 from components.core.models.family import Epoch
 from components.core.models.family_figures import best_epoch, validation_figures
 from components.core.models.family_options import read_options
@@ -79,7 +79,9 @@ class HandFeaturesSvm:
         self.machines = 1 if spec.n_scores == 2 else spec.n_scores
         self.arrays: Arrays = _arrays(np.zeros(F), np.ones(F), 1.0, np.zeros((0, F)), np.zeros((0, self.machines)), np.zeros(self.machines))
 
-    def fit(self, train: Samples, val: Samples, *, seed: int, checkpoint: Path, on_epoch: Callable[[Epoch], None]) -> list[Epoch]:
+    def fit(
+        self, train: Samples, val: Samples, *, seed: int, checkpoint: Path, on_epoch: Callable[[Epoch], None], unlabelled: Samples | None = None
+    ) -> list[Epoch]:
         """See `Estimator.fit`; an epoch is one (cost, width) pair. The fit draws nothing at random and ends in seconds, so it neither uses
         `seed` nor leaves a checkpoint."""
         labels = np.asarray(train.labels, dtype=np.int64)

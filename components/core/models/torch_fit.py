@@ -90,7 +90,9 @@ class TorchEstimator:
         self.device = pick_device()
         self.module = self._fresh(0)
 
-    def fit(self, train: Samples, val: Samples, *, seed: int, checkpoint: Path, on_epoch: Callable[[Epoch], None]) -> list[Epoch]:
+    def fit(
+        self, train: Samples, val: Samples, *, seed: int, checkpoint: Path, on_epoch: Callable[[Epoch], None], unlabelled: Samples | None = None
+    ) -> list[Epoch]:
         """See `Estimator.fit`. Raises DataError on an empty split, SpecError when the loss grows beyond any number."""
         for name, split in (("train", train), ("val", val)):
             if not len(split):
