@@ -183,6 +183,16 @@ def roc_band(
     return np.quantile(curves, tail, axis=0), np.quantile(curves, 1 - tail, axis=0)
 
 
+def paired_mean_difference(a: ArrayLike, b: ArrayLike, groups: ArrayLike | None = None, *, level: float = LEVEL) -> Estimate:
+    """Mean of `a` minus mean of `b` over the same samples (n,), by bootstrap over groups or samples."""
+    d = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    index = _group_index(groups, len(d))
+    if len(d) < 2 or (index is not None and int(index.max()) + 1 < MIN_GROUPS):
+        return insufficient(len(d))
+    low, high = _quantiles(_bootstrap(index if index is not None else np.arange(len(d)), _weighted_mean(d.astype(np.float32))), level)
+    return Estimate(float(d.mean()), low, high, len(d))
+
+
 # ---- decisions -------------------------------------------------------------------------------------------------------------------------
 
 
