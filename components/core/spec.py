@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -76,6 +77,46 @@ class Input(_Part):
             raise ValueError("rate_hz|nothing|rate_hz and window_s for layout 'window'")
         if self.storage == "reference" and self.layout != "tiles":
             raise ValueError(f"storage|reference|'shard' for layout '{self.layout}'")
+        return self
+
+
+class Recording(_Part):
+    """How a recording in a text file becomes windows: what its columns mean, and which of its samples count. Reader `sensor-csv`.
+
+    Args:
+        channels: Columns of the sensor, in the order of `input.shape[0]`, in `input.unit`.
+        label, classes: The column that says what happens, and which of its numbers is which class. Samples with another number do not
+            belong to the experiment: no window touches them.
+        time, time_unit: The column of the clock.
+        file: Regular expression that every recording's file name matches in full. Group `subject` names the person; further groups and
+            `# key: value` lines above the columns give the names in `device.key`.
+        stride_s: From one window's start to the next one's.
+        label_s: The last seconds of a window, which its class is about; what lies before is context. None: the whole window.
+        share: Of `label_s`: the highest class with at least this share is the window's, the lowest class if there is none.
+        rms: Least and largest root mean square of a recording's channels, in `input.unit`; another unit lies outside.
+    """
+
+    channels: tuple[str, ...] = Field(min_length=1)
+    label: str
+    classes: dict[Annotated[str, Field(pattern=r"^-?\d+$")], str] = Field(min_length=1)
+    time: str = "time"
+    time_unit: Literal["s", "ms", "us"] = "ms"
+    file: str
+    stride_s: Positive
+    label_s: Positive | None = None
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    rms: tuple[float, float]
+
+    @model_validator(mode="after")
+    def _pattern(self) -> Recording:
+        try:
+            groups = set(re.compile(self.file).groupindex)
+        except re.error:
+            groups = set()
+        if "subject" not in groups:
+            raise ValueError(f"file|{self.file}|a regular expression with a group 'subject'")
+        if self.rms[0] >= self.rms[1]:
+            raise ValueError(f"rms|{list(self.rms)}|[low, high] with low < high")
         return self
 
 
@@ -281,6 +322,7 @@ class DiseaseSpec(_Part):
     survey_row: str | None = None
     sources: tuple[str, ...] = Field(min_length=1, description="DOI or URL of the paper and of the data set")
     input: Input
+    recording: Recording | None = None
     target: Target
     device: Device
     normalise: Normalise = Normalise()
@@ -305,6 +347,13 @@ class DiseaseSpec(_Part):
     def _references(self) -> DiseaseSpec:
         if self.default_family not in self.families:
             raise ValueError(f"default_family|{self.default_family}|one of {sorted(self.families)}")
+        if (r := self.recording) is not None:
+            if unknown := sorted(set(r.classes.values()) - set(self.target.classes)):
+                raise ValueError(f"recording.classes|{unknown}|classes of the target: {list(self.target.classes)}")
+            if len(r.channels) != self.input.shape[0]:
+                raise ValueError(f"recording.channels|{len(r.channels)} columns|{self.input.shape[0]}, as in input.shape")
+            if (r.label_s or 0) > (self.input.window_s or 0):
+                raise ValueError(f"recording.label_s|{r.label_s}|at most input.window_s = {self.input.window_s}")
         seen: set[str] = set()
         data = {e.name for e in self.external if e.role == "pretrain"}
         for stage in self.stages:
