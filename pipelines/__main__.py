@@ -78,7 +78,7 @@ def phantom(disease: str, out: Path, patients: int | None, seed: int | None, uns
 
 @cli.command()
 @DISEASE
-@click.option("--source", required=True, help="A folder, a file, or s3://bucket/prefix.")
+@click.option("--source", required=True, help="A folder, a file, s3://bucket/prefix, or package:folder/file.")
 @click.option("--family", help="Default: default_family of the spec.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--no-cache", is_flag=True, help="Run every step, whatever was run before.")
@@ -95,6 +95,36 @@ def run(disease: str, source: str, family: str | None, seed: int, no_cache: bool
     with Bars(quiet=as_json) as bars:
         result = work(catalog.load(disease), Options(source, family, seed, not no_cache, runner, images), bars.event)
     click.echo(json.dumps(result) if as_json else run_summary(result))
+
+
+@cli.command()
+@DISEASE
+@click.option("--source", required=True, help="A folder, a file, s3://bucket/prefix, or package:folder/file.")
+@click.option("--families", help="Some of the disease's families, with commas. Default: all.")
+@click.option("--epochs", type=click.IntRange(1, 10_000), help="Passes over the training samples for every family. Default: the default family's.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--no-cache", is_flag=True, help="Run every step, whatever was run before.")
+@click.option("--runner", type=click.Choice(["subprocess", "docker"]), default="subprocess", show_default=True)
+@click.option("--images", default="", help="Prefix of the step images for --runner docker.")
+@AS_JSON
+def compare(
+    disease: str, source: str, families: str | None, epochs: int | None, seed: int, no_cache: bool, runner: str, images: str, as_json: bool
+) -> None:
+    """Train all families of a disease under one budget: one table, one plot, shared errors, what an ensemble gains."""
+    from pipelines import catalog
+    from pipelines.compare import compare as work
+    from pipelines.run import Options
+    from pipelines.terminal import Bars, comparison_text
+
+    named = tuple(name.strip() for name in families.split(",") if name.strip()) if families else None
+    with Bars(quiet=as_json) as bars:
+        result = work(
+            catalog.load(disease), Options(source, None, seed, not no_cache, runner, images), families=named, epochs=epochs, on_event=bars.event
+        )
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        comparison_text(result)
 
 
 @cli.command("compile")

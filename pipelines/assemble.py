@@ -1,6 +1,7 @@
 """DiseaseSpec -> KFP pipeline. The only file with the graph:
 
-    ingest -> validate -> train -> evaluate -> register
+    ingest -> validate -> train -> evaluate -> register                          a run
+    ingest -> validate -> (train -> evaluate) for each family -> compare         a comparison
 
 The same intermediate representation (IR) runs on a laptop, in containers and on Kubeflow. What a cluster needs (GPU, tolerations, selectors,
 shared memory, secrets) is always in it; the local runner ignores it.
@@ -14,6 +15,7 @@ from kfp import compiler, dsl, kubernetes
 
 from components.core.errors import SpecError
 from components.core.spec import DiseaseSpec, Resources
+from components.evaluate.compare_component import compare
 from components.evaluate.component import evaluate
 from components.ingest.component import ingest
 from components.register.component import register
@@ -36,6 +38,14 @@ class Outputs(NamedTuple):
     package: dsl.Model
 
 
+class Comparison(NamedTuple):
+    """Folders that a comparison hands on."""
+
+    dataset: dsl.Dataset
+    validation: dsl.Artifact
+    comparison: dsl.Artifact
+
+
 def images(*, prefix: str = "", tag: str | None = None) -> dict[str, str]:
     """The image of every step."""
     return {step: image(step, prefix=prefix, tag=tag) for step in STEPS}
@@ -44,10 +54,7 @@ def images(*, prefix: str = "", tag: str | None = None) -> dict[str, str]:
 def assemble(spec: DiseaseSpec, image_of: dict[str, str]) -> Any:
     """The pipeline of one disease, as a KFP component that the compiler takes."""
     resources = {name: spec.resources_of(name) for name in STEPS}
-    faces = {face.__name__: face for face in (ingest, validate, train, evaluate, register)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # kfp warns of base images whose name lacks "python"
-        steps: dict[str, Any] = {name: dsl.component(face, base_image=image_of[name], install_kfp_package=False) for name, face in faces.items()}
+    steps = _steps(image_of)
 
     @dsl.pipeline(name=spec.name, description=f"{spec.title}. {', '.join(spec.sources)}")
     def pipeline(source: str, source_digest: str, key_fingerprint: str, deployment: str, spec: str, family: str, seed: int) -> Outputs:
@@ -69,6 +76,43 @@ def assemble(spec: DiseaseSpec, image_of: dict[str, str]) -> Any:
     return pipeline
 
 
+def assemble_comparison(spec: DiseaseSpec, families: tuple[str, ...], image_of: dict[str, str]) -> Any:
+    """The comparison of a disease's families, one branch of a ParallelFor each, as a KFP component that the compiler takes."""
+    resources = {name: spec.resources_of(name) for name in STEPS}
+    steps = _steps(image_of)
+
+    # `spec` is as in a run, so that ingest and validate come from its cache; `budgeted` has the same epochs for every family.
+    @dsl.pipeline(name=f"compare-{spec.name}", description=f"{spec.title}: {', '.join(families)} under one budget")
+    def pipeline(source: str, source_digest: str, key_fingerprint: str, spec: str, budgeted: str, seed: int) -> Comparison:
+        data: Any = steps["ingest"](spec=spec, source=source, source_digest=source_digest, key_fingerprint=key_fingerprint)
+        raw, profiles = data.outputs["dataset"], data.outputs["features"]
+        checked: Any = steps["validate"](spec=spec, dataset=raw)
+        verdict = checked.outputs["validation"]
+        with dsl.ParallelFor(items=list(families), name="families") as family:
+            fitted: Any = steps["train"](spec=budgeted, family=family, seed=seed, dataset=raw, features=profiles, validation=verdict)
+            judged: Any = steps["evaluate"](spec=budgeted, dataset=raw, features=profiles, validation=verdict, model=fitted.outputs["model"])
+        together: Any = steps["compare"](
+            spec=budgeted, evaluations=dsl.Collected(judged.outputs["evaluation"]), models=dsl.Collected(fitted.outputs["model"]),
+            costs=dsl.Collected(fitted.outputs["cost"]),
+        )  # fmt: skip
+        for name, task in (("ingest", data), ("validate", checked), ("train", fitted), ("evaluate", judged), ("evaluate", together)):
+            _place(task, resources[name])
+        return Comparison(raw, verdict, together.outputs["comparison"])
+
+    return pipeline
+
+
+def _steps(image_of: dict[str, str]) -> dict[str, Any]:
+    """Every face as a KFP component in its image; the comparison runs in evaluate's."""
+    faces = {face.__name__: face for face in (ingest, validate, train, evaluate, register, compare)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # kfp warns of base images whose name lacks "python"
+        return {
+            name: dsl.component(face, base_image=image_of["evaluate" if name == "compare" else name], install_kfp_package=False)
+            for name, face in faces.items()
+        }
+
+
 def _place(task: dsl.PipelineTask, resources: Resources) -> None:
     """Everything a cluster needs to know of one task."""
     task.set_cpu_request(str(resources.cpu)).set_cpu_limit(str(resources.cpu))
@@ -88,11 +132,16 @@ def _place(task: dsl.PipelineTask, resources: Resources) -> None:
     kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)
 
 
-def compile_ir(spec: DiseaseSpec, path: Path, *, prefix: str = "", tag: str | None = None) -> Path:
-    """Write the linted IR of a disease to `path`. Raises SpecError when the lint finds what local and cluster treat differently."""
+def compile_ir(spec: DiseaseSpec, path: Path, *, families: tuple[str, ...] = (), prefix: str = "", tag: str | None = None) -> Path:
+    """Write the linted IR of a disease's run, or of the comparison of `families`, to `path`.
+
+    Raises:
+        SpecError: The lint finds what local and cluster treat differently, or the spec is too large to travel.
+    """
     if len(spec.to_json()) > MAX_PARAMETER_BYTES:
         raise SpecError("spec too large to travel as a parameter", where=spec.name, got=f"{len(spec.to_json())} bytes", allowed=MAX_PARAMETER_BYTES)
     path.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(assemble(spec, images(prefix=prefix, tag=tag)), str(path))
+    image_of = images(prefix=prefix, tag=tag)
+    compiler.Compiler().compile(assemble_comparison(spec, families, image_of) if families else assemble(spec, image_of), str(path))
     lint(path)
     return path

@@ -96,11 +96,36 @@ def run(spec: DiseaseSpec, options: Options, on_event: Callable[[dict[str, Any]]
     Raises:
         SpecError, DataError, GateError, ServiceError: What the failed step said, or what was wrong before it began.
     """
-    started = time.monotonic()
     family = options.family or spec.default_family
     if family not in spec.families:
         raise SpecError("no such family", where=f"{spec.name}: --family", got=f"'{family}'", allowed=", ".join(sorted(spec.families)))
-    source = options.source if options.source.startswith("s3://") else os.path.abspath(options.source)
+    arguments = {"deployment": deployment_digest(), "spec": spec.to_json(), "family": family}
+    folder, record = execute(spec, options, arguments, family=family, kept=KEPT, on_event=on_event)
+    return summary(folder, record)
+
+
+def execute(
+    spec: DiseaseSpec,
+    options: Options,
+    arguments: dict[str, Any],
+    *,
+    family: str,
+    kept: dict[str, tuple[str, ...]],
+    families: tuple[str, ...] = (),
+    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> tuple[Path, Record]:
+    """Compile and run one pipeline to its end: the disease's own, or the comparison of `families`.
+
+    Args:
+        arguments: The pipeline's own; source, its digest, the key's fingerprint and the seed are added here.
+        family: What the record shows.
+        kept: {output: files of it that are copied into the run's folder}.
+
+    Returns:
+        The run's folder and its record.
+    """
+    started = time.monotonic()
+    source = located(options.source)
     for place in (source, str(home())):
         if "python3" in place:  # kfp's local runner rewrites that word in every argument
             raise DataError("the path must not contain 'python3'", where="--source" if place == source else "DXFLOW_HOME", got=place)
@@ -112,11 +137,8 @@ def run(spec: DiseaseSpec, options: Options, on_event: Callable[[dict[str, Any]]
         on_event(
             {"event": "warning", "text": f"made a pseudonym key at {home() / 'pseudonym.key'}: keep it, without it the same patient gets a new id"}
         )
-    arguments = {
-        "source": source, "source_digest": digest, "key_fingerprint": pseudonymiser.fingerprint, "deployment": deployment_digest(),
-        "spec": spec.to_json(), "family": family, "seed": options.seed,
-    }  # fmt: skip
-    identity = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:16]
+    arguments = {"source": source, "source_digest": digest, "key_fingerprint": pseudonymiser.fingerprint, "seed": options.seed, **arguments}
+    identity = hashlib.sha256(json.dumps([arguments, families], sort_keys=True).encode()).hexdigest()[:16]
     with _only_one(identity):
         for _ in records():  # marks runs that were killed
             pass
@@ -124,7 +146,7 @@ def run(spec: DiseaseSpec, options: Options, on_event: Callable[[dict[str, Any]]
         folder = _new_run_dir(spec.name)
         from pipelines.assemble import compile_ir
 
-        compile_ir(spec, folder / "pipeline.yaml", prefix=options.images)
+        compile_ir(spec, folder / "pipeline.yaml", families=families, prefix=options.images)
         request = {
             "runner": options.runner, "arguments": arguments, "pipeline_root": str(home() / "pipeline_root"), "cache": options.cache,
             "cache_root": str(home() / "cache"), "environment": _container_environment() if options.runner == "docker" else {},
@@ -148,14 +170,19 @@ def run(spec: DiseaseSpec, options: Options, on_event: Callable[[dict[str, Any]]
             record.save(folder)
             raise error
         record.outputs = json.loads((folder / "outputs.json").read_text(encoding="utf-8"))
-        for name in STEPS:
+        for name in STEPS if not families else STEPS[:-1]:
             record.steps.setdefault(name, {"state": "cached", "seconds": 0.0})
-        for artifact, names in KEPT.items():
+        for artifact, names in kept.items():
             for name in names:
                 shutil.copyfile(Path(record.outputs[artifact]) / name, folder / name)
         record.state = "succeeded"
         record.save(folder)
-    return summary(folder, record)
+    return folder, record
+
+
+def located(source: str) -> str:
+    """A source as a pipeline argument: addresses stay, paths become absolute."""
+    return source if "://" in source or source.startswith("package:") else os.path.abspath(source)
 
 
 def summary(folder: Path, record: Record) -> dict[str, Any]:
@@ -194,9 +221,10 @@ def _supervise(folder: Path, request: dict[str, Any], record: Record, on_event: 
                     continue
                 name = str(event.get("step", ""))
                 if event["event"] == "step-start":
-                    record.steps[name] = {"state": "running", "seconds": 0.0}
+                    record.steps[name] = {"state": "running", "seconds": record.steps.get(name, {}).get("seconds", 0.0)}
                 elif event["event"] == "step-end":
-                    record.steps[name] = {"state": "ok", "seconds": event["seconds"], "imports": event["imports"]}
+                    seconds = round(record.steps.get(name, {}).get("seconds", 0.0) + float(str(event["seconds"])), 3)  # a comparison trains often
+                    record.steps[name] = {"state": "ok", "seconds": seconds, "imports": event["imports"]}
                 elif event["event"] == "step-error":
                     record.steps[name] = {**record.steps.get(name, {"seconds": 0.0}), "state": "failed"}
                     error = error_from(event)

@@ -155,6 +155,26 @@ def run_summary(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def comparison_text(result: dict[str, Any]) -> None:
+    """Print a comparison of families."""
+    names = list(result["families"][0]["metrics"])
+    rows = [
+        [
+            row["family"] + (" *" if row["chosen"] else ""), *(estimate_text(row["metrics"][n]) for n in names), f"{row['parameters']:,}",
+            f"{row['seconds']:.1f} s", f"{row['peak_mb']:.0f} MB",
+        ]
+        for row in result["families"]
+    ]  # fmt: skip
+    title = f"{result['disease']}, {result['n']} test samples" + (", SYNTHETIC DATA" if result["synthetic"] else "")
+    table(["family", *names, "parameters", "training", "memory"], rows, title=title)
+    print("* validation's choice; the test split chooses nothing")
+    for row in result["ensembles"]:
+        gain = row["gain"]
+        words = "no figure" if gain["value"] is None else f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
+        print(f"{row['name']}: {row['measure']} {words} against {row['best_member']}: {row['verdict']}")
+    print(f"report     {result['report']}")
+
+
 def answer_text(answer: dict[str, Any]) -> str:
     """A server's answer in plain words."""
     probabilities = ", ".join(f"{name} {p:.3f}" for name, p in answer["probabilities"].items()) or "-"
