@@ -25,7 +25,7 @@ STILL = {
     "smoothing": 0.0,
     "average": 0.0,
     "schedule": "constant",
-    "class_weights": False,
+    "loss": "plain",
     "views": False,
 }
 pytestmark = pytest.mark.parametrize(("disease", "family"), CASES, ids=[f"{disease}:{family}" for disease, family in CASES])

@@ -14,7 +14,7 @@ from components.core.models import build, torch_checkpoint
 from components.core.models.family_figures import best_epoch, validation_figures
 from components.core.models.samples import Samples
 from components.core.models.torch_fit import Training
-from components.core.models.torch_objective import Objective
+from components.core.models.torch_objective import Objective, class_weights
 from components.core.spec import DiseaseSpec
 
 SPEC = Path(__file__).parents[2] / "pipelines" / "diseases" / "lung-nodule.toml"
@@ -37,16 +37,50 @@ def samples(n: int = 12, labels: np.ndarray | None = None) -> Samples:
 def test_class_weights_make_each_class_count_alike():
     """9 of one class and 3 of the other: weights 12/(2 x 9) and 12/(2 x 3)."""
     labels = np.array([0] * 9 + [1] * 3)
-    weight = Objective(spec_of(), labels, class_weights=True, smoothing=0.0).weight
+    weight = Objective(spec_of(), labels, loss="balanced").weight
     assert weight is not None
     assert weight.tolist() == pytest.approx([2 / 3, 2.0])
+
+
+def test_effective_number_of_samples_lies_between_equal_and_balanced_weights():
+    """beta 0.9, 10 and 1 samples: effective numbers (1 - 0.9^10) / 0.1 = 6.5132 and 1; weights 1/6.5132 and 1, scaled to mean 1."""
+    effective = class_weights(np.array([10, 1]), beta=0.9)
+    assert effective[1] / effective[0] == pytest.approx(6.513215599)
+    assert effective @ [10, 1] == pytest.approx(11)
+    assert class_weights(np.array([10, 1]), beta=0.0).tolist() == [1, 1]
+    assert class_weights(np.array([10, 1]), beta=0.999999)[1] == pytest.approx(class_weights(np.array([10, 1]))[1], rel=1e-5)
+    assert class_weights(np.array([3, 0, 1])).tolist() == pytest.approx([2 / 3, 0, 2])
+
+
+def test_multilabel_positives_weigh_as_much_as_all_negatives():
+    """1 positive in 4: weight 3 when balanced; by effective numbers with beta 0.5, (1 - 0.5^3) / (1 - 0.5) = 1.75."""
+    spec, labels = spec_of(kind="multilabel", classes=["a"], positive=None), np.array([[1], [0], [0], [0]], np.float32)
+    for loss, expected in (("balanced", 3.0), ("effective", 1.75)):
+        weight = Objective(spec, labels, loss=loss, beta=0.5).weight
+        assert weight is not None
+        assert weight.tolist() == pytest.approx([expected])
+
+
+def test_focal_loss_forgives_what_is_nearly_right():
+    """p = 0.8 and 0.5 of the right class, gamma 2: mean of 0.2^2 ln(1/0.8) and 0.5^2 ln 2; gamma 0 is the plain loss, smoothed or not."""
+    import torch
+
+    scores, labels = torch.tensor([[math.log(4), 0.0], [0.0, 0.0]]), np.array([0, 1])
+    focal = Objective(spec_of(), labels, loss="focal")
+    assert float(focal.loss(scores, focal.target(labels))) == pytest.approx((0.04 * math.log(1.25) + 0.25 * math.log(2)) / 2)
+    plain, none = (Objective(spec_of(), labels, loss=loss, gamma=1e-9, smoothing=0.1) for loss in ("plain", "focal"))
+    assert float(plain.loss(scores, plain.target(labels))) == pytest.approx(float(none.loss(scores, none.target(labels))))
+    several = spec_of(kind="multilabel", classes=["a", "b"], positive=None)
+    both = Objective(several, np.zeros((1, 2), np.float32), loss="focal")
+    loss = both.loss(torch.tensor([[math.log(4), 0.0]]), both.target(np.array([[1.0, 0.0]])))
+    assert float(loss) == pytest.approx((0.04 * math.log(1.25) + 0.25 * math.log(2)) / 2)
 
 
 def test_multilabel_loss_is_mean_of_binary_losses():
     import torch
 
     spec = spec_of(kind="multilabel", classes=["a", "b"], positive=None)
-    objective = Objective(spec, np.zeros((2, 2), np.float32), class_weights=False, smoothing=0.0)
+    objective = Objective(spec, np.zeros((2, 2), np.float32))
     loss = objective.loss(torch.tensor([[0.0, 2.0]]), objective.target(np.array([[1.0, 0.0]])))
     assert float(loss) == pytest.approx((math.log(2) + math.log(1 + math.exp(2))) / 2)
 

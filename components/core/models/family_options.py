@@ -43,11 +43,15 @@ def _filled(kind: type[T], options: dict[str, Any], where: str) -> T:
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
-    """`value` as `hint`: bool, int, float, a Literal of strings, or tuple[int, ...]."""
+    """`value` as `hint`: bool, int, float, a Literal of strings, str, a tuple of whole numbers or of words."""
     if hint is bool:
         if isinstance(value, bool):
             return value
         raise SpecError("not allowed", where=where, got=repr(value), allowed="true, false")
+    if hint is str or hint == tuple[str, ...]:
+        if isinstance(value, str) if hint is str else (isinstance(value, list) and value and all(isinstance(v, str) for v in value)):
+            return value if hint is str else tuple(value)
+        raise SpecError("not allowed", where=where, got=repr(value), allowed="a word" if hint is str else "a list of words")
     if get_args(hint) and all(isinstance(arg, str) for arg in get_args(hint)):
         if value in get_args(hint):
             return value

@@ -24,7 +24,7 @@ from components.core.models.family import Epoch
 from components.core.models.family_figures import best_epoch, validation_figures
 from components.core.models.samples import Samples
 from components.core.models.torch_device import mixed_precision, pick_device, reproducible
-from components.core.models.torch_objective import Objective
+from components.core.models.torch_objective import Loss, Objective
 from components.core.spec import DiseaseSpec, Family
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class Training:
 
     Args:
         schedule: `onecycle` warms up over a tenth of all steps, then both it and `cosine` fall to zero along half a cosine.
-        class_weights: Rare classes count as much as common ones.
+        loss: What is done about rare classes: `plain` nothing, `balanced` and `effective` weigh classes, `focal` samples; see `Objective`.
+        beta, gamma: Of `effective` and of `focal`.
         smoothing: Label smoothing.
         average: Decay of the moving average of weights that is validated and kept; 0 keeps the weights themselves.
         clip: Largest gradient norm; 0 does not clip.
@@ -49,7 +50,9 @@ class Training:
     """
 
     schedule: Literal["constant", "cosine", "onecycle"] = "cosine"
-    class_weights: bool = False
+    loss: Loss = "plain"
+    beta: float = field(default=0.999, metadata={"low": 0, "high": 0.999999})
+    gamma: float = field(default=2.0, metadata={"low": 0, "high": 10})
     smoothing: float = field(default=0.0, metadata={"low": 0, "high": 0.5})
     average: float = field(default=0.0, metadata={"low": 0, "high": 0.99999})
     clip: float = field(default=0.0, metadata={"low": 0, "high": 1000})
@@ -106,7 +109,8 @@ class TorchEstimator:
         module = self.module = self._fresh(seed)
         kept = copy.deepcopy(module) if self.training.average else module
         optimiser = self._optimiser(module)
-        objective = Objective(self.spec, train.labels, class_weights=self.training.class_weights, smoothing=self.training.smoothing).to(self.device)
+        asked = self.training
+        objective = Objective(self.spec, train.labels, loss=asked.loss, smoothing=asked.smoothing, beta=asked.beta, gamma=asked.gamma).to(self.device)
         targets = objective.target(train.labels)
         amp, scaling = mixed_precision(self.device)
         scaler = torch.amp.GradScaler(self.device.type, enabled=scaling)  # pyright: ignore[reportPrivateImportUsage]
