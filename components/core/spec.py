@@ -128,12 +128,16 @@ class Target(_Part):
 
     `positive` names what AUC, sensitivity and specificity are about: the positive class (binary, multiclass), the lowest class of the scale
     that counts as positive (ordinal), a leaf or a coarse class (hierarchical). Without it those are means over the classes.
+
+    `aliases` are other words for the classes that a source's labels use, so that grades can be merged: a word on the left means the class on
+    the right. Case does not matter.
     """
 
     kind: Literal["binary", "multiclass", "multilabel", "ordinal", "hierarchical", "dense"]
     classes: tuple[str, ...] = Field(min_length=1)
     positive: str | None = None
     parents: dict[str, str] = {}
+    aliases: dict[str, str] = {}
     source: str = Field(description="where the labels come from and the rule that makes them")
 
     @model_validator(mode="after")
@@ -147,7 +151,7 @@ class Target(_Part):
                 raise ValueError(f"positive|{self.positive}|one of {list(self.classes)}")
         elif self.kind != "multilabel" and len(self.classes) < 2:
             raise ValueError(f"classes|{len(self.classes)} class|at least 2 for kind '{self.kind}'")
-        elif self.positive is not None:
+        elif self.kind == "multilabel" and self.positive is not None:
             raise ValueError(f"positive|{self.positive}|nothing for kind 'multilabel'")
         if self.kind in ("multiclass", "ordinal", "dense") and self.positive not in (None, *self.classes):
             raise ValueError(f"positive|{self.positive}|one of {list(self.classes)}")
@@ -160,6 +164,10 @@ class Target(_Part):
                 raise ValueError(f"parents|{sorted(self.parents)}|one parent for each of {list(self.classes)}")
         elif self.parents:
             raise ValueError(f"parents|{sorted(self.parents)}|nothing for kind '{self.kind}'")
+        if foreign := set(self.aliases.values()) - set(self.classes):
+            raise ValueError(f"aliases|{sorted(foreign)}|classes on the right: {list(self.classes)}")
+        if taken := {word.lower() for word in self.aliases} & {name.lower() for name in self.classes}:
+            raise ValueError(f"aliases|{sorted(taken)}|words on the left that are no classes")
         return self
 
 
