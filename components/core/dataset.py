@@ -68,6 +68,9 @@ MANIFEST: dict[str, str] = {
     # where in its group the sample lies: a tile's centre (x, y) in microns, a window's start in seconds; the lesion it shows, if it does
     "place": "list<float>",
     "lesion_id": "string",
+    # what the whole group is (a slide), where the source says so; what a human reader gave the group, any scale, higher is more positive
+    "group_label": "int32",
+    "reader_score": "float",
     # content: SHA-256 of the decoded bytes, 64-bit difference hash (hexadecimal) for near-duplicates, share of the commonest value
     "content_hash": "string",
     "near_hash": "string",
@@ -175,7 +178,7 @@ def write_dataset(
                 "groups": len({row["group_id"] for row in rows}),
                 "devices": len({row["device_key"] for row in rows}),
                 "quarantined": len(quarantine),
-                **{split: sum(row["split"] == split for row in rows) for split in SPLITS},
+                **{split: sum(row["split"] == split for row in rows) for split in spec.manifest_splits},
             },
         }
         (folder / "dataset.json").write_text(json.dumps(info, indent=1, sort_keys=True), encoding="utf-8")
