@@ -78,6 +78,19 @@ def test_a_column_named_like_the_positive_class_is_the_label(tmp_path: Path):
     assert found.manifest["split"].value_counts().to_dict() == {"train": 2, "val": 2, "test": 2}
 
 
+def test_other_words_for_a_class_merge_labels(tmp_path: Path):
+    """Five grades become two classes; a number that is an alias is a word, not the place of a class."""
+    aliases = {"None": "non-nodule", "0": "non-nodule", "1": "nodule", "mild": "nodule", "4": "nodule"}
+    words = ["none", "MILD", "4", "0", "1", "3", "nodule"]
+    rows = [[f"images/{n}.png", word, "train"] for n, word in enumerate(words)]
+    spec = candidate(target={"aliases": aliases}, limits={"quarantine_share": 1})
+    found = run(make(tmp_path / "in", ["image", "label", "split"], rows), tmp_path, spec)
+    by_id = found.manifest.set_index("sample_id")["label"]
+    labels = {n: int(by_id[PSEUDONYMISER.id("sample", f"images/{n}.png")]) for n in (0, 1, 2, 3, 4, 6)}
+    assert labels == {0: 0, 1: 1, 2: 1, 3: 0, 4: 1, 6: 1}
+    assert found.quarantine["reason"].tolist() == ["a label outside the spec's classes"]
+
+
 def test_multilabel_takes_one_column_for_each_class(tmp_path: Path):
     target = {"kind": "multilabel", "classes": ["edema", "effusion", "mass"], "positive": None}
     rows = [[f"images/{n}.png", n % 2, 1, 0, "train"] for n in range(4)]

@@ -1,7 +1,8 @@
 """Image files and a table. The table is `labels.csv`, or the only .csv file of the source; its first column is the image's path.
 
 Columns, by name (case does not matter; others are ignored):
-    label       class name or number; else a column named like the positive class (0 or 1), or for multi-label one such column per class
+    label       class name, another word of the spec for it, or number; else a column named like the positive class (0 or 1), or for
+                multi-label one such column per class
     split       train, val (or validation, valid), test
     group       `patient`, `lesion`, `subject` or `slide` (also with `_id`), whichever the spec groups by; all are hashed
     device      `device` or `scanner`, else the spec's `device.key` columns; hashed. `manufacturer`, `model`, `software`, `site` as in DICOM
@@ -99,7 +100,7 @@ def label_rule(spec: DiseaseSpec, header: list[str]) -> Callable[[dict[str, str]
         DataError: No column fits.
     """
     classes = [name.lower() for name in spec.target.classes]
-    places = {name: i for i, name in enumerate(classes)}
+    places = {name: i for i, name in enumerate(classes)} | {word.lower(): classes.index(name.lower()) for word, name in spec.target.aliases.items()}
     if spec.target.kind == "multilabel":
         if missing := [name for name in classes if name not in header]:
             raise DataError("no column for a class", where="labels.csv", got=f"{len(missing)} missing", allowed=", ".join(spec.target.classes))
@@ -146,7 +147,7 @@ def read_images(context: Context, task: Task) -> Outcome:
                 if len(values) < len(header):
                     raise NotUsable("fewer values than columns")
                 row = dict(zip(header, values, strict=False))
-                facts = _facts(context.spec, row, context.pseudonymiser) | label(row)
+                facts = _facts(context.spec, row, context.pseudonymiser) | (label(row) if context.labelled or row.get("label", "-").strip() else {})
                 words.update(row[name].strip() for name in _group_columns(row))
                 path = posixpath.normpath(posixpath.join(folder, values[0].strip().replace("\\", "/")))
                 found = context.source.number(path)
