@@ -194,8 +194,9 @@ class Split(_Part):
     """Which samples belong together and where they go. A split never cuts through a group.
 
     `given`: the source names each sample's split; the fractions are then not used. `folds` > 1: cross-validation by group, "group": one
-    fold for each group (leave one subject out); then each sample is test once, by a model that saw neither it nor its group, and the model
-    that is registered is one more, trained on the fold layout's first train and validation groups and tested on none.
+    fold for each group (leave one subject out). Then each sample is test once, in the fold that the manifest names, by a model that saw
+    neither it nor its group; a share `val / (train + val)` of a fold's other groups validates. The model that is registered is one more,
+    trained and validated on all groups in those shares and tested on none of them: `split` is train or val everywhere, and `test` is unused.
     """
 
     grouping: Literal["patient", "lesion", "subject", "slide", "none"]
@@ -211,6 +212,8 @@ class Split(_Part):
             raise ValueError(f"train|train + val + test = {self.train + self.val + self.test:g}|a sum of 1")
         if self.grouping == "none" and not self.given:
             raise ValueError("given|false|true when grouping is 'none': without groups only a given split can be kept")
+        if self.given and self.folds != 1:
+            raise ValueError(f"folds|{self.folds}|1 when the split is given")
         return self
 
 

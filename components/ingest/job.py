@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from components.core.dataset import content_facts
 from components.core.pseudonym import Pseudonymiser
-from components.core.spec import DiseaseSpec
+from components.core.spec import DiseaseSpec, External
 from components.core.step import Progress
 from components.ingest.journal import Journal, Outcome, Rejected, arrays_path
 from components.ingest.source import Source
@@ -28,6 +28,12 @@ class Context:
     source: Source
     pseudonymiser: Pseudonymiser
     folder: Path
+    external: External | None = None  # the set that this reader reads; None for the main part
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every sample needs a label: a set for pre-training may have none, and its rows then hold None."""
+        return self.external is None or self.external.role != "pretrain"
 
 
 @dataclass(frozen=True)

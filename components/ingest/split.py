@@ -3,25 +3,64 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import TypeVar
 
 from components.core.dataset import SPLITS
+from components.core.errors import DataError
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import Split
+
+FOLDS = 100  # each is a training of its own
+T = TypeVar("T", bound=Hashable)
 
 
 def assign(
     groups: Sequence[str], devices: Sequence[str], labels: Sequence[int | None], *, rule: Split, name: str, pseudonymiser: Pseudonymiser
 ) -> dict[str, str]:
-    """{group: split} for every group.
-
-    A stratum is (the group's commonest device, its highest label). Within one, groups come in the order of a keyed hash and each goes to
-    the split that is furthest behind its share, counted in samples over the stratum and over everything, so that many small strata do
-    not all round the same way.
+    """{group: split} for every group, in the shares of `rule`.
 
     Args:
         groups, devices, labels: One entry per sample.
         name: Of the disease; other diseases get other splits of the same patients.
+    """
+    return _distribute(groups, devices, labels, {split: getattr(rule, split) for split in SPLITS}, "split", name, pseudonymiser)
+
+
+def assign_folds(
+    groups: Sequence[str], devices: Sequence[str], labels: Sequence[int | None], *, folds: int | str, name: str, pseudonymiser: Pseudonymiser
+) -> dict[str, int]:
+    """{group: fold 0..k-1} for every group: k folds of about as many samples each, or one fold for each group.
+
+    Raises:
+        DataError: More folds than groups, or more groups than anybody would train for.
+    """
+    n = len(set(groups))
+    if folds == "group":
+        if not 2 <= n <= FOLDS:
+            raise DataError("one fold for each group", where="split.folds", got=f"{n} groups", allowed=f"2 to {FOLDS}")
+        return {group: fold for fold, group in enumerate(sorted(set(groups), key=lambda g: pseudonymiser.id("fold", name, g)))}
+    if n < int(folds) or n < 3:
+        raise DataError(
+            "more folds than groups", where="split.folds", got=f"{folds} folds, {n} groups", allowed="at least 3 groups, one for each fold"
+        )
+    return _distribute(groups, devices, labels, {fold: 1 / int(folds) for fold in range(int(folds))}, "fold", name, pseudonymiser)
+
+
+def _distribute(
+    groups: Sequence[str],
+    devices: Sequence[str],
+    labels: Sequence[int | None],
+    share: dict[T, float],
+    what: str,
+    name: str,
+    pseudonymiser: Pseudonymiser,
+) -> dict[str, T]:
+    """{group: part} for every group.
+
+    A stratum is (the group's commonest device, its highest label). Within one, groups come in the order of a keyed hash and each goes to
+    the part that is furthest behind its share, counted in samples over the stratum and over everything, so that many small strata do
+    not all round the same way.
     """
     size: Counter[str] = Counter(groups)
     device_of: dict[str, Counter[str]] = defaultdict(Counter)
@@ -33,20 +72,19 @@ def assign(
     for group in size:
         commonest = min(device_of[group], key=lambda d: (-device_of[group][d], d))
         strata[commonest, highest[group]].append(group)
-    share = {split: getattr(rule, split) for split in SPLITS}
-    overall: Counter[str] = Counter()
-    given: dict[str, str] = {}
+    overall: Counter[T] = Counter()
+    given: dict[str, T] = {}
     for stratum in sorted(strata):
-        here: Counter[str] = Counter()
-        for group in sorted(strata[stratum], key=lambda g: pseudonymiser.id("split", name, g)):
+        here: Counter[T] = Counter()
+        for group in sorted(strata[stratum], key=lambda g: pseudonymiser.id(what, name, g)):
             n = size[group]
 
-            def behind(split: str, n: int = n, here: Counter[str] = here) -> float:
-                own = share[split] * (here.total() + n) - here[split]
-                everywhere = share[split] * (overall.total() + n) - overall[split]
+            def behind(part: T, n: int = n, here: Counter[T] = here) -> float:
+                own = share[part] * (here.total() + n) - here[part]
+                everywhere = share[part] * (overall.total() + n) - overall[part]
                 return own + everywhere
 
-            chosen = max((s for s in SPLITS if share[s] > 0), key=behind)
+            chosen = max((p for p in share if share[p] > 0), key=behind)
             given[group] = chosen
             here[chosen] += n
             overall[chosen] += n

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import heapq
+import itertools
 import os
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from components.core.cores import available_cores
 from components.core.dataset import SPLITS, Sample, write_dataset
 from components.core.devices import ProfileAccumulator
 from components.core.errors import DataError, DxflowError
+from components.core.folds import validation_groups, validation_share
 from components.core.home import home, work_dir
 from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
 from components.core.spec import DiseaseSpec
@@ -30,6 +34,7 @@ from components.ingest import readers, split
 from components.ingest.deidentify import provenance, safe_path
 from components.ingest.job import Context, Job
 from components.ingest.journal import Journal, arrays_path, pieces
+from components.ingest.parts import Part, parts
 from components.ingest.source import Source, open_source
 from components.ingest.workers import Workers
 
@@ -58,24 +63,53 @@ def ingest(spec: DiseaseSpec, source: str, *, dataset: Path, features: Path, wor
         emit("warning", text=f"made a pseudonym key in {home()}: keep it, without it the same scanner gets another name")
     listed = open_source(source)
     _remove_abandoned(dataset, features)
-    reader = readers.reader(spec.input.reader)
-    with _work(_key(spec, listed, pseudonymiser)) as folder:
-        journal = Journal(folder)
-        try:
-            context = Context(spec, listed, pseudonymiser, folder)
-            with Workers(workers or available_cores(), context, preload=PRELOAD) as pool:
-                job = Job(context, journal, pool)
+    divided = parts(spec, listed)
+    found = [(part, readers.reader(part.reader(spec))) for part in divided]
+    with _work(_key(spec, listed, pseudonymiser)) as folder, ExitStack() as stack:
+        whole: list[_Read] = []
+        for part, reader in found:
+            one = _Read(part, folder if part.external is None else folder / part.name, spec, pseudonymiser)
+            stack.callback(one.journal.close)
+            whole.append(one)
+            with Workers(workers or available_cores(), one.context, preload=PRELOAD) as pool:
+                job = Job(one.context, one.journal, pool)
                 reader(job)
-                _check(spec, job)
-                splits = _splits(spec, journal, pseudonymiser)
-                profiles = _profiles(spec, journal, splits, pool)
-            info = _write(context, journal, splits, dataset)
-        finally:
-            journal.close()
+                _check(spec, job, where=f"--source: {part.external.source}" if part.external else "--source")
+                if part.external is None:
+                    places = _places(spec, one.journal, pseudonymiser)
+                    profiles = _profiles(spec, one.journal, places, pool)
+        info = _write(spec, listed, whole, places, pseudonymiser, dataset)
         from feature_store.store import write_profiles
 
         write_profiles(features, profiles)
     return info
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one sample of the main part belongs."""
+
+    split: str
+    fold: int | None = None
+
+
+class _Read:
+    """One part of the source with what has been read of it so far."""
+
+    def __init__(self, part: Part, folder: Path, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> None:
+        folder.mkdir(exist_ok=True)
+        self.part, self.journal = part, Journal(folder)
+        self.context = Context(part.spec(spec), part.source, pseudonymiser, folder, part.external)
+
+    def samples(self) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
+        """(sample id, task, place, row) by sample id. Two sources may name their files alike, so an external set's ids are hashed once more."""
+        if self.part.external is None:
+            return ((row["sample_id"], task, place, row) for task, place, row in self.journal.samples())
+        own = []
+        for task, place, row in self.journal.samples():
+            row["sample_id"] = self.context.pseudonymiser.id("sample", self.part.name, row["sample_id"])
+            own.append((row["sample_id"], task, place, row))
+        return iter(sorted(own, key=lambda found: found[0]))
 
 
 def _remove_abandoned(*outputs: Path) -> None:
@@ -94,7 +128,9 @@ def _key(spec: DiseaseSpec, listed: Source, pseudonymiser: Pseudonymiser) -> str
         digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
     here = Path(__file__).parent
     core = here.parent / "core"
-    for path in sorted([*here.rglob("*.py"), *(core / "imaging").glob("*.[pt]*"), core / "dataset.py", core / "devices.py", core / "pseudonym.py"]):
+    for path in sorted(
+        [*here.rglob("*.py"), *(core / "imaging").glob("*.[pt]*"), core / "dataset.py", core / "devices.py", core / "folds.py", core / "pseudonym.py"]
+    ):
         if path.is_file():
             digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -118,33 +154,37 @@ def _work(key: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check(spec: DiseaseSpec, job: Job) -> None:
+def _check(spec: DiseaseSpec, job: Job, *, where: str) -> None:
     """Raises DataError over the limit of damage, or when there is no sample; both name the three commonest reasons."""
     journal, files = job.journal, len(job.context.source.items)
     reasons = ", ".join(f"{reason} ({n})" for reason, n in journal.reasons()[:3])
     damaged, of = (journal.damaged_files(), files) if job.rows is None else (journal.damaged_rows(), max(1, job.rows))
     if damaged > spec.limits.quarantine_share * of:
         raise DataError(
-            "too much of the source is unusable", where="--source", got=f"{damaged} of {of} ({damaged / of:.1%}): {reasons}",
+            "too much of the source is unusable", where=where, got=f"{damaged} of {of} ({damaged / of:.1%}): {reasons}",
             allowed=f"limits.quarantine_share = {spec.limits.quarantine_share:g}",
         )  # fmt: skip
     if next(journal.samples(), None) is None:
         notes = ", ".join(f"{name} ({n})" for name, n in journal.notes().items() if n)
-        raise DataError("no usable sample", where="--source", got=f"{files} files: {', '.join(filter(None, (reasons, notes))) or 'nothing to read'}")
+        raise DataError("no usable sample", where=where, got=f"{files} files: {', '.join(filter(None, (reasons, notes))) or 'nothing to read'}")
 
 
-def _splits(spec: DiseaseSpec, journal: Journal, pseudonymiser: Pseudonymiser) -> dict[str, str]:
-    """{sample_id: split}."""
+def _places(spec: DiseaseSpec, journal: Journal, pseudonymiser: Pseudonymiser) -> dict[str, _Place]:
+    """{sample_id: place}."""
     rows = [(r["sample_id"], r["group_id"], r["device_key"], _stratum(r), r.get("given_split")) for _, _, r in journal.samples()]
     if spec.split.given:
         if missing := sum(row[4] not in SPLITS for row in rows):
             raise DataError("samples without a given split", where="split.given", got=f"{missing} of {len(rows)}", allowed=", ".join(SPLITS))
         if spec.split.grouping != "none":
             _uncut(rows)
-        return {row[0]: str(row[4]) for row in rows}
+        return {row[0]: _Place(str(row[4])) for row in rows}
     ids, groups, devices, labels, _ = zip(*rows, strict=True)
-    of = split.assign(groups, devices, labels, rule=spec.split, name=spec.name, pseudonymiser=pseudonymiser)
-    return {sample: of[group] for sample, group in zip(ids, groups, strict=True)}
+    if spec.split.folds == 1:
+        of = split.assign(groups, devices, labels, rule=spec.split, name=spec.name, pseudonymiser=pseudonymiser)
+        return {sample: _Place(of[group]) for sample, group in zip(ids, groups, strict=True)}
+    fold = split.assign_folds(groups, devices, labels, folds=spec.split.folds, name=spec.name, pseudonymiser=pseudonymiser)
+    val = validation_groups(groups, labels, devices, share=validation_share(spec.split), key=f"{spec.name}/registered")
+    return {sample: _Place("val" if group in val else "train", fold[group]) for sample, group in zip(ids, groups, strict=True)}
 
 
 def _stratum(row: dict[str, Any]) -> int | None:
@@ -161,15 +201,18 @@ def _uncut(rows: list[tuple[Any, ...]]) -> None:
         raise DataError("the given split cuts through groups", where="split.given", got=f"{len(cut)} groups", allowed="each group in one split")
 
 
-def _profiles(spec: DiseaseSpec, journal: Journal, splits: dict[str, str], pool: Workers) -> list[dict[str, Any]]:
-    """One row for each (device, software), measured on its train and val samples; event time: its first acquisition in any split."""
+def _profiles(spec: DiseaseSpec, journal: Journal, places: dict[str, _Place], pool: Workers) -> list[dict[str, Any]]:
+    """One row for each (device, software), measured on its train and val samples; event time: its first acquisition in any split.
+
+    External sets are not measured: a device that only they know meets the model as it would in another hospital, without a profile.
+    """
     first: dict[tuple[str, str], str | None] = {}
     where: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for task, place, row in journal.samples():
         device = (row["device_key"], row.get("software") or "")
         at = row.get("acquired_at")
         first[device] = min((t for t in (first.get(device), at) if t is not None), default=None)
-        if splits[row["sample_id"]] != "test":
+        if places[row["sample_id"]].split != "test":
             where.setdefault(device, []).append((task, place))
     by_time: dict[tuple[str, str | None], list[tuple[str, str]]] = {}
     for device in sorted(where):  # two versions without dates, or of one moment, cannot follow each other: they are one profile
@@ -219,26 +262,46 @@ class _Stored:
         return np.frombuffer(os.pread(self._open[task], self._size, place * self._size), dtype=self._dtype).reshape(self._shape)
 
 
-def _write(context: Context, journal: Journal, splits: dict[str, str], dataset: Path) -> dict[str, Any]:
-    words, pseudonymiser, items = journal.words(), context.pseudonymiser, context.source.items
-    quarantine = [{"file": safe_path(items[r.file].path, words, pseudonymiser), "reason": r.reason, "offset": r.offset} for r in journal.rejected()]
-    listing = hashlib.sha256("\n".join(f"{item.path}\0{item.size}" for item in items).encode("utf-8", "surrogateescape")).hexdigest()
-    facts = {
-        "reader": context.spec.input.reader,
-        "source": {"files": len(items), "bytes": context.source.bytes, "listing": pseudonymiser.id("listing", listing)},
+def _write(
+    spec: DiseaseSpec, listed: Source, whole: list[_Read], places: dict[str, _Place], pseudonymiser: Pseudonymiser, dataset: Path
+) -> dict[str, Any]:
+    quarantine: list[dict[str, Any]] = []
+    for one in whole:
+        words, items = one.journal.words(), one.part.source.items
+        for r in one.journal.rejected():
+            path = safe_path(one.part.prefix + items[r.file].path, words, pseudonymiser)
+            quarantine.append({"file": path, "reason": r.reason, "offset": r.offset})
+    listing = hashlib.sha256("\n".join(f"{item.path}\0{item.size}" for item in listed.items).encode("utf-8", "surrogateescape")).hexdigest()
+    sizes = [len(places), *(sum(1 for _ in one.journal.samples()) for one in whole[1:])]
+    facts: dict[str, Any] = {
+        "reader": spec.input.reader,
+        "source": {"files": len(listed.items), "bytes": listed.bytes, "listing": pseudonymiser.id("listing", listing)},
         "deidentification": provenance(pseudonymiser),
-        "notes": journal.notes(),
+        "notes": whole[0].journal.notes(),
     }
-    progress = Progress("samples", len(splits))
+    if spec.split.folds != 1:
+        facts["folds"] = len({place.fold for place in places.values()})
+    if spec.external:
+        there = {one.part.name: (n, one.journal.notes()) for one, n in zip(whole, sizes, strict=True)}
+        facts["external"] = {
+            e.name: {"role": e.role, "split": e.split, "samples": there.get(e.split, (0, {}))[0], "missing": e.split not in there}
+            | {"notes": there.get(e.split, (0, {}))[1]}
+            for e in spec.external
+        }
+    progress = Progress("samples", sum(sizes))
 
-    def samples(stored: _Stored) -> Iterator[Sample]:
-        for task, place, row in journal.samples():
-            row["split"] = splits[row["sample_id"]]
+    def samples(stored: list[_Stored]) -> Iterator[Sample]:
+        streams = [zip(one.samples(), itertools.repeat(n)) for n, one in enumerate(whole)]
+        for (sample_id, task, place, row), n in heapq.merge(*streams, key=lambda found: found[0][0]):
+            external = whole[n].part.external
+            where = places[sample_id] if external is None else _Place(external.split)
+            row["split"], row["fold"] = where.split, where.fold
             row.pop("given_split", None)
             if row.get("acquired_at"):
                 row["acquired_at"] = datetime.fromisoformat(row["acquired_at"])
-            yield Sample(row, stored.read(task, place))
+            yield Sample(row, stored[n].read(task, place))
             progress.advance()
 
-    with _Stored(context) as stored:
-        return write_dataset(dataset, context.spec, samples(stored), count=len(splits), quarantine=quarantine, provenance=facts)
+    with ExitStack() as stack:
+        stored = [stack.enter_context(_Stored(one.context)) for one in whole]
+        return write_dataset(dataset, spec, samples(stored), count=sum(sizes), quarantine=quarantine, provenance=facts)
