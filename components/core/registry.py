@@ -6,7 +6,10 @@ has no dot in its name, so the two never meet. `champion` is the one alias that 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +72,21 @@ def client() -> MlflowClient:
     address = tracking_uri()
     mlflow.set_tracking_uri(address)
     try:
-        return MlflowClient(tracking_uri=address, registry_uri=address)
+        with _alone(address):
+            return MlflowClient(tracking_uri=address, registry_uri=address)
     except (MlflowException, OSError):
         raise ServiceError("cannot open the model registry", where="MLFLOW_TRACKING_URI", got=_without_password(address)) from None
+
+
+@contextlib.contextmanager
+def _alone(address: str) -> Iterator[None]:
+    """The first client of a new file makes its tables; two at once, as in a comparison's branches, would each make half of them."""
+    if not address.startswith("sqlite:///"):
+        yield
+        return
+    with open(address.removeprefix("sqlite:///") + ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def register(

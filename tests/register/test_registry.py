@@ -157,3 +157,13 @@ def test_a_registry_server_takes_packages_of_a_folder_store(server: str, monkeyp
     assert registry.resolve("lung-nodule") == "file:///store/models/d1"
     put("synthetic/lung-nodule", uri="s3://bucket/models/d2", alias="candidate")
     assert registry.resolve("synthetic/lung-nodule", alias="candidate") == "s3://bucket/models/d2"
+
+
+def test_two_processes_may_open_a_new_database_at_once(tmp_path: Path):
+    """As the branches of a comparison do; MLflow alone makes half of its tables in each and fails."""
+    code = "from components.core import registry; registry.client(); print(registry.names())"
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/new.db"}
+    both = [subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"]
+    for process in both:
+        stdout, stderr = process.communicate(timeout=120)
+        assert (process.returncode, stdout.strip()) == (0, "[]"), stderr[-500:]
