@@ -127,3 +127,18 @@ def test_a_spec_too_large_for_an_argument_is_refused(tmp_path: Path) -> None:
     raw["sources"] = ["doi:" + "1" * 200_000]
     with pytest.raises(SpecError, match="too large"):
         compile_ir(DiseaseSpec.from_json(json.dumps(raw)), tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize("disease", catalog.names())
+def test_a_comparison_trains_each_family_in_a_branch_and_shares_the_data(disease: str, tmp_path: Path) -> None:
+    spec = catalog.load(disease)
+    families = tuple(sorted(spec.families))
+    if len(families) < 2:
+        pytest.skip("one family: nothing to compare")
+    ir = yaml.safe_load(compile_ir(spec, tmp_path / "x.yaml", families=families).read_text())
+    loops = [t for t in ir["root"]["dag"]["tasks"].values() if "parameterIterator" in t]
+    assert len(loops) == 1
+    assert json.loads(loops[0]["parameterIterator"]["items"]["raw"]) == list(families)
+    branch = ir["components"][loops[0]["componentRef"]["name"]]["dag"]["tasks"]
+    assert sorted(branch) == ["evaluate", "train"]
+    assert {"ingest", "validate", "compare"} <= set(ir["root"]["dag"]["tasks"])
