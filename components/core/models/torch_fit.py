@@ -7,8 +7,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,8 +22,10 @@ from components.core.models import torch_checkpoint
 from components.core.models.family import Epoch
 from components.core.models.family_figures import best_epoch, validation_figures
 from components.core.models.samples import Samples
+from components.core.models.torch_batches import ahead, mixed_seed
 from components.core.models.torch_device import mixed_precision, pick_device, reproducible
 from components.core.models.torch_objective import Loss, Objective
+from components.core.models.torch_pretrain import Given, Pretrain
 from components.core.spec import DiseaseSpec, Family
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Training:
         smoothing: Label smoothing.
         average: Decay of the moving average of weights that is validated and kept; 0 keeps the weights themselves.
         clip: Largest gradient norm; 0 does not clip.
+        optimiser: `adadelta` with rho .95 and eps 1e-6; `sgd` with `momentum`.
         views: The score is the mean over all flips and, on square images, quarter turns; part of the exported model.
     """
 
@@ -56,6 +58,8 @@ class Training:
     smoothing: float = field(default=0.0, metadata={"low": 0, "high": 0.5})
     average: float = field(default=0.0, metadata={"low": 0, "high": 0.99999})
     clip: float = field(default=0.0, metadata={"low": 0, "high": 1000})
+    optimiser: Literal["adamw", "sgd", "adadelta"] = "adamw"
+    momentum: float = field(default=0.9, metadata={"low": 0, "high": 0.999})
     views: bool = False
 
     def rate(self, step: int, steps: int) -> float:
@@ -74,11 +78,23 @@ class TorchEstimator:
     Args:
         network: Makes the untrained network, (N, *input.shape) in [0, 1] -> (N, n_scores) logits, from torch's random state.
         augment: Views drawn for training; None where the layout has no plane to turn (windows, tables).
+        pretrain: Changes the fresh network before its first supervised epoch; see `torch_pretrain.py`.
+        share: Name of a parameter -> its share of the family's learning rate; 0 leaves it as it is. None: 1 for all.
     """
 
     feature_name: str | None = None
 
-    def __init__(self, spec: DiseaseSpec, family: Family, network: Callable[[], nn.Module], *, training: Training, augment: Augment | None) -> None:
+    def __init__(
+        self,
+        spec: DiseaseSpec,
+        family: Family,
+        network: Callable[[], nn.Module],
+        *,
+        training: Training,
+        augment: Augment | None,
+        pretrain: Pretrain | None = None,
+        share: Callable[[str], float] | None = None,
+    ) -> None:
         self.spec, self.family, self.network, self.training = spec, family, network, training
         planes = spec.input.layout in ("image", "tiles", "volume")
         if not planes and training.views:
@@ -90,6 +106,7 @@ class TorchEstimator:
             )
         self.augment = augment if planes and augment is not None and augment.moves else None
         self.square = planes and spec.input.shape[-1] == spec.input.shape[-2]
+        self.pretrain, self.share = pretrain, share or (lambda _: 1.0)
         self.device = pick_device()
         self.module = self._fresh(0)
 
@@ -101,12 +118,20 @@ class TorchEstimator:
             if not len(split):
                 raise DataError("no samples to train with", where=f"{self.spec.name}: split {name}", got=0)
         with reproducible(self.device):
-            return self._fit(train.cached(), val.cached(), seed, checkpoint, on_epoch)
+            return self._fit(train.cached(), val.cached(), seed, checkpoint, on_epoch, unlabelled)
 
-    def _fit(self, train: Samples, val: Samples, seed: int, checkpoint: Path, on_epoch: Callable[[Epoch], None]) -> list[Epoch]:
+    def _fit(
+        self, train: Samples, val: Samples, seed: int, checkpoint: Path, on_epoch: Callable[[Epoch], None], unlabelled: Samples | None
+    ) -> list[Epoch]:
         import torch
 
         module = self.module = self._fresh(seed)
+        key = self._key(train, val, seed, unlabelled)
+        found = torch_checkpoint.read(checkpoint, key=key)
+        if found is None and self.pretrain is not None:
+            inputs = unlabelled.cached() if unlabelled is not None else train
+            where = f"{self.spec.name}: kind '{self.family.kind}'"
+            self.pretrain(module, Given(train, inputs, seed, self.device, where, checkpoint, key))
         kept = copy.deepcopy(module) if self.training.average else module
         optimiser = self._optimiser(module)
         asked = self.training
@@ -117,8 +142,7 @@ class TorchEstimator:
         history: list[Epoch] = []
         best: dict[str, torch.Tensor] = {}
 
-        key = self._key(train, val, seed)
-        if (found := torch_checkpoint.read(checkpoint, key=key)) is not None:
+        if found is not None:
             state, tensors = found
             module.load_state_dict(tensors["model"])
             kept.load_state_dict(tensors["kept"])
@@ -135,14 +159,14 @@ class TorchEstimator:
             number = len(history)
             order = self._generator(seed, number, "order")
             views = self._generator(seed, number, "views")
-            torch.manual_seed(_mixed(seed, number, "network"))  # dropout
+            torch.manual_seed(mixed_seed(seed, number, "network"))  # dropout
             module.train()
             total = torch.zeros((), device=self.device)
             # Batches of nearly equal size: a last batch of one sample has no variance for batch normalisation.
             chosen = np.array_split(torch.randperm(len(train), generator=order).numpy(), batches)
-            for step, (x, rows) in enumerate(_ahead(train, chosen)):
+            for step, (x, rows) in enumerate(ahead(train, chosen)):
                 for group in optimiser.param_groups:
-                    group["lr"] = self.family.lr * self.training.rate(number * batches + step, self.family.epochs * batches)
+                    group["lr"] = group["share"] * self.family.lr * self.training.rate(number * batches + step, self.family.epochs * batches)
                 inputs = self._to_device(x)
                 if self.augment is not None:
                     maps = self.augment.draw(len(rows), x.shape[-2], x.shape[-1], views).to(self.device, non_blocking=True)
@@ -228,20 +252,29 @@ class TorchEstimator:
         import torch
 
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_mixed(seed, 0, "weights"))
+            torch.manual_seed(mixed_seed(seed, 0, "weights"))
             module = self.network()
+        for name, parameter in module.named_parameters():
+            if not self.share(name):
+                parameter.requires_grad_(False)
         if self.spec.input.layout in ("image", "tiles"):
             return module.to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return module.to(self.device)
 
     def _optimiser(self, module: nn.Module) -> torch.optim.Optimizer:
-        """AdamW; weight decay acts on matrices and kernels only, not on biases and normalisation."""
+        """Weight decay acts on matrices and kernels only, not on biases and normalisation."""
         import torch
 
-        decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
-        others = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.family.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.family.lr)
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, p in module.named_parameters():
+            if p.requires_grad:
+                groups.setdefault((self.share(name), self.family.weight_decay if p.ndim > 1 else 0.0), []).append(p)
+        parts = [{"params": members, "share": share, "weight_decay": decay} for (share, decay), members in groups.items()]
+        if self.training.optimiser == "sgd":
+            return torch.optim.SGD(parts, lr=self.family.lr, momentum=self.training.momentum)
+        if self.training.optimiser == "adadelta":
+            return torch.optim.Adadelta(parts, lr=self.family.lr, rho=0.95, eps=1e-6)
+        return torch.optim.AdamW(parts, lr=self.family.lr)
 
     def _average(self, kept: nn.Module, module: nn.Module, step: int) -> None:
         """Move the kept weights towards the trained ones; at the start faster, so that the random start is forgotten."""
@@ -288,9 +321,9 @@ class TorchEstimator:
     def _generator(self, seed: int, epoch: int, purpose: str) -> torch.Generator:
         import torch
 
-        return torch.Generator().manual_seed(_mixed(seed, epoch, purpose))
+        return torch.Generator().manual_seed(mixed_seed(seed, epoch, purpose))
 
-    def _key(self, train: Samples, val: Samples, seed: int) -> str:
+    def _key(self, train: Samples, val: Samples, seed: int, unlabelled: Samples | None) -> str:
         """Hash of what the weights depend on, as far as the estimator knows it; the caller's folder stands for the data."""
         import torch
 
@@ -301,28 +334,13 @@ class TorchEstimator:
             "training": asdict(self.training),
             "seed": seed,
             "labels": labels,
+            "unlabelled": len(unlabelled) if unlabelled is not None else None,
             "augment": asdict(self.augment) if self.augment else None,
             "device": self.device.type,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _mixed(seed: int, epoch: int, purpose: str) -> int:
-    """A seed of its own for each purpose and epoch, so that a resumed training needs no generator state."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest()[:7], "big")
-
-
-def _ahead(samples: Samples, batches: list[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-    """Each batch and its row numbers; the next one is read while the caller works."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(samples.batch, batches[0])
-        for rows, after in zip(batches, [*batches[1:], None], strict=True):
-            x = coming.result()
-            if after is not None:
-                coming = pool.submit(samples.batch, after)
-            yield x, rows
 
 
 def _over_views(network: nn.Module) -> nn.Module:
