@@ -28,6 +28,7 @@ NEAR_BITS = 7  # of 64; JPEG at quality 75 or noise of 2 grey levels changes at 
 NEAR_CORRELATION = 0.98  # after the mean image is taken off
 NEAR_DETAIL = 400  # values per sample; below, look-alikes and copies cannot be told apart
 NEAR_PAIRS = 200_000  # closest first; the finding says when there were more
+SIBLINGS = 0.05  # share of test samples with a sibling in training; what independent samples reach is in 0131
 BLOCK = 1 << 20  # hash comparisons at a time
 COMPARED = 4096  # values per sample that are correlated
 HASHED_BYTES = 256 << 20
@@ -81,6 +82,26 @@ class Data:
         """Class names; missing for labels outside the spec and for multi-label and dense targets."""
         return self.manifest["label"].map(dict(enumerate(self.spec.target.classes)))
 
+    @cached_property
+    def main(self) -> pd.Series:
+        """Whether a row is of the source that the model is made from, not of an external set."""
+        return ~self.manifest["split"].isin([e.split for e in self.spec.external])
+
+    @cached_property
+    def place(self) -> pd.Series:
+        """Where a sample is used: its split, and with cross-validation its fold; samples of two places must not be copies."""
+        fold = self.manifest["fold"].astype("Float64").map(lambda n: f", fold {n:g}", na_action="ignore").astype(object).fillna("")
+        return self.manifest["split"].fillna("none") + fold
+
+    @property
+    def part(self) -> str:
+        return "split" if self.spec.split.folds == 1 else "split or fold"
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that hold samples of the main source: with cross-validation the folds are the test."""
+        return SPLITS if self.spec.split.folds == 1 else ("train", "val")
+
     @property
     def unreadable(self) -> str | None:
         """What keeps the shards from being read, in words."""
@@ -120,7 +141,7 @@ def private_text(data: Data) -> Finding:
 def counts(data: Data) -> Finding:
     """dataset.json, the manifest and the splits agree."""
     told, found = data.dataset.info["counts"], data.manifest["split"].value_counts()
-    wrong = [name for name in SPLITS if int(told.get(name, -1)) != int(found.get(name, 0))]
+    wrong = [name for name in data.spec.manifest_splits if int(told.get(name, -1)) != int(found.get(name, 0))]
     if int(told["samples"]) != len(data.manifest):
         wrong.insert(0, "samples")
     return Finding(not wrong, f"differs in {', '.join(wrong)}" if wrong else f"{len(data.manifest)} samples", {"samples": len(data.manifest)})
@@ -140,10 +161,27 @@ def one_origin(data: Data) -> Finding:
 
 def splits_filled(data: Data) -> Finding:
     found = data.manifest["split"].value_counts()
-    empty = [name for name in SPLITS if not found.get(name, 0)]
-    return Finding(
-        not empty, f"empty: {', '.join(empty)}" if empty else ", ".join(f"{n} {found[n]}" for n in SPLITS), {n: int(found.get(n, 0)) for n in SPLITS}
-    )
+    empty = [name for name in data.splits if not found.get(name, 0)]
+    filled = ", ".join(f"{n} {found[n]}" for n in data.spec.manifest_splits if found.get(n, 0))
+    return Finding(not empty, f"empty: {', '.join(empty)}" if empty else filled, {n: int(found.get(n, 0)) for n in data.spec.manifest_splits})
+
+
+def labels_present(data: Data) -> Finding:
+    """Only a set for pre-training may lack labels."""
+    needed = ~data.manifest["split"].isin([e.split for e in data.spec.external if e.role == "pretrain"])
+    n = int(data.manifest.loc[needed, "label"].isna().sum())
+    return Finding(not n, f"{n} of {int(needed.sum())} missing", {"rows": int(needed.sum()), "unexpected": n})
+
+
+def folds_filled(data: Data) -> Finding:
+    """Every sample of the main source is test in one fold, and no fold is empty."""
+    from components.core.folds import fold_numbers
+
+    rows, found = data.manifest[data.main], fold_numbers(data.manifest)
+    lost = int(rows["fold"].isna().sum())
+    asked = data.spec.split.folds
+    ok = not lost and found == list(range(len(found))) and len(found) == (rows["group_id"].nunique() if asked == "group" else asked)
+    return Finding(ok, f"{len(found)} folds, {lost} of {len(rows)} samples in none", {"folds": len(found), "lost": lost})
 
 
 def labels_fit(data: Data) -> Finding:
@@ -158,7 +196,7 @@ def classes_trained(data: Data) -> Finding:
 
 
 def classes_judged(data: Data) -> Finding:
-    return _classes_in(data, ("val", "test"))
+    return _classes_in(data, tuple(name for name in data.splits if name != "train"))
 
 
 def _classes_in(data: Data, splits: tuple[str, ...]) -> Finding:
@@ -169,7 +207,7 @@ def _classes_in(data: Data, splits: tuple[str, ...]) -> Finding:
 
 def class_shares(data: Data) -> Finding:
     """No class is much commoner in one split than in another."""
-    shares = data.label.groupby(data.manifest["split"]).value_counts(normalize=True).unstack().fillna(0.0)
+    shares = data.label[data.main].groupby(data.manifest["split"]).value_counts(normalize=True).unstack().fillna(0.0)
     gap = float((shares.max() - shares.min()).max()) if len(shares) else 0.0
     return Finding(gap <= SHIFT, f"largest difference {gap:.3f}", {"difference": round(gap, 6)})
 
@@ -184,21 +222,21 @@ def patients_apart(data: Data) -> Finding:
 
 def _apart(data: Data, column: str, word: str) -> Finding:
     known = data.manifest[data.manifest[column].notna()]
-    torn = known.groupby(column)["split"].nunique() > 1
+    torn = data.place[known.index].groupby(known[column]).nunique() > 1
     samples = int(known[column].isin(torn.index[torn]).sum())
     text = (
-        f"{int(torn.sum())} of {len(torn)} {word}s stand in more than one split ({samples} samples)"
+        f"{int(torn.sum())} of {len(torn)} {word}s stand in more than one {data.part} ({samples} samples)"
         if torn.any()
-        else f"{len(torn)} {word}s, each in one split"
+        else f"{len(torn)} {word}s, each in one {data.part}"
     )
     return Finding(not torn.any(), text, {"groups": len(torn), "torn": int(torn.sum()), "samples": samples})
 
 
 def copies_across(data: Data) -> Finding:
     """The same bytes in two splits."""
-    torn = data.manifest.groupby("content_hash")["split"].nunique() > 1
+    torn = data.place.groupby(data.manifest["content_hash"]).nunique() > 1
     n = int(torn.sum())
-    return Finding(not n, f"{n} samples also stand in another split" if n else "none", {"copies": n})
+    return Finding(not n, f"{n} samples also stand in another {data.part}" if n else "none", {"copies": n})
 
 
 def copies_within(data: Data) -> Finding:
@@ -220,13 +258,13 @@ def near_copies(data: Data) -> Finding:
     if bad := int((~text.str.fullmatch("[0-9a-f]{16}").fillna(False).astype(bool)).sum()):
         return Finding(False, f"{bad} samples whose near_hash is no hash", {"unexpected": bad})
     hashes = np.array([int(h, 16) for h in text], dtype=np.uint64)
-    split = data.manifest["split"].to_numpy()[rows]
+    split = data.place.to_numpy()[rows]
     content = data.manifest["content_hash"].to_numpy()[rows]
     pairs, more = close_pairs(hashes, lambda a, b: (split[a] != split[b]) & (content[a] != content[b]))
     left, right = rows[pairs[:, 0]], rows[pairs[:, 1]]
     found = correlation(data.dataset, left, right) >= NEAR_CORRELATION
     n = len(set(left[found]) | set(right[found]))
-    text = f"{n} samples have a near-copy in another split" if n else f"none among {len(pairs)} pairs with a similar hash"
+    text = f"{n} samples have a near-copy in another {data.part}" if n else f"none among {len(pairs)} pairs with a similar hash"
     return Finding(
         not n,
         text + (f"; the closest {NEAR_PAIRS} pairs were compared" if more else ""),
@@ -300,7 +338,7 @@ def correlation(dataset: Dataset, left: NDArray[np.int64], right: NDArray[np.int
 
 
 def devices_large(data: Data) -> Finding:
-    n = data.manifest["device_key"].value_counts()
+    n = data.manifest.loc[data.main, "device_key"].value_counts()
     few = n[n < data.spec.device.min_n]
     return Finding(
         few.empty, f"{len(few)} of {len(n)} devices have fewer than {data.spec.device.min_n} samples", {"devices": len(n), "few": len(few)}
@@ -327,13 +365,13 @@ def device_classes(data: Data) -> Finding:
 
 
 def device_splits(data: Data) -> Finding:
-    return _filled(data, data.manifest["split"], SPLITS, "split")
+    return _filled(data, data.manifest["split"], data.splits, "split")
 
 
 def _filled(data: Data, other: pd.Series, values: tuple[str, ...], word: str) -> Finding:
     import pandas as pd
 
-    device = data.manifest["device_key"]
+    device, other = data.manifest.loc[data.main, "device_key"], other[data.main]
     # A value that nowhere occurs has no column in the table, and a table without columns would hold no gap.
     table = pd.crosstab(device, other).reindex(index=device.dropna().unique(), columns=list(values), fill_value=0)
     thin = table < FEW
@@ -343,8 +381,9 @@ def _filled(data: Data, other: pd.Series, values: tuple[str, ...], word: str) ->
 
 def class_devices(data: Data) -> Finding:
     """A class that one device alone brings cannot be told from that device."""
-    devices = data.manifest["device_key"].groupby(data.label).nunique()
-    lone = sorted(str(c) for c in devices.index[devices == 1]) if data.manifest["device_key"].nunique() > 1 else []
+    device = data.manifest.loc[data.main, "device_key"]
+    devices = device.groupby(data.label).nunique()
+    lone = sorted(str(c) for c in devices.index[devices == 1]) if device.nunique() > 1 else []
     return Finding(not lone, f"only one device brings {', '.join(lone)}" if lone else "none", {"classes": len(lone)})
 
 
@@ -352,7 +391,7 @@ def device_association(data: Data) -> Finding:
     """Cramer's V of device and label: 0, the device says nothing about the label; 1, it says everything."""
     import pandas as pd
 
-    table = pd.crosstab(data.manifest["device_key"], data.label).to_numpy(dtype=float)
+    table = pd.crosstab(data.manifest.loc[data.main, "device_key"], data.label[data.main]).to_numpy(dtype=float)
     if min(table.shape, default=0) < 2:
         return Finding(True, "one device or one class: nothing to compare", {"v": 0.0})
     expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
@@ -443,7 +482,8 @@ def tables_read(dataset: Path) -> Dataset:
 CHECKS: dict[str, Callable[[Data], Finding]] = {
     f.__name__: f
     for f in (
-        private_columns, private_text, counts, same_spec, one_origin, splits_filled, labels_fit, classes_trained, classes_judged, class_shares,
+        private_columns, private_text, counts, same_spec, one_origin, splits_filled, folds_filled, labels_present, labels_fit,
+        classes_trained, classes_judged, class_shares,
         groups_apart, patients_apart, copies_across, copies_within, contradictions, near_copies, devices_large, devices_known, makers_known,
         device_classes, device_splits, class_devices, device_association, dates, not_blank, mostly_not_blank, bytes_match, values_in_range, set_aside,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from components.core.dataset import MANIFEST, SPLITS
+from components.core.dataset import MANIFEST
 from components.core.spec import DiseaseSpec
 from components.validate.checks import NEAR_DETAIL
 
@@ -123,10 +123,10 @@ def _labels(spec: DiseaseSpec) -> list[Check]:
             "split_names",
             section,
             "critical",
-            "Every split is train, val or test",
+            f"Every split is {', '.join(spec.manifest_splits[:-1])} or {spec.manifest_splits[-1]}",
             "A sample of another split is never used.",
             "ExpectColumnValuesToBeInSet",
-            {"column": "split", "value_set": list(SPLITS)},
+            {"column": "split", "value_set": list(spec.manifest_splits)},
         ),
         Check(
             "splits_filled",
@@ -136,14 +136,21 @@ def _labels(spec: DiseaseSpec) -> list[Check]:
             "Without validation no threshold can be chosen; without test nothing can be claimed.",
         ),
     ]
+    if spec.split.folds != 1:
+        out.append(
+            Check("folds_filled", section, "critical", "Every sample is test in exactly one fold", "Pooled figures would leave some samples out.")
+        )
     if kind == "multilabel":
         out.append(Check("labels_fit", section, "critical", "Every sample has one 0 or 1 per class", "A label that training cannot read."))
     if kind in ("multilabel", "dense"):
         return out
     index = list(range(len(classes)))
+    unlabelled = "A sample without a label can be neither learnt from nor judged."
     return [
         *out,
-        _not_null("label", section, "critical", "A sample without a label can be neither learnt from nor judged."),
+        Check("labels_present", section, "critical", "Every sample has a label, but for sets that only pre-training sees", unlabelled)
+        if any(e.role == "pretrain" for e in spec.external)
+        else _not_null("label", section, "critical", unlabelled),
         Check(
             "label_values",
             section,
@@ -175,7 +182,9 @@ def _leakage(spec: DiseaseSpec) -> list[Check]:
             "groups_apart",
             section,
             severity,
-            f"No {word} stands in two splits",
+            f"No {word} stands in two splits"
+            + (" or folds" if spec.split.folds != 1 else "")
+            + (" or in an external set too" if spec.external else ""),
             "The model would be tested on what it has learnt by heart; figures come out too good.",
         ),
         Check("copies_across", section, severity, "No image stands in two splits", "The same pixels in training and test inflate every figure."),

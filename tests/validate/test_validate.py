@@ -120,6 +120,7 @@ def test_every_finding_has_its_function_and_every_function_its_check() -> None:
     used = set()
     specs = [catalog.load(name) for name in catalog.names()]
     specs += [made(split__grouping="lesion"), made(target={"kind": "multilabel", "classes": ["a", "b"], "source": "x"})]
+    specs.append(made(split__folds=4, external=[{"name": "pool", "source": "pool", "role": "pretrain"}]))
     for spec in specs:
         suite = schema_checks() + checks(spec)
         assert len({c.id for c in suite}) == len(suite)
