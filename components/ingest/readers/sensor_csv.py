@@ -1,0 +1,149 @@
+"""Recordings of worn sensors as text tables, one file each; `[recording]` of the spec says what the columns mean.
+
+Files whose name does not match `recording.file` are left alone, and so is `phantom.json`. A sample is one window: `place` is its start in
+seconds on the recording's clock, the group is the subject, the device is what `device.key` names: groups of the file name's pattern, or
+`# key: value` lines at the head of the file (device, manufacturer, model, software, site, acquired_at, synthetic). What cannot be used is
+named by its file and its time in milliseconds: no window crosses it.
+"""
+
+from __future__ import annotations
+
+import io
+import posixpath
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from components.core.errors import SpecError
+from components.core.imaging.deidentify import device_identity, shifted
+from components.core.imaging.errors import NotUsable
+from components.core.spec import DiseaseSpec
+from components.ingest.deidentify import word_hashes
+from components.ingest.job import Arrays, Context, Job, Task
+from components.ingest.journal import Outcome, Rejected
+from components.ingest.sensor_table import Table
+from components.ingest.sensor_windows import Geometry, windows
+
+
+def read(job: Job) -> None:
+    """One task for each recording; damage is then counted in windows."""
+    context = job.context
+    spec, items = context.spec, context.source.items
+    rule = spec.recording
+    if spec.input.layout != "window" or rule is None:
+        raise SpecError(
+            "reader 'sensor-csv' gives windows", where="input.layout, [recording]", got=spec.input.layout, allowed="window, with [recording]"
+        )
+    length = int(np.floor((spec.input.window_s or 0) * (spec.input.rate_hz or 0) + 1e-6))
+    if spec.input.shape[1] != length:
+        raise SpecError("window and shape differ", where="input.shape", got=list(spec.input.shape), allowed=f"{length} samples: window_s x rate_hz")
+    if spec.split.grouping not in ("subject", "patient", "none"):
+        raise SpecError("recordings are of subjects", where="split.grouping", got=spec.split.grouping, allowed="subject, patient, none")
+    named = [n for n, item in enumerate(items) if re.fullmatch(rule.file, posixpath.basename(item.path))]
+    job.journal.record_once("names", Outcome(notes={"files of other names": len(items) - len(named)}))
+    tasks = [Task(f"recording-{n:06d}", n) for n in named]
+    job.stage("recordings", read_recording, tasks, total=sum(max(0, items[n].size) for n in named), size=lambda t: max(0, items[t.payload].size),
+              file=lambda t: t.payload)  # fmt: skip
+    job.rows = sum(1 for _ in job.journal.samples()) + job.journal.damaged_rows()
+
+
+def read_recording(context: Context, task: Task) -> Outcome:
+    """All windows of one file."""
+    number: int = task.payload
+    out = Outcome()
+    try:
+        with Arrays(context, task, out) as arrays:
+            _read(context, number, arrays, out)
+    except NotUsable as reason:
+        out.samples.clear()  # what could be read before the fault is not the recording
+        out.rejected.append(Rejected(number, reason.reason, reason.offset, reason.skipped))
+    except OSError:
+        out.samples.clear()
+        out.rejected.append(Rejected(number, "unreadable file"))
+    return out
+
+
+def _read(context: Context, number: int, arrays: Arrays, out: Outcome) -> None:
+    spec, item, pseudonymiser = context.spec, context.source.items[number], context.pseudonymiser
+    rule = spec.recording
+    assert rule is not None
+    if item.size == 0:
+        raise NotUsable("empty file", offset=0)
+    if item.size < 0:
+        raise NotUsable("not a regular file")
+    if item.size > spec.limits.file_mb * 1e6:
+        raise NotUsable("file over limits.file_mb")
+    matched = re.fullmatch(rule.file, posixpath.basename(item.path))
+    named = {k: v for k, v in (matched.groupdict() if matched else {}).items() if v}
+    out.words = word_hashes([named["subject"]] if len(named["subject"]) > 2 else [], pseudonymiser)
+    with context.source.open(number) as binary:
+        table = Table(io.TextIOWrapper(binary, encoding="utf-8-sig", errors="replace"), rule, spec.target.classes)
+        pieces = _first_known(table)
+        facts = _facts(context, table, named, item.path) | {"acq_rate_hz": round(1 / table.period_s, 3) if table.period_s else None}
+        squares = n = 0.0
+        for k, window in enumerate(windows(pieces, Geometry(spec), 1 / table.period_s if table.period_s else 0.0)):
+            if window.fault is not None:
+                out.rejected.append(Rejected(number, window.fault, round(window.start_s * 1000)))
+                continue
+            squares, n = squares + float((window.values**2).mean()), n + 1
+            row = facts | {"sample_id": pseudonymiser.id("sample", item.path, str(k)), "label": window.label, "place": [window.start_s]}
+            arrays.add(row, _typed(window.values, spec))
+    if n and not rule.rms[0] <= (squares / n) ** 0.5 <= rule.rms[1]:
+        raise NotUsable("values outside recording.rms: another unit?")
+    out.rejected += [Rejected(number, reason, offset) for reason, offset in table.broken]
+
+
+def _first_known(table: Table) -> Any:
+    """The stretches, after the first of them was read: the head and the sampling period are known from then on."""
+    pieces = table.stretches()
+    first = next(pieces, None)
+
+    def again() -> Any:
+        if first is not None:
+            yield first
+            yield from pieces
+
+    return again()
+
+
+def _typed(values: np.ndarray, spec: DiseaseSpec) -> np.ndarray:
+    dtype = np.dtype(spec.input.dtype)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
+    return values.astype(dtype)
+
+
+def _facts(context: Context, table: Table, named: dict[str, str], path: str) -> dict[str, Any]:
+    """Manifest columns that all windows of a recording share."""
+    spec, pseudonymiser = context.spec, context.pseudonymiser
+    known = table.facts | named
+    person = pseudonymiser.id("patient", named["subject"])
+    recording = pseudonymiser.id("series", path)
+    identity = device_identity(
+        pseudonymiser, key=tuple(known.get(name, "") for name in spec.device.key), manufacturer=known.get("manufacturer", ""),
+        model=known.get("model", ""), software=known.get("software", ""), site=known.get("site", ""),
+    )  # fmt: skip
+    at = shifted(_time(known.get("acquired_at", "")), pseudonymiser)
+    return {
+        "group_id": recording if spec.split.grouping == "none" else person,
+        "patient_id": person,
+        "series_id": recording,
+        "device_key": identity.key,
+        "manufacturer": identity.manufacturer,
+        "model": identity.model,
+        "software": identity.software,
+        "site": identity.site,
+        "acquired_at": at.isoformat() if at else None,
+        "synthetic": known.get("synthetic", "").lower() in ("1", "true", "yes"),
+    }
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
