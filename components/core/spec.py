@@ -49,6 +49,7 @@ class Input(_Part):
 
     modality: Literal["CT", "MR", "MG", "DX", "fundus", "dermoscopy", "histology", "sensor", "tabular", "image"]
     reader: Name
+    format: str = Field("", max_length=80, description="the on-disk format of the real data, in words")
     layout: Literal["image", "volume", "tiles", "window", "table"]
     shape: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1, max_length=4)
     dtype: Literal["uint8", "int16", "float32"] = "float32"

@@ -135,7 +135,7 @@ def test_a_comparison_trains_each_family_in_a_branch_and_shares_the_data(disease
     families = tuple(sorted(spec.families))
     if len(families) < 2:
         pytest.skip("one family: nothing to compare")
-    ir = yaml.safe_load(compile_ir(spec, tmp_path / "x.yaml", families=families).read_text())
+    ir = next(yaml.safe_load_all(compile_ir(spec, tmp_path / "x.yaml", families=families).read_text()))
     loops = [t for t in ir["root"]["dag"]["tasks"].values() if "parameterIterator" in t]
     assert len(loops) == 1
     assert json.loads(loops[0]["parameterIterator"]["items"]["raw"]) == list(families)
