@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from components.core.dataset import MANIFEST, SPLITS, Dataset
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.spec import DiseaseSpec
+from components.validate.neighbours import judged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,6 @@ NEAR_BITS = 7  # of 64; JPEG at quality 75 or noise of 2 grey levels changes at 
 NEAR_CORRELATION = 0.98  # after the mean image is taken off
 NEAR_DETAIL = 400  # values per sample; below, look-alikes and copies cannot be told apart
 NEAR_PAIRS = 200_000  # closest first; the finding says when there were more
-SIBLINGS = 0.05  # share of test samples with a sibling in training; what independent samples reach is in 0131
 BLOCK = 1 << 20  # hash comparisons at a time
 COMPARED = 4096  # values per sample that are correlated
 HASHED_BYTES = 256 << 20
@@ -272,6 +272,13 @@ def near_copies(data: Data) -> Finding:
     )
 
 
+def siblings_across(data: Data) -> Finding:
+    """Test samples with a sibling in training (the next slice, another view): closer than independent persons can be, though no copies."""
+    if problem := data.unreadable:
+        return Finding(False, f"cannot be compared: {problem}")
+    return Finding(*judged(data.dataset, data.manifest[data.manifest["constant_share"] < BLANK_SHARE]))
+
+
 def close_pairs(
     hashes: NDArray[np.uint64], wanted: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
 ) -> tuple[NDArray[np.int64], bool]:
@@ -486,5 +493,6 @@ CHECKS: dict[str, Callable[[Data], Finding]] = {
         classes_trained, classes_judged, class_shares,
         groups_apart, patients_apart, copies_across, copies_within, contradictions, near_copies, devices_large, devices_known, makers_known,
         device_classes, device_splits, class_devices, device_association, dates, not_blank, mostly_not_blank, bytes_match, values_in_range, set_aside,
+        siblings_across,
     )
 }  # fmt: skip

@@ -199,6 +199,9 @@ def _leakage(spec: DiseaseSpec) -> list[Check]:
             "Copies count one case several times and make intervals too narrow.",
         ),
     ]
+    if spec.split.grouping == "none" and spec.input.layout in ("image", "volume") and detail >= NEAR_DETAIL:
+        why = "Slices or views of one person on both sides: the model recognises the person, and figures come out too good. Nothing names the groups."
+        out.append(Check("siblings_across", section, "warning", "Test samples have no siblings (neighbouring slices, views) in training", why))
     if spec.split.grouping == "lesion":
         out.insert(
             1, Check("patients_apart", section, "warning", "No patient stands in two splits", "Two lesions of one patient resemble each other.")
