@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 export DO_NOT_TRACK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup run test check bench real test-containers lock clean
+.PHONY: help setup run test check bench real rows test-containers lock clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ check: setup ## lint, types, import rules, lock and wheel
 
 bench: setup ## benchmarks: writes docs/benchmarks.json and docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks
+
+real: setup ## every row on real data (DXFLOW_DATA), with its references: writes docs/real.json and docs/real.md
+	@$(BIN)/python -m tests.real
+
+rows: setup ## runs every disease's own command: writes the table of the README
+	@$(BIN)/python -m tests.real.rows
 
 test-containers: setup ## the pipeline through kfp's DockerRunner in the step images
 	@infra/images/test-containers.sh

@@ -40,10 +40,13 @@ def diseases(as_json: bool) -> None:
         return
     from pipelines.terminal import table
 
-    table(
-        ["disease", "what it answers", "modality", "families", "survey row"],
-        [[r["name"], r["title"], r["modality"], ", ".join(r["families"]), r["survey_row"] or "-"] for r in rows],
-    )  # type: ignore[arg-type]
+    lines = []
+    for r in rows:
+        facts = [r["name"], r["survey_row"] or "-", r["title"], r["format"], ", ".join(r["families"])]
+        for n, m in enumerate(r["measured"] or [None]):
+            kind = "-" if m is None else "synthetic" if m["synthetic"] else "real"
+            lines.append([*(facts if n == 0 else [""] * 5), kind, "-" if m is None else f"{m['metric']} {m['family']} {catalog.figure(m)}"])
+    table(["disease", "row", "what it answers", "data format", "families", "data", "measured"], lines)
 
 
 @cli.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from components.core.errors import SpecError
 from components.core.spec import DiseaseSpec
 
 FOLDER = Path(__file__).parent / "diseases"
+MEASURED = FOLDER / "measured.json"
 
 
 def names() -> list[str]:
@@ -25,12 +27,29 @@ def load(disease: str) -> DiseaseSpec:
     return DiseaseSpec.from_toml(FOLDER / f"{disease}.toml")
 
 
+def measured() -> list[dict[str, Any]]:
+    """What `make rows` found: one line for each disease and data set, `disease`, `command`, `synthetic`, `family`, `metric`, `value`, `low`, ..."""
+    return json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else []
+
+
+def figure(row: dict[str, Any]) -> str:
+    """A measured figure with its interval."""
+    if row.get("value") is None:
+        return "insufficient evidence"
+    if row.get("low") is None:
+        return f"{row['value']:.3f}"
+    return f"{row['value']:.3f} ({row['low']:.3f}-{row['high']:.3f})"
+
+
 def summary(spec: DiseaseSpec) -> dict[str, Any]:
     """What a list of diseases shows of one."""
     return {
         "name": spec.name,
         "title": spec.title,
         "modality": spec.input.modality,
+        "format": spec.input.format or spec.input.reader,
         "families": sorted(spec.families),
         "survey_row": spec.survey_row,
+        "metrics": list(spec.metrics),
+        "measured": [row for row in measured() if row["disease"] == spec.name],
     }

@@ -35,4 +35,4 @@ def test_one_family_is_no_comparison(collection: Path, tmp_path: Path) -> None:
     words = command(collection, "--families", "cnn")
     words[words.index("run")] = "compare"
     done = subprocess.run(words, env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr.strip()) == (2, "dxflow: lung-nodule: --families: nothing to compare: got 1 family; allowed: at least 2")
+    assert (done.returncode, done.stderr.strip()) == (2, "dxflow: lung-nodule: --families: nothing to compare; got 1 family; allowed: at least 2")

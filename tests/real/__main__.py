@@ -1,0 +1,138 @@
+"""`make real`: every row that has real data, with its references in the same run; writes docs/real.json and docs/real.md.
+
+    python -m tests.real [name ...]
+
+Each module beside this file has `main()`, which prints one JSON object on its last line: `row`, `data`, `metric`, `families` {name: {value,
+low, high, n}}, `baseline` {name: figure}, `chance`, `seconds`, `peak_mb`, `notes`. Data are read from `DXFLOW_DATA` (default ../shared/data)
+and never copied; a set that is not there is left out and named. Nothing is selected on a test split.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+DOCS = ROOT / "docs"
+OTHERS = ("__main__", "__init__", "rows")
+LIMIT_S = 3600
+
+
+def data_folder() -> Path:
+    """Where the real data sets lie."""
+    return Path(os.environ.get("DXFLOW_DATA") or ROOT.parent / "shared" / "data")
+
+
+def main(chosen: list[str]) -> int:
+    """Measure and write both files; exit 0 also where a row missed its baseline, 1 where a module failed."""
+    names = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in OTHERS)
+    if unknown := sorted(set(chosen) - set(names)):
+        print(f"no real row {unknown}; there are {names}", file=sys.stderr)
+        return 2
+    if not data_folder().is_dir():
+        print("no real data: set DXFLOW_DATA to the folder that holds the sets", file=sys.stderr)
+        return 2
+    path = DOCS / "real.json"
+    rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    failed = []
+    for name in chosen or names:
+        print(f"{name} ...", flush=True)
+        row = measured(name)
+        if row is None:
+            failed.append(name)
+            continue
+        rows[name] = row
+        path.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n", encoding="utf-8")  # a cut-off run keeps what it has
+        (DOCS / "real.md").write_text(page(rows), encoding="utf-8")
+        print("  " + "; ".join(f"{family} {_figure(figure)}" for family, figure in row["families"].items()), flush=True)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def measured(name: str) -> dict[str, Any] | None:
+    """One module in a process of its own; None when it fails."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", f"from tests.real.{name} import main; main()"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        return None
+    row: dict[str, Any] = json.loads(lines[-1])
+    row["seconds"] = round(time.monotonic() - began, 1)
+    row.setdefault("peak_mb", round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024))
+    return row
+
+
+def best(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The family that stands for the row: the one it names itself (`default`, chosen without the test split), else its first."""
+    name = row.get("default") or next(iter(row["families"]))
+    return name, row["families"][name]
+
+
+def counts(row: dict[str, Any]) -> bool:
+    """A row counts when its lower bound exceeds chance and a baseline is shown."""
+    low = best(row)[1].get("low")
+    return low is not None and row.get("chance") is not None and low > row["chance"] and bool(row.get("baseline"))
+
+
+def page(rows: dict[str, Any]) -> str:
+    """The Markdown page of docs/real.json."""
+    lines = [
+        "# Real data",
+        "",
+        "Made by `make real` from `docs/real.json`. Small public sets; nothing here was chosen on a test split. A row counts when the lower end",
+        "of its 95 % interval exceeds chance and a baseline of the same run is shown.",
+        "",
+        "| row | metric | family | figure (95 %) | chance | baseline | counts | seconds | MB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in sorted(rows.items()):
+        family, figure = best(row)
+        base = "; ".join(f"{k} {_figure(v)}" for k, v in row.get("baseline", {}).items()) or "-"
+        lines.append(
+            f"| {name} | {row['metric']} | {family} | {_figure(figure)} | {_figure(row.get('chance'))} | {base} | {'yes' if counts(row) else '**no**'} "
+            f"| {row['seconds']:.0f} | {row['peak_mb']:.0f} |"
+        )
+    for name, row in sorted(rows.items()):
+        lines += ["", f"## {name}", "", str(row["data"]), "", "| family | figure (95 %) | n |", "|---|---|---|"]
+        lines += [f"| {family} | {_figure(figure)} | {figure.get('n', '-')} |" for family, figure in row["families"].items()]
+        more = {k: v for k, v in row.items() if k not in KNOWN}
+        lines += [""] + [f"- {key}: {_words(value)}" for key, value in more.items()] + [f"- {note}" for note in row.get("notes", [])]
+    return "\n".join(lines) + "\n"
+
+
+KNOWN = {"row", "data", "metric", "families", "baseline", "chance", "seconds", "peak_mb", "notes", "default"}
+
+
+def _figure(figure: Any) -> str:
+    if isinstance(figure, dict):
+        if figure.get("value") is None:
+            return str(figure.get("reason", "-"))
+        if figure.get("low") is None:
+            return f"{figure['value']:.3f}"
+        return f"{figure['value']:.3f} ({figure['low']:.3f}-{figure['high']:.3f})"
+    return f"{figure:.3f}" if isinstance(figure, int | float) else str(figure if figure is not None else "-")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict) and "value" not in value:
+        return "; ".join(f"{k} {_words(v)}" for k, v in value.items())
+    return _figure(value) if not isinstance(value, list) else ", ".join(_words(v) for v in value)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
