@@ -31,7 +31,7 @@ run: setup ## the main job: phantom, pipeline, KServe endpoint, drift report
 	@$(BIN)/dxflow demo
 
 test: setup ## all tests
-	@$(BIN)/python -m pytest -q tests --ignore tests/benchmarks
+	@$(BIN)/python -m pytest -q --durations 12 --durations-min 5 tests --ignore tests/benchmarks
 
 check: setup ## lint, types, import rules, lock and wheel
 	@$(BIN)/ruff check .

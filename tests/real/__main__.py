@@ -103,8 +103,9 @@ def page(rows: dict[str, Any]) -> str:
     for name, row in sorted(rows.items()):
         family, figure = best(row)
         base = "; ".join(f"{k} {_figure(v)}" for k, v in row.get("baseline", {}).items()) or "-"
+        verdict = "yes" if counts(row) else "**no**"
         lines.append(
-            f"| {name} | {row['metric']} | {family} | {_figure(figure)} | {_figure(row.get('chance'))} | {base} | {'yes' if counts(row) else '**no**'} "
+            f"| {name} | {row['metric']} | {family} | {_figure(figure)} | {_figure(row.get('chance'))} | {base} | {verdict} "
             f"| {row['seconds']:.0f} | {row['peak_mb']:.0f} |"
         )
     for name, row in sorted(rows.items()):
