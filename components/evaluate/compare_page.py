@@ -20,7 +20,7 @@ def render(spec: DiseaseSpec, result: dict[str, Any]) -> str:
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return environment.get_template("compare.html.j2").render(
-        spec=spec, result=result, titles=TITLES, plot=plot(result), estimate=_estimate, duration=_duration, signed=_signed
+        spec=spec, result=result, titles=TITLES, plot=plot(result), duration=_duration, signed=_signed
     )
 
 
@@ -39,7 +39,7 @@ def plot(result: dict[str, Any]) -> str:
         drawn.text(drawn.left - 10, drawn.py(middle) + 4, one["family"], "tick strong" if one["chosen"] else "tick", "end")
         auc = one["metrics"]["auc"]
         if auc["value"] is None:
-            drawn.text(drawn.px(start) + 6, drawn.py(middle) + 4, auc.get("reason", "insufficient evidence"), "note")
+            drawn.text(drawn.px(start) + 6, drawn.py(middle) + 4, "too few test samples", "note")
             continue
         drawn.segment(auc["low"], middle, auc["high"], middle, f"whisker {colour}")
         drawn.point(auc["value"], middle, f"point {colour}")
@@ -63,12 +63,6 @@ def _cells(drawn: Plot, correlation: dict[str, Any], *, left: float) -> None:
     for k in range(len(names)):
         drawn.text(left + CELL * k + CELL / 2, drawn.top + ROW * len(names) + 16, str(k + 1), "tick", "middle")
     drawn.text(left + CELL * len(names) / 2, drawn.top + ROW * len(names) + 36, "correlation of errors", "title", "middle")
-
-
-def _estimate(figure: dict[str, Any]) -> str:
-    if figure["value"] is None:
-        return str(figure.get("reason", "insufficient evidence"))
-    return f"{figure['value']:.3f} ({figure['low']:.3f}-{figure['high']:.3f})"
 
 
 def _signed(figure: dict[str, Any]) -> str:
