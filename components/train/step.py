@@ -11,12 +11,13 @@ from typing import Any
 from components.core import models
 from components.core.atomic import atomic_dir
 from components.core.cores import available_cores, wait_asleep
-from components.core.errors import SpecError
+from components.core.dataset import Dataset
+from components.core.errors import DataError, SpecError
+from components.core.folds import fold_numbers
 from components.core.home import work_dir
-from components.core.models.family import Epoch, Estimator
-from components.core.models.family_figures import best_epoch
+from components.core.models.family import Estimator
 from components.core.spec import DiseaseSpec
-from components.core.step import Progress
+from components.train.folds import Task, fit, fit_folds, keep_folds, write_json
 
 SCHEMA_VERSION = 1
 
@@ -24,8 +25,11 @@ SCHEMA_VERSION = 1
 def train(spec: DiseaseSpec, *, family: str, seed: int, dataset: Path, features: Path, model: Path) -> dict[str, Any]:
     """Fit and write `model/`: model.safetensors, spec.json, model.json, history.json and, where devices are normalised, reference.json.
 
-    The same inputs give the same folder, byte by byte, on the same machine; a killed training goes on from its last epoch. Seconds go to
-    MLflow only.
+    With cross-validation the folds come first, one after another: `folds/<nnn>/` holds each one's weights, history and reference. The model
+    in `model/` itself is the one that is registered; no fold's test sample is new to it, so nothing is claimed from it but by the folds.
+
+    The same inputs give the same folder, byte by byte, on the same machine; a killed training goes on from the last epoch of its last fold.
+    Seconds go to MLflow only.
 
     Args:
         family: A key of `spec.families`; "" means `spec.default_family`.
@@ -51,22 +55,14 @@ def train(spec: DiseaseSpec, *, family: str, seed: int, dataset: Path, features:
     estimator = models.build(spec, family)
     device, torch_version = _prepare(estimator)
 
-    from feature_store.training import load_split
-
-    training = load_split(spec, dataset, features, "train")
-    validation = load_split(spec, dataset, features, "val", reference=training.reference)
-
-    checkpoint = work_dir("train", key)
-    progress = Progress(f"train {family}", estimator.epochs)
-
-    def on_epoch(epoch: Epoch) -> None:
-        progress.advance(1, **{name: round(epoch[name], 4) for name in ("train_loss", "val_loss", "val_auc") if name in epoch})
-
-    history = estimator.fit(training.samples, validation.samples, seed=seed, checkpoint=checkpoint, on_epoch=on_epoch)
-    best = best_epoch(history)
+    checkpoint, task = work_dir("train", key), Task(spec, family, seed, dataset, features)
+    numbers = fold_numbers(Dataset(dataset, expect=spec).manifest) if spec.split.folds != 1 else []
+    if spec.split.folds != 1 and len(numbers) < 2:
+        raise DataError("the dataset has no folds", where=f"{dataset}: fold", got=len(numbers), allowed=spec.split.folds)
+    folds = fit_folds(task, numbers, checkpoint / "folds")
+    fitted = fit(task, estimator, checkpoint=checkpoint, what=f"train {family}")
     with atomic_dir(model) as folder:
-        estimator.save(folder)
-        weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        weights = fitted.write(folder)
         info: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "disease": spec.name,
@@ -77,18 +73,13 @@ def train(spec: DiseaseSpec, *, family: str, seed: int, dataset: Path, features:
             "feature_name": estimator.feature_name,
             "device": device,
             "torch": torch_version,
-            "epochs": len(history),
-            "best_epoch": best["epoch"],
-            "best": {name: best[name] for name in ("train_loss", "val_loss", "val_auc") if name in best},
-            "samples": {"train": len(training.samples), "val": len(validation.samples)},
             "weights_sha256": weights,
-        }
-        timeless = [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history]
-        _write_json(folder / "model.json", info)
-        _write_json(folder / "history.json", timeless)
+        } | fitted.facts()
+        if folds:
+            info["folds"] = folds
+            keep_folds(numbers, checkpoint / "folds", folder)
+        write_json(folder / "model.json", info)
         (folder / "spec.json").write_text(spec.to_json(), encoding="utf-8")
-        if training.reference is not None:
-            _write_json(folder / "reference.json", training.reference.to_dict())
     params = {
         "family": family,
         "seed": seed,
@@ -102,7 +93,7 @@ def train(spec: DiseaseSpec, *, family: str, seed: int, dataset: Path, features:
         key=key,
         params=params,
         tags={"dxflow.weights_sha256": weights, "dxflow.disease": spec.name},
-        history=history,
+        history=fitted.history,
     )
     shutil.rmtree(checkpoint, ignore_errors=True)
     return info
@@ -128,7 +119,3 @@ def _prepare(estimator: Estimator) -> tuple[str, str | None]:
 
     torch.set_num_threads(available_cores())
     return estimator.device.type, torch.__version__
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False), encoding="utf-8")
