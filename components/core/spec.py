@@ -60,6 +60,8 @@ class Input(_Part):
     rate_hz: Annotated[float, Field(gt=0, le=10_000)] | None = None
     window_s: Annotated[float, Field(gt=0, le=600)] | None = None
     storage: Literal["shard", "reference"] = Field("shard", description="reference: tiles are read lazily from the slide")
+    sequence: str = Field("T1w", pattern=r"^[A-Za-z0-9]{1,24}$", description="MR volumes: the BIDS suffix of the files that are meant")
+    frames: Literal["refuse", "first", "mean"] = Field("refuse", description="what becomes of a file with several volumes over time")
 
     @model_validator(mode="after")
     def _axes(self) -> Input:
