@@ -1,0 +1,164 @@
+"""What lies around the slides of a source: annotations, a table of labels, a reader's scores, folders that name the split.
+
+    training/normal/normal_001.tif  training/tumor/tumor_001.tif  training/lesion_annotations/tumor_001.xml
+    testing/images/test_001.tif     testing/lesion_annotations/   testing/reference.csv
+
+as in CAMELYON16; `train` and `test` name the folders as well. An annotation belongs to the slide of the same name, under the same split.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from components.core.errors import DataError
+from components.core.imaging.errors import NotUsable
+from components.core.imaging.slides import SUFFIXES
+from components.core.pseudonym import Pseudonymiser
+from components.core.spec import DiseaseSpec
+from components.ingest.source import Source
+
+SPLITS = {"training": "train", "train": "train", "testing": "test", "test": "test"}
+TABLES = ("reference.csv", "gt.csv")
+TUMOUR = frozenset(("tumor", "tumour", "positive", "metastasis", "1"))
+NORMAL = frozenset(("normal", "negative", "0"))
+TABLE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Found:
+    """One slide file.
+
+    Args:
+        number: Of the file in the source's listing.
+        split: `train` or `test` where a folder says so, else "".
+        annotation: Number of its XML, None without one.
+        label: 1 for a slide with metastases, 0 for one without, -1 for a word of unknown meaning; None where nothing says it.
+        reader_score: Of a human reader, None where there is none.
+    """
+
+    number: int
+    split: str
+    annotation: int | None
+    label: int | None
+    reader_score: float | None
+
+
+def slides(source: Source) -> Iterator[Found]:
+    """Every file that is meant to be a slide; masks (`*_mask.tif`) and tables are none."""
+    annotations: dict[tuple[str, str], int] = {}
+    labels: dict[tuple[str, str], int] = {}
+    scores: dict[tuple[str, str], float] = {}
+    for number, item in enumerate(source.items):
+        name = posixpath.basename(item.path).lower()
+        if name.endswith(".xml"):
+            annotations[split_of(item.path), _stem(item.path)] = number
+        elif name in TABLES:
+            labels |= {(split_of(item.path), key): _label(word) for key, word in _table(source, number, name) if not _heading(word)}
+        elif name == "reader.csv":
+            scores |= {(split_of(item.path), key): float(word) for key, word in _table(source, number, name) if _is_number(word)}
+    for number, item in enumerate(source.items):
+        if not item.path.lower().endswith(SUFFIXES) or is_mask(item.path):
+            continue
+        keys = [(split_of(item.path), _stem(item.path)), ("", _stem(item.path))]
+        annotation = next((annotations[key] for key in keys if key in annotations), None)
+        label = next((labels[key] for key in keys if key in labels), None)
+        if label is None and (folder := posixpath.basename(posixpath.dirname(item.path)).lower()) in NORMAL | TUMOUR:
+            label = _label(folder)
+        yield Found(number, keys[0][0], annotation, label, next((scores[key] for key in keys if key in scores), None))
+
+
+def split_of(path: str) -> str:
+    """`train`, `test`, or "" by the folders of a path."""
+    return next((SPLITS[part.lower()] for part in path.split("/")[:-1] if part.lower() in SPLITS), "")
+
+
+def is_mask(path: str) -> bool:
+    """Whether a file is a drawing over a slide and not one."""
+    return _stem(path).endswith(("_mask", "_evaluation_mask"))
+
+
+def truth(found: Found, outlines: int | None) -> int:
+    """The slide's label, 1 with metastases.
+
+    Args:
+        outlines: Tumour outlines in its XML, None without one.
+
+    Raises:
+        NotUsable: Table and annotation contradict each other, or the table says tumour and nobody has drawn where.
+    """
+    if found.label == -1:
+        raise NotUsable("a slide label that is neither tumour nor normal")
+    if found.label == 1 and not outlines:
+        raise NotUsable("a tumour slide without annotations: its tiles have no labels")
+    if found.label == 0 and outlines:
+        raise NotUsable("annotations on a slide that is called normal")
+    return int(bool(outlines))
+
+
+def assign(slides: list[tuple[str, str, str, int]], spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> dict[str, str]:
+    """{group: split}; `test` stays where folders say so, the rest is dealt by a keyed hash, the same mix of devices and labels in each.
+
+    Args:
+        slides: (group, split of the folders, device, label).
+    """
+    rule = spec.split
+    strata: dict[tuple[str, str, int], list[str]] = {}
+    for group, split, device, label in slides:
+        strata.setdefault((split, device, label), []).append(group)
+    given: dict[str, str] = {}
+    carried: dict[str, dict[str, float]] = {}
+    for (split, _, _), groups in sorted(strata.items()):
+        if split == "test":
+            given |= dict.fromkeys(groups, "test")
+            continue
+        names = ("train", "val") if split == "train" else ("train", "val", "test")
+        total = sum(getattr(rule, name) for name in names)
+        shares = {name: getattr(rule, name) / total for name in names} if total else {}
+        if not shares:
+            raise DataError("no share of the training slides for training", where="split", got=0)
+        debt = carried.setdefault(split, dict.fromkeys(names, 0.0))  # over strata, so that many small ones do not round the same way
+        for group in sorted(groups, key=lambda g: pseudonymiser.id("split", spec.name, g)):
+            for name in names:
+                debt[name] += shares[name]
+            chosen = max(names, key=lambda name: debt[name])
+            debt[chosen] -= 1
+            given[group] = chosen
+    return given
+
+
+def _table(source: Source, number: int, name: str) -> Iterator[tuple[str, str]]:
+    """(slide's name, second column) of every row."""
+    if source.items[number].size > TABLE_BYTES:
+        raise DataError("table over 64 MB", where=name)
+    try:
+        with io.TextIOWrapper(source.open(number), encoding="utf-8-sig", newline="", errors="replace") as handle:
+            for row in csv.reader(handle):
+                if len(row) >= 2 and row[0].strip():
+                    yield _stem(row[0].strip().replace("\\", "/")), row[1].strip().lower()
+    except (csv.Error, OSError):
+        raise DataError("not a CSV table", where=name) from None
+
+
+def _heading(word: str) -> bool:
+    return word in ("label", "type", "class", "stage", "diagnosis", "tumor/normal")
+
+
+def _label(word: str) -> int:
+    return 1 if word in TUMOUR else 0 if word in NORMAL else -1
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return abs(float(word)) < 1e6
+    except ValueError:
+        return False
+
+
+def _stem(path: str) -> str:
+    name = posixpath.basename(path).lower()
+    stem, suffix = posixpath.splitext(name)
+    return stem if suffix in (*SUFFIXES, ".xml") else name
