@@ -179,6 +179,27 @@ def predict(file: Path, model: str, url: str, row: float | None, column: float |
 
 
 @cli.command()
+@click.option("--model", required=True, help="A disease whose model looks at CT patches, name@alias, name:version, a package folder or its URI.")
+@click.option("--study", type=click.Path(path_type=Path), required=True, help="Folder with one CT series as DICOM files.")
+@click.option("--out", type=click.Path(path_type=Path), help="New folder for findings.json and the outlines as NIfTI.")
+@click.option(
+    "--detector", type=click.Path(path_type=Path), help="A detector that python -m pipelines.detector fitted. Default: the one from the phantom."
+)
+@SYNTHETIC
+@AS_JSON
+def find(model: str, study: Path, out: Path | None, detector: Path | None, allow_synthetic: bool, as_json: bool) -> None:
+    """Find, outline and diagnose the nodules of a whole CT study."""
+    from pipelines.find import run as work
+    from pipelines.find import show
+
+    result = work(model, study, out=out, own_detector=detector, allow_synthetic=allow_synthetic)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        show(result, out)
+
+
+@cli.command()
 @click.argument("model")
 @click.option("--log", type=click.Path(path_type=Path), help="Inference log. Default: DXFLOW_HOME/inference-log.")
 @click.option("--out", type=click.Path(path_type=Path), help="Default: DXFLOW_HOME/drift/<model>.")
