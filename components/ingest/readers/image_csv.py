@@ -63,7 +63,7 @@ def _table(source: Source) -> int:
     return (named or tables)[0]
 
 
-def _lines(source: Source, table: int) -> io.TextIOWrapper:
+def lines_of(source: Source, table: int) -> io.TextIOWrapper:
     return io.TextIOWrapper(source.open(table), encoding="utf-8-sig", newline="", errors="replace")
 
 
@@ -72,7 +72,7 @@ def _columns(source: Source, table: int) -> tuple[list[str], int]:
     if source.items[table].size > TABLE_BYTES:
         raise DataError("table over 1 GB", where="labels.csv")
     try:
-        with _lines(source, table) as handle:
+        with lines_of(source, table) as handle:
             lines = csv.reader(handle)
             header = [name.strip().lower() for name in next(lines, [])]
             count = sum(1 for row in lines if row)
@@ -85,7 +85,7 @@ def _columns(source: Source, table: int) -> tuple[list[str], int]:
 
 def _rows(source: Source, table: int) -> Any:
     """(line, values) of every row."""
-    with _lines(source, table) as handle:
+    with lines_of(source, table) as handle:
         lines = csv.reader(handle)
         next(lines)
         for row in lines:
@@ -147,8 +147,9 @@ def read_images(context: Context, task: Task) -> Outcome:
                 if len(values) < len(header):
                     raise NotUsable("fewer values than columns")
                 row = dict(zip(header, values, strict=False))
-                facts = _facts(context.spec, row, context.pseudonymiser) | (label(row) if context.labelled or row.get("label", "-").strip() else {})
-                words.update(row[name].strip() for name in _group_columns(row))
+                facts = row_facts(context.spec, row, context.pseudonymiser)
+                facts |= label(row) if context.labelled or row.get("label", "-").strip() else {}
+                words.update(row[name].strip() for name in group_columns(row))
                 path = posixpath.normpath(posixpath.join(folder, values[0].strip().replace("\\", "/")))
                 found = context.source.number(path)
                 if found is None:
@@ -199,11 +200,11 @@ def load_image(context: Context, number: int) -> NDArray[Any]:
             raise NotUsable("not an image, or a damaged one") from None
 
 
-def _group_columns(row: dict[str, str]) -> list[str]:
+def group_columns(row: dict[str, str]) -> list[str]:
     return [name for kind in GROUPS for name in (kind, f"{kind}_id") if name in row]
 
 
-def _facts(spec: DiseaseSpec, row: dict[str, str], pseudonymiser: Pseudonymiser) -> dict[str, Any]:
+def row_facts(spec: DiseaseSpec, row: dict[str, str], pseudonymiser: Pseudonymiser) -> dict[str, Any]:
     """Manifest columns of one row, and `group` (None where the spec has no grouping)."""
     grouping = spec.split.grouping
     ids = {kind: next((row[name].strip() for name in (kind, f"{kind}_id") if row.get(name, "").strip()), "") for kind in GROUPS}
