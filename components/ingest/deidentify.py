@@ -40,7 +40,7 @@ def _safe_part(part: str, words: set[tuple[str, int]], pseudonymiser: Pseudonymi
     readable = part.isprintable() and not any("\ud800" <= c <= "\udfff" for c in part)
     if readable and not UID.search(part) and not _holds(part, words, pseudonymiser):
         return part
-    suffix = re.search(r"\.(dcm|dicom|ima|xml|csv|png|jpe?g|tiff?|bmp|npz|txt|json)$", part, re.IGNORECASE)
+    suffix = re.search(r"\.(dcm|dicom|ima|xml|csv|tsv|png|jpe?g|tiff?|bmp|npz|nii(\.gz)?|txt|json)$", part, re.IGNORECASE)
     return path_pseudonym(part.encode("utf-8", "surrogateescape").hex() if not readable else part, pseudonymiser) + (
         suffix[0].lower() if suffix else ""
     )
