@@ -82,8 +82,8 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike | None 
         DeLong et al., Biometrics 1988; Newcombe, Stat Med 2006 (part 2, method 5); Field and Welsh, JRSS B 2007 (cluster bootstrap).
     """
     y, s = _binary(labels, scores)
-    index = _group_index(groups, len(y))
-    if lacking := _lacking(y, index, min_per_class):
+    index = group_index(groups, len(y))
+    if lacking := refusal(y, index, min_per_class):
         return lacking
     value = auc(y, s)
     positive_places, negative_places = _placements(s[y], s[~y]), 1 - _placements(s[~y], s[y])
@@ -91,7 +91,7 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike | None 
     if index is None:
         variance, quantile = float(positive_places.var(ddof=1) / m + negative_places.var(ddof=1) / n), _z(level)
     else:
-        variance = float(np.var(_bootstrap(index, _weighted_auc(y, s)), ddof=1))
+        variance = float(np.var(bootstrap(index, weighted_auc(y, s)), ddof=1))
         quantile = _t(level, int(index.max()))
         m, n = len(np.unique(index[y])), len(np.unique(index[~y]))
     low, high = _logit_interval(value, variance, quantile)
@@ -110,8 +110,8 @@ def paired_auc_difference(
     """AUC of scores `a` minus AUC of scores `b` on the same samples; the interval uses that they are correlated."""
     y, first = _binary(labels, a)
     _, second = _binary(labels, b)
-    index = _group_index(groups, len(y))
-    if lacking := _lacking(y, index, min_per_class):
+    index = group_index(groups, len(y))
+    if lacking := refusal(y, index, min_per_class):
         return lacking
     value = auc(y, first) - auc(y, second)
     if index is None:
@@ -119,8 +119,8 @@ def paired_auc_difference(
         over_negatives = _placements(first[~y], first[y]) - _placements(second[~y], second[y])
         half = _z(level) * float(np.sqrt(over_positives.var(ddof=1) / len(over_positives) + over_negatives.var(ddof=1) / len(over_negatives)))
     else:
-        one, two = _weighted_auc(y, first), _weighted_auc(y, second)
-        half = _t(level, int(index.max())) * float(np.std(_bootstrap(index, lambda w: one(w) - two(w)), ddof=1))
+        one, two = weighted_auc(y, first), weighted_auc(y, second)
+        half = _t(level, int(index.max())) * float(np.std(bootstrap(index, lambda w: one(w) - two(w)), ddof=1))
     return Estimate(value, max(-1.0, value - half), min(1.0, value + half), len(y))
 
 
@@ -133,22 +133,44 @@ def macro_auc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike | None = N
     """
     s = np.asarray(scores, dtype=np.float64)
     truth = _one_hot(labels, s.shape[1])
-    index = _group_index(groups, len(s))
+    index = group_index(groups, len(s))
     for k in range(s.shape[1]):
-        if lacking := _lacking(truth[:, k], index, min_per_class):
+        if lacking := refusal(truth[:, k], index, min_per_class):
             return lacking
     value = float(np.mean([auc(truth[:, k], s[:, k]) for k in range(s.shape[1])]))
-    parts = [_weighted_auc(truth[:, k], s[:, k]) for k in range(s.shape[1])]
+    parts = [weighted_auc(truth[:, k], s[:, k]) for k in range(s.shape[1])]
     variance = float(
-        np.var(_bootstrap(index if index is not None else np.arange(len(s)), lambda w: np.mean([part(w) for part in parts], axis=0)), ddof=1)
+        np.var(bootstrap(index if index is not None else np.arange(len(s)), lambda w: np.mean([part(w) for part in parts], axis=0)), ddof=1)
     )
-    low, high = _logit_interval(value, variance, _z(level) if index is None else _t(level, int(index.max())))
-    if any(_nearly_separated(_placements(s[y, k], s[~y, k]), _placements(-s[~y, k], -s[y, k])) for k, y in enumerate(truth.T)):
-        unit = index if index is not None else np.arange(len(s))
-        fewest = min((len(np.unique(unit[y])), len(np.unique(unit[~y]))) for y in truth.T)
+    unit = index if index is not None else np.arange(len(s))
+    apart = any(nearly_separated(y, s[:, k]) for k, y in enumerate(truth.T))
+    fewest = min((len(np.unique(unit[y])), len(np.unique(unit[~y]))) for y in truth.T) if apart else None
+    low, high = mean_interval(value, variance, None if index is None else int(index.max()), fewest, level)
+    return Estimate(value, low, high, len(s))
+
+
+def nearly_separated(labels: NDArray[np.bool_], scores: Floats) -> bool:
+    """Whether fewer than `FEW_ERRORS` samples stand on the wrong side of any other (or of all others)."""
+    positive_places, negative_places = _placements(scores[labels], scores[~labels]), _placements(-scores[~labels], -scores[labels])
+    wrong = int((positive_places < 1).sum() + (negative_places < 1).sum())
+    right = int((positive_places > 0).sum() + (negative_places > 0).sum())
+    return min(wrong, right) < FEW_ERRORS
+
+
+def mean_interval(value: float, variance: float, freedom: int | None, fewest: tuple[int, int] | None, level: float = LEVEL) -> tuple[float, float]:
+    """Interval of a mean of AUCs on the logit scale.
+
+    Args:
+        variance: Of the mean, by bootstrap.
+        freedom: Groups - 1 where groups were resampled; None for samples.
+        fewest: Positive and negative units of the AUC with the fewest, where one of the AUCs rests on nearly no error; the interval then
+            takes in Newcombe's for that many.
+    """
+    low, high = _logit_interval(value, variance, _z(level) if freedom is None else _t(level, freedom))
+    if fewest is not None:
         wide = _newcombe(value, *fewest, _z(level))
         low, high = min(low, wide[0]), max(high, wide[1])
-    return Estimate(value, low, high, len(s))
+    return low, high
 
 
 def roc(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats, Floats]:
@@ -169,7 +191,7 @@ def roc_band(
 ) -> tuple[Floats, Floats]:
     """Pointwise band of the true-positive rate over the false-positive rates `grid`, by bootstrap over groups or samples."""
     y, s = _binary(labels, scores)
-    index = _group_index(groups, len(y))
+    index = group_index(groups, len(y))
     order = np.argsort(-s, kind="stable")
     truth = y[order].astype(np.float32)
 
@@ -178,7 +200,7 @@ def roc_band(
         alarms = np.cumsum(weights[:, order] * (1 - truth), axis=1)
         return np.stack([np.interp(grid, a / max(a[-1], 1), h / max(h[-1], 1)) for a, h in zip(alarms, hits, strict=True)])
 
-    curves = _bootstrap(index if index is not None else np.arange(len(y)), curve, replicates=replicates)
+    curves = bootstrap(index if index is not None else np.arange(len(y)), curve, replicates=replicates)
     tail = (1 - level) / 2
     return np.quantile(curves, tail, axis=0), np.quantile(curves, 1 - tail, axis=0)
 
@@ -186,10 +208,10 @@ def roc_band(
 def paired_mean_difference(a: ArrayLike, b: ArrayLike, groups: ArrayLike | None = None, *, level: float = LEVEL) -> Estimate:
     """Mean of `a` minus mean of `b` over the same samples (n,), by bootstrap over groups or samples."""
     d = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    index = _group_index(groups, len(d))
+    index = group_index(groups, len(d))
     if len(d) < 2 or (index is not None and int(index.max()) + 1 < MIN_GROUPS):
         return insufficient(len(d))
-    low, high = _quantiles(_bootstrap(index if index is not None else np.arange(len(d)), _weighted_mean(d.astype(np.float32))), level)
+    low, high = _quantiles(bootstrap(index if index is not None else np.arange(len(d)), _weighted_mean(d.astype(np.float32))), level)
     return Estimate(float(d.mean()), low, high, len(d))
 
 
@@ -203,13 +225,13 @@ def share(hits: ArrayLike, groups: ArrayLike | None = None, *, level: float = LE
     if n < max(1, minimum):
         return insufficient(n, f"at least {minimum} needed" if minimum > 1 else "")
     value = float(hit.mean())
-    index = _group_index(groups, n)
+    index = group_index(groups, n)
     effective = float(n)
     if index is not None:
         clusters = int(index.max()) + 1
         if clusters < MIN_GROUPS:
             return insufficient(n, f"{clusters} independent groups")
-        variance = float(np.var(_bootstrap(index, _weighted_mean(hit.astype(np.float32))), ddof=1))
+        variance = float(np.var(bootstrap(index, _weighted_mean(hit.astype(np.float32))), ddof=1))
         # Independent samples have variance p(1-p)/n; the bootstrap's variance says how many of them these samples are worth.
         effective = min(float(n), value * (1 - value) / variance) if variance > 0 else float(clusters)
     low, high = _wilson(value, effective, _z(level))
@@ -242,7 +264,7 @@ def quadratic_weighted_kappa(
     y, p = np.asarray(labels, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
     if len(y) < minimum or len(np.unique(np.r_[y, p])) < 2:
         return insufficient(len(y), "one class only" if len(y) >= minimum else f"at least {minimum} needed")
-    index = _group_index(groups, len(y))
+    index = group_index(groups, len(y))
     if index is not None and int(index.max()) + 1 < MIN_GROUPS:
         return insufficient(len(y), f"{int(index.max()) + 1} independent groups")
     cost = (np.arange(classes)[:, None] - np.arange(classes)) ** 2.0
@@ -256,7 +278,7 @@ def quadratic_weighted_kappa(
         return np.where(expected > 0, 1 - (cost * table).sum((1, 2)) / np.where(expected > 0, expected, 1), 1.0)
 
     value = float(kappa(np.ones((1, len(y)), dtype=np.float32))[0])
-    low, high = _quantiles(_bootstrap(index if index is not None else np.arange(len(y)), kappa), level)
+    low, high = _quantiles(bootstrap(index if index is not None else np.arange(len(y)), kappa), level)
     return Estimate(value, min(low, value), max(high, value), len(y))
 
 
@@ -273,11 +295,11 @@ def brier(labels: ArrayLike, probabilities: ArrayLike, groups: ArrayLike | None 
     truth = _one_hot(labels, p.shape[1]) if p.ndim == 2 else np.asarray(labels, dtype=np.float64)
     if len(p) < max(2, minimum):
         return insufficient(len(p), f"at least {max(2, minimum)} needed")
-    index = _group_index(groups, len(p))
+    index = group_index(groups, len(p))
     if index is not None and int(index.max()) + 1 < MIN_GROUPS:
         return insufficient(len(p), f"{int(index.max()) + 1} independent groups")
     errors = ((p - truth) ** 2).sum(1) if p.ndim == 2 else (p - truth) ** 2
-    low, high = _quantiles(_bootstrap(index if index is not None else np.arange(len(p)), _weighted_mean(errors.astype(np.float32))), level)
+    low, high = _quantiles(bootstrap(index if index is not None else np.arange(len(p)), _weighted_mean(errors.astype(np.float32))), level)
     return Estimate(float(errors.mean()), low, high, len(p))
 
 
@@ -298,7 +320,7 @@ def calibration_error(
         y, p = (p.argmax(1) == y).astype(np.float64), p.max(1)
     if len(p) < minimum:
         return insufficient(len(p), f"at least {minimum} needed")
-    index = _group_index(groups, len(p))
+    index = group_index(groups, len(p))
     if index is not None and int(index.max()) + 1 < MIN_GROUPS:
         return insufficient(len(p), f"{int(index.max()) + 1} independent groups")
     member = bins_of(p)
@@ -309,7 +331,7 @@ def calibration_error(
         return np.abs(weights @ gaps).sum(1) / np.maximum(weights.sum(1), 1)
 
     value = float(error(np.ones((1, len(p)), dtype=np.float32))[0])
-    replicates = _bootstrap(index if index is not None else np.arange(len(p)), error)
+    replicates = bootstrap(index if index is not None else np.arange(len(p)), error)
     low, high = _quantiles(replicates - (replicates.mean() - value), level)
     return Estimate(value, max(0.0, min(low, value)), min(1.0, max(high, value)), len(p))
 
@@ -340,7 +362,7 @@ def _one_hot(labels: ArrayLike, classes: int) -> NDArray[np.bool_]:
     return y.astype(bool) if y.ndim == 2 else np.arange(classes) == y.astype(np.int64)[:, None]
 
 
-def _group_index(groups: ArrayLike | None, n: int) -> NDArray[np.int64] | None:
+def group_index(groups: ArrayLike | None, n: int) -> NDArray[np.int64] | None:
     """(n,) group numbers 0..G-1, or None when every sample is its own group."""
     if groups is None:
         return None
@@ -351,7 +373,7 @@ def _group_index(groups: ArrayLike | None, n: int) -> NDArray[np.int64] | None:
     return None if len(distinct) == n else index.astype(np.int64)
 
 
-def _lacking(y: NDArray[np.bool_], index: NDArray[np.int64] | None, minimum: int) -> Estimate | None:
+def refusal(y: NDArray[np.bool_], index: NDArray[np.int64] | None, minimum: int) -> Estimate | None:
     """The estimate that refuses, when a class has too few samples or comes from too few groups."""
     counts = int(y.sum()), int((~y).sum())
     if min(counts) < max(2, minimum):
@@ -367,7 +389,7 @@ def _placements(of: Floats, among: Floats) -> Floats:
     return (np.searchsorted(ordered, of, side="left") + np.searchsorted(ordered, of, side="right")) / (2.0 * len(ordered))
 
 
-def _bootstrap(index: NDArray[np.int64], statistic: Callable[[NDArray[np.float32]], Any], *, replicates: int = REPLICATES) -> Floats:
+def bootstrap(index: NDArray[np.int64], statistic: Callable[[NDArray[np.float32]], Any], *, replicates: int = REPLICATES) -> Floats:
     """`statistic` of `replicates` resamples of whole groups.
 
     Args:
@@ -387,7 +409,7 @@ def _bootstrap(index: NDArray[np.int64], statistic: Callable[[NDArray[np.float32
     return np.concatenate(parts)
 
 
-def _weighted_auc(y: NDArray[np.bool_], s: Floats) -> Callable[[NDArray[np.float32]], Floats]:
+def weighted_auc(y: NDArray[np.bool_], s: Floats) -> Callable[[NDArray[np.float32]], Floats]:
     """AUC of weighted samples: the scores are sorted once, then each resample is two sums."""
     order = np.argsort(s, kind="stable")
     ordered, truth = s[order], y[order]
@@ -414,13 +436,6 @@ def _weighted_mean(values: NDArray[np.float32]) -> Callable[[NDArray[np.float32]
 
 def _share_of(among: NDArray[np.bool_], hits: NDArray[np.bool_], groups: ArrayLike | None, level: float, minimum: int) -> Estimate:
     return share(hits[among], None if groups is None else np.asarray(groups)[among], level=level, minimum=minimum)
-
-
-def _nearly_separated(positive_places: Floats, negative_places: Floats) -> bool:
-    """Whether fewer than `FEW_ERRORS` samples stand on the wrong side of any other (or of all others)."""
-    wrong = int((positive_places < 1).sum() + (negative_places < 1).sum())
-    right = int((positive_places > 0).sum() + (negative_places > 0).sum())
-    return min(wrong, right) < FEW_ERRORS
 
 
 def _logit_interval(value: float, variance: float, quantile: float) -> tuple[float, float]:

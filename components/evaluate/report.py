@@ -11,7 +11,7 @@ from components.core.operating_point import Decision
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.spec import DiseaseSpec
 from components.evaluate import plots
-from components.evaluate.figures import probabilities, truth
+from components.evaluate.figures import decided, probabilities, truth
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,9 +152,9 @@ def _forest(spec: DiseaseSpec, figures: dict[str, Any]) -> str:
 def _confusion(spec: DiseaseSpec, rows: pd.DataFrame, decision: Decision) -> list[tuple[str, list[int]]]:
     if spec.target.kind == "multilabel" or not len(rows):
         return []
-    y, decided = truth(rows, spec), decision.decide(probabilities(rows, spec))
+    y, decisions = truth(rows, spec), decided(rows, spec, decision)
     size = range(len(spec.target.classes))
-    return [(spec.target.classes[k], [int(((y == k) & (decided == j)).sum()) for j in size]) for k in size]
+    return [(spec.target.classes[k], [int(((y == k) & (decisions == j)).sum()) for j in size]) for k in size]
 
 
 def _data_facts(spec: DiseaseSpec, figures: dict[str, Any], facts: dict[str, Any]) -> list[tuple[str, str]]:

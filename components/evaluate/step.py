@@ -1,12 +1,15 @@
-"""evaluate: what the model is worth on the test split, overall and by device.
+"""evaluate: what the model is worth on the test split, overall and by device, and on every external test set.
 
-Calibration and operating point come from validation; the test split is looked at once, at the end. Everything a server needs to answer as
-evaluated goes out as data: `calibration.json`, `operating_point.json`.
+Calibration and operating point come from validation; test samples are looked at once, at the end. Everything a server needs to answer as
+evaluated goes out as data: `calibration.json`, `operating_point.json`. With cross-validation each fold's model is calibrated and decides
+by its own validation groups and answers for its own test groups; what is served belongs to the registered model and its validation groups.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +18,23 @@ from numpy.typing import NDArray
 
 from components.core import calibration, gates, metrics, operating_point
 from components.core.atomic import atomic_dir
+from components.core.calibration import Calibration
 from components.core.dataset import Dataset
 from components.core.devices import DeviceProfile
 from components.core.errors import DataError
+from components.core.folds import fold_numbers
 from components.core.models import build
 from components.core.models.samples import Samples
-from components.core.spec import DiseaseSpec
+from components.core.operating_point import Decision
+from components.core.spec import DiseaseSpec, External
 from components.core.step import Progress
-from components.evaluate.figures import probabilities, recompute, truth, wanted
+from components.evaluate.figures import OF_GROUPS, probabilities, recompute, truth, wanted
 from components.evaluate.report import render
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from components.core.models.family import Estimator
-    from feature_store.training import Split
 
 BATCH = 256
 SCHEMA = 1
@@ -43,26 +48,30 @@ def evaluate(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, v
         out: Written whole or not at all: `metrics.json`, `predictions.parquet`, `calibration.json`, `operating_point.json`, `report.html`.
 
     Returns:
-        The contents of `metrics.json`: `metrics`, `devices`, `worst_device`, `operating_point`, `calibration`, `baseline`, `counts`, `verdict`.
+        The contents of `metrics.json`: `metrics`, `devices`, `worst_device`, `operating_point`, `calibration`, `baseline`, `counts`, `leakage`,
+        `verdict`; and, where the spec has them, `classes`, `pairs`, `coarse`, `folds`, `over_folds`, `external`.
 
     Raises:
         SpecError: A metric that this target does not have. DataError: an input that does not fit.
     """
     wanted(spec)
-    from feature_store.training import load_split
-
     facts = _facts(dataset, model, validation)
+    numbers = fold_numbers(Dataset(dataset, expect=spec).manifest) if spec.split.folds != 1 else []
+    _fits(spec, model, facts["model"], numbers)
+    external = _external(spec, dataset)
     estimator = build(spec, facts["model"].get("family"))
-    estimator.load(model)
-    reference = _reference(model)
-    splits = {name: load_split(spec, dataset, features, name, reference) for name in ("val", "test")}
-    progress = Progress("scoring", sum(len(split.samples) for split in splits.values()))
-    scores = {name: scored(estimator, split.samples, progress) for name, split in splits.items()}
+    bench = Bench(spec, estimator, dataset, features)
 
-    fitted = calibration.fit(splits["val"].samples.labels, scores["val"])
-    tables = [_table(spec, name, split, calibration.apply(fitted, scores[name])) for name, split in splits.items()]
-    on_validation = tables[0][~tables[0]["abstain"]]
-    decision = operating_point.choose(spec, truth(on_validation, spec), probabilities(on_validation, spec))
+    tables, folds = [], []
+    for place, number in enumerate(numbers):
+        found = bench.answers(model / "folds" / f"{number:03d}", ("val", "test"), fold=number, what=f"scoring fold {place + 1} of {len(numbers)}")
+        own = fitted_on(spec, found["val"], lenient=True)
+        tables.append(own.table(spec, "test", found["test"], fold=number))
+        folds.append({"fold": number, "calibration": own.calibration.to_dict(), "operating_point": own.decision.to_dict()})
+    found = bench.answers(model, ("val", *(() if numbers else ("test",)), *(e.split for e in external)), what="scoring")
+    served = fitted_on(spec, found["val"])
+    tables = [served.table(spec, name, answers) for name, answers in found.items()] + tables
+    decision, on_validation = served.decision, tables[0][~tables[0]["abstain"]]
     predictions = _joined(tables)
 
     synthetic = bool(facts["dataset"]["synthetic"])
@@ -76,17 +85,116 @@ def evaluate(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, v
         "level": metrics.LEVEL,
     } | figures
     figures["operating_point"] = decision.to_dict() | {"validation": _on_validation(spec, on_validation, decision)}
-    figures["calibration"] = fitted.to_dict()
+    figures["calibration"] = served.calibration.to_dict()
+    figures["leakage"] = [
+        {"says": str(c.get("says")), "seen": str(c.get("seen"))}
+        for c in facts["validation"].get("checks", [])
+        if c.get("section") == "Leakage" and c.get("status") not in ("pass", None)
+    ]
+    if spec.aggregate is not None and set(spec.metrics) & set(OF_GROUPS):
+        from components.evaluate.groups import figures as of_groups
+
+        figures["metrics"] |= of_groups(spec, predictions, dataset=dataset, model=model)
     judgement = gates.judge(spec, figures, validation=str(facts["validation"].get("verdict", "unknown")))
     figures["verdict"], figures["reasons"] = judgement.verdict, judgement.reasons
     page = render(spec, figures, predictions, decision, judgement, synthetic=synthetic, facts=facts)
     with atomic_dir(out) as folder:
         _write_json(folder / "metrics.json", figures)
-        _write_json(folder / "calibration.json", fitted.to_dict())
-        _write_json(folder / "operating_point.json", decision.to_dict())
+        more = {"folds": [{"fold": f["fold"]} | f["calibration"] for f in folds]} if folds else {}
+        _write_json(folder / "calibration.json", served.calibration.to_dict() | more)
+        more = {"folds": [{"fold": f["fold"]} | f["operating_point"] for f in folds]} if folds else {}
+        _write_json(folder / "operating_point.json", decision.to_dict() | more)
         write_predictions(folder / "predictions.parquet", predictions)
         (folder / "report.html").write_text(page, encoding="utf-8")
     return figures
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says to some samples, or, where the spec aggregates, to some groups.
+
+    Args:
+        rows: Manifest rows, index 0..n-1.
+        labels: (n,) class indices, or (n, K) for multi-label.
+        scores: (n, K) logits.
+        missing_profile: (n,) bool, answered on the reference for want of a profile.
+    """
+
+    rows: pd.DataFrame
+    labels: NDArray[Any]
+    scores: NDArray[np.float32]
+    missing_profile: NDArray[np.bool_]
+
+
+class Bench:
+    """Loads weights and lets them answer. One estimator serves all folds, whose weights follow one another in it."""
+
+    def __init__(self, spec: DiseaseSpec, estimator: Estimator, dataset: Path, features: Path) -> None:
+        self.spec, self.estimator, self.dataset, self.features = spec, estimator, dataset, features
+
+    def answers(self, weights: Path, splits: Sequence[str], *, fold: int | None = None, what: str) -> dict[str, Answers]:
+        """{split: answers} of the model in the folder `weights`; one for each group where the spec aggregates."""
+        from feature_store.training import load_split
+
+        self.estimator.load(weights)
+        reference = _reference(weights)
+        opened = {name: load_split(self.spec, self.dataset, self.features, name, reference, fold=fold) for name in splits}
+        progress = Progress(what, sum(len(split.samples) for split in opened.values()))
+        found = {
+            name: Answers(split.rows, split.samples.labels, scored(self.estimator, split.samples, progress), split.missing_profile)
+            for name, split in opened.items()
+        }
+        if self.spec.aggregate is None:
+            return found
+        from components.evaluate.groups import aggregated
+
+        return aggregated(self.spec, found, weights)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What validation made of a model's scores: probabilities and a rule."""
+
+    calibration: Calibration
+    decision: Decision
+
+    def table(self, spec: DiseaseSpec, name: str, answers: Answers, fold: int | None = None) -> pd.DataFrame:
+        """One split's rows of `predictions.parquet`; every figure needs no more than these."""
+        import pandas as pd
+
+        rows, p = answers.rows, calibration.apply(self.calibration, answers.scores)
+        table = pd.DataFrame({key: rows[key].astype(object) for key in ("sample_id", "group_id", "device_key", "manufacturer", "model")})
+        table["split"] = name
+        table["fold"] = pd.Series([fold] * len(rows), dtype="Int32")
+        table["label"] = rows["label"].astype("Int32")
+        decided = self.decision.decide(p)
+        if spec.target.kind == "multilabel":
+            for k, title in enumerate(spec.target.classes):
+                table[f"label_{title}"] = np.asarray(answers.labels)[:, k].astype(np.int32)
+                table[f"decided_{title}"] = decided[:, k].astype(np.int32)
+        else:
+            table["decided"] = decided.astype(np.int32)
+        for k, title in enumerate(spec.target.classes):
+            table[f"score_{title}"] = p[:, k]
+        # A server abstains on a device without a profile when the spec says so; its samples must not flatter or spoil the figures.
+        table["abstain"] = answers.missing_profile & (spec.normalise.missing_profile == "abstain")
+        return table
+
+
+def fitted_on(spec: DiseaseSpec, validation: Answers, *, lenient: bool = False) -> Fitted:
+    """Calibration and operating point from validation answers.
+
+    Args:
+        lenient: A fold whose validation groups hold one class has no threshold to choose; it then decides at one half.
+    """
+    fitted = calibration.fit(validation.labels, validation.scores)
+    # Samples on which a server abstains have no say in the threshold.
+    answered = ~(validation.missing_profile & (spec.normalise.missing_profile == "abstain"))
+    y, p = np.asarray(validation.labels)[answered], calibration.apply(fitted, validation.scores)[answered]
+    if lenient and spec.target.kind == "binary" and len(np.unique(y)) < 2:
+        words = "probability at least 0.5, since its validation holds one class"
+        return Fitted(fitted, Decision("threshold", spec.target.classes, (0.5,), spec.target.positive, words, len(y)))
+    return Fitted(fitted, operating_point.choose(spec, y, p))
 
 
 def scored(estimator: Estimator, samples: Samples, progress: Progress | None = None) -> NDArray[np.float32]:
@@ -113,40 +221,35 @@ def write_predictions(path: Path, predictions: pd.DataFrame) -> None:
     pq.write_table(pa.Table.from_pandas(predictions, preserve_index=False).replace_schema_metadata(None), path)
 
 
-def _table(spec: DiseaseSpec, name: str, split: Split, p: NDArray[np.float64]) -> pd.DataFrame:
-    """One split's rows of `predictions.parquet`; every figure needs no more than these."""
-    import pandas as pd
-
-    rows = split.rows
-    table = pd.DataFrame({key: rows[key].astype(object) for key in ("sample_id", "group_id", "device_key", "manufacturer", "model")})
-    table["split"] = name
-    table["label"] = rows["label"].astype("Int32")
-    if spec.target.kind == "multilabel":
-        for k, title in enumerate(spec.target.classes):
-            table[f"label_{title}"] = np.asarray(split.samples.labels)[:, k].astype(np.int32)
-    for k, title in enumerate(spec.target.classes):
-        table[f"score_{title}"] = p[:, k]
-    # A server abstains on a device without a profile when the spec says so; its samples must not flatter or spoil the figures.
-    table["abstain"] = split.missing_profile & (spec.normalise.missing_profile == "abstain")
-    return table
-
-
 def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.concat(tables, ignore_index=True)
 
 
-def _on_validation(spec: DiseaseSpec, rows: pd.DataFrame, decision: operating_point.Decision) -> dict[str, Any]:
-    if spec.target.kind != "binary":
+def _on_validation(spec: DiseaseSpec, rows: pd.DataFrame, decision: Decision) -> dict[str, Any]:
+    if not spec.positive_indices:
         return {}
-    k = spec.positive_index
-    positive, decided = truth(rows, spec) == k, decision.decide(probabilities(rows, spec)) == k
+    among = list(spec.positive_indices)
+    positive, decided = np.isin(truth(rows, spec), among), np.isin(decision.decide(probabilities(rows, spec)), among)
     groups = None if spec.split.grouping == "none" else rows["group_id"].to_numpy(dtype=object)
     return {
         "sensitivity": metrics.sensitivity(positive, decided, groups).to_dict(),
         "specificity": metrics.specificity(positive, decided, groups).to_dict(),
     }
+
+
+def _external(spec: DiseaseSpec, dataset: Path) -> list[External]:
+    """The external test sets that the dataset holds."""
+    there = set(Dataset(dataset).manifest["split"].unique())
+    return [e for e in spec.external if e.role == "test" and e.split in there]
+
+
+def _fits(spec: DiseaseSpec, model: Path, facts: dict[str, Any], numbers: list[int]) -> None:
+    """Raises DataError unless the model has one fit for each fold of the dataset."""
+    fitted = [f.get("fold") for f in facts.get("folds", [])]
+    if fitted != numbers or (spec.split.folds != 1 and not numbers):
+        raise DataError("model and dataset have other folds", where=str(model), got=f"{len(fitted)} in the model", allowed=f"{len(numbers)}")
 
 
 def _facts(dataset: Path, model: Path, validation: Path) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def test_bootstrap_auc_equals_auc_of_the_resample():
     labels, scores, _ = noisy(60, 3)
     draws = np.random.default_rng(0).integers(0, 60, 60)
     weights = np.bincount(draws, minlength=60).astype(np.float32)[None]
-    assert metrics._weighted_auc(labels.astype(bool), scores)(weights)[0] == pytest.approx(metrics.auc(labels[draws], scores[draws]), abs=1e-6)
+    assert metrics.weighted_auc(labels.astype(bool), scores)(weights)[0] == pytest.approx(metrics.auc(labels[draws], scores[draws]), abs=1e-6)
 
 
 def test_perfect_separation_still_has_an_interval():

@@ -68,7 +68,8 @@ def test_every_figure_is_recomputable_from_the_predictions(good: tuple[Path, dic
 def test_predictions_hold_what_anybody_needs(good: tuple[Path, dict[str, Any]]):
     table = table_of(good[0])
     assert list(table.columns) == [
-        "sample_id", "group_id", "device_key", "manufacturer", "model", "split", "label", "score_benign", "score_malignant", "abstain",
+        "sample_id", "group_id", "device_key", "manufacturer", "model", "split", "fold", "label", "decided", "score_benign", "score_malignant",
+        "abstain",
     ]  # fmt: skip
     assert table["split"].value_counts().to_dict() == {"test": 130, "val": 80}
     assert table["sample_id"].is_unique

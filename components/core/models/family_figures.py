@@ -17,7 +17,8 @@ def best_epoch(history: list[Epoch]) -> Epoch:
 
 
 def validation_figures(spec: DiseaseSpec, labels: NDArray[np.int64] | NDArray[np.float32], scores: NDArray[np.float32]) -> dict[str, float]:
-    """`val_loss` (unweighted, nats) and `val_auc`: of the positive class, or the mean over classes that validation holds and lacks.
+    """`val_loss` (unweighted, nats) and `val_auc`: of the sum over `spec.positive_indices`, so that models are chosen by what is reported, or
+    without a positive class the mean over the classes that validation holds and lacks.
 
     `val_auc` is absent where no class has both.
     """
@@ -31,9 +32,17 @@ def validation_figures(spec: DiseaseSpec, labels: NDArray[np.int64] | NDArray[np
         shifted = s - s.max(axis=1, keepdims=True)
         log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         loss = float(-np.mean(log_p[np.arange(len(y)), y]))
-        classes = [spec.positive_index] if spec.target.kind == "binary" else range(s.shape[1])
-        pairs = [(y == k, log_p[:, k]) for k in classes]
+        if among := list(spec.positive_indices):
+            pairs = [(np.isin(y, among), _log_odds(log_p, among))]
+        else:
+            pairs = [(y == k, log_p[:, k]) for k in range(s.shape[1])]
     if not np.isfinite(loss):
         raise DataError("scores that are not finite on validation", where=f"{spec.name}: train")
     areas = [auc(positive, score) for positive, score in pairs if 0 < positive.sum() < len(positive)]
     return {"val_loss": loss} | ({"val_auc": float(np.mean(areas))} if areas else {})
+
+
+def _log_odds(log_p: NDArray[np.float64], among: list[int]) -> NDArray[np.float64]:
+    """Logarithm of the odds of some classes against the others: ranks like the sum of their probabilities, without its ties near 1."""
+    others = [k for k in range(log_p.shape[1]) if k not in among]
+    return np.logaddexp.reduce(log_p[:, among], axis=1) - np.logaddexp.reduce(log_p[:, others], axis=1)
