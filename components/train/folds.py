@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from components.core.atomic import atomic_dir, remove_partials
 from components.core.devices import DeviceProfile
 from components.core.models.family import Epoch, Estimator
 from components.core.models.family_figures import best_epoch
+from components.core.models.samples import Samples
 from components.core.spec import DiseaseSpec
 from components.core.step import Progress
+from components.train import aggregate, hard_negatives
 
 FIGURES = ("train_loss", "val_loss", "val_auc")
 
@@ -39,6 +43,8 @@ class Fitted:
     history: list[Epoch]
     reference: DeviceProfile | None
     samples: dict[str, int]
+    more: dict[str, Any] = field(default_factory=dict)
+    aggregate: Callable[[Path], dict[str, Any]] | None = None
 
     def facts(self) -> dict[str, Any]:
         best = best_epoch(self.history)
@@ -47,11 +53,17 @@ class Fitted:
             "best_epoch": best["epoch"],
             "best": {name: best[name] for name in FIGURES if name in best},
             "samples": self.samples,
-        }
+        } | self.more
 
     def write(self, folder: Path) -> str:
-        """model.safetensors, history.json and, where devices are normalised, reference.json; returns the SHA-256 of the weights."""
+        """model.safetensors, history.json and, where devices are normalised, reference.json; what the aggregator keeps, where the spec has one.
+
+        Returns:
+            The SHA-256 of the weights.
+        """
         self.estimator.save(folder)
+        if self.aggregate is not None:
+            self.aggregate(folder)
         write_json(folder / "history.json", [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in self.history])
         if self.reference is not None:
             write_json(folder / "reference.json", self.reference.to_dict())
@@ -65,16 +77,27 @@ def fit(task: Task, estimator: Estimator, *, checkpoint: Path, fold: int | None 
     training = load_split(task.spec, task.dataset, task.features, "train", fold=fold)
     validation = load_split(task.spec, task.dataset, task.features, "val", training.reference, fold=fold)
     unlabelled = load_unlabelled(task.spec, task.dataset, task.features, training.reference)
-    progress = Progress(what, estimator.epochs)
+    progress = Progress(what, estimator.epochs * (1 + hard_negatives.rounds(task.spec)))
 
     def on_epoch(epoch: Epoch) -> None:
         progress.advance(1, **{name: round(epoch[name], 4) for name in FIGURES if name in epoch})
 
     more: dict[str, Any] = {} if unlabelled is None else {"unlabelled": unlabelled}
     checkpoint.mkdir(parents=True, exist_ok=True)
-    history = estimator.fit(training.samples, validation.samples, seed=task.seed, checkpoint=checkpoint, on_epoch=on_epoch, **more)
+
+    def fit_on(samples: Samples, number: int = 1) -> list[Epoch]:
+        place = checkpoint if number == 1 else checkpoint / f"round-{number}"
+        place.mkdir(exist_ok=True)
+        return estimator.fit(samples, validation.samples, seed=task.seed, checkpoint=place, on_epoch=on_epoch, **more)
+
+    history, rounds = fit_on(training.samples), {}
+    if hard_negatives.rounds(task.spec):
+        history, rounds = hard_negatives.refit(task.spec, estimator, history, training.samples, fit_on)
+    last = None
+    if task.spec.aggregate is not None:
+        last = partial(aggregate.fit, task.spec, estimator, validation.samples, validation.rows, seed=task.seed)
     counts = {"train": len(training.samples), "val": len(validation.samples)} | ({"unlabelled": len(unlabelled)} if unlabelled is not None else {})
-    return Fitted(estimator, history, training.reference, counts)
+    return Fitted(estimator, history, training.reference, counts, rounds, last)
 
 
 def fit_folds(task: Task, numbers: list[int], checkpoint: Path) -> list[dict[str, Any]]:
