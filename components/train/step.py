@@ -113,9 +113,10 @@ def _prepare(estimator: Estimator) -> tuple[str, str | None]:
     """Give torch the cores this process may use; the kind of device and torch's version, (cpu, None) for families that do without torch."""
     from components.core.models.torch_fit import TorchEstimator
 
-    if not isinstance(estimator, TorchEstimator):
+    networks = [e for e in (estimator, *getattr(estimator, "members", ())) if isinstance(e, TorchEstimator)]
+    if not networks:
         return "cpu", None
     import torch
 
     torch.set_num_threads(available_cores())
-    return estimator.device.type, torch.__version__
+    return networks[0].device.type, torch.__version__

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from components.core.models.samples import Samples
 
+BESIDE = "samples+"
+"""Before the name of hand-made features: samples and features side by side."""
 Epoch = dict[str, float]
 """One epoch's figures: `epoch` (from 1), `train_loss`, `val_loss`, `val_auc` (absent when validation holds one class), `seconds`."""
 
@@ -25,7 +27,8 @@ class Estimator(Protocol):
     feature_name: str | None
     """What the ONNX file takes: None for the samples themselves, else the features of `onnx_input(feature_name, x)`.
 
-    Hand-made features (segmentation, counting) are no neural-network operations; their family exports what follows them.
+    Hand-made features (segmentation, counting) are no neural-network operations; their family exports what follows them. An ensemble of both
+    sorts takes `samples+<name>`: each sample's values in a row, then its features.
     """
 
     def fit(
@@ -76,4 +79,6 @@ def onnx_input(feature_name: str | None, x: NDArray[np.float32]) -> NDArray[np.f
     """
     if feature_name is None:
         return x
+    if feature_name.startswith(BESIDE):
+        return np.concatenate([x.reshape(len(x), -1), onnx_input(feature_name.removeprefix(BESIDE), x)], axis=1)
     return importlib.import_module(f"components.core.features.{feature_name}").features(x)
