@@ -36,7 +36,7 @@ def figures(found: Candidates, k: int, region: Region, step_mm: Triple) -> NDArr
     roundness, flatness   smallest and middle curvature over the largest: 1 for a ball, 0 for a tube and a sheet
     wall               distance from the surface of the lung
     diameter, contrast, inner   of the outlined region
-    attached           voxels that opening and watershed took off it, relative to what is left
+    attached           voxels that opening took off it, relative to what is left
     compact            volume over that of the ball around it
     thin, long         smallest and middle extent over the largest
     aside              how far its middle lies from the candidate, relative to its radius

@@ -81,8 +81,3 @@ def highest_near(values: Floats) -> Floats:
 def medians(values: Floats, label: NDArray[np.int32], which: NDArray[np.int32]) -> NDArray[np.float64]:
     """The median of the values under each of the labels `which`."""
     return np.atleast_1d(np.asarray(_ndimage().median(values, label, which), dtype=np.float64))
-
-
-def watershed(height: NDArray[np.uint8], markers: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Flooding from the markers; negative markers are barriers."""
-    return _ndimage().watershed_ift(height, markers)

@@ -1,12 +1,12 @@
 """Step four: which voxels are the nodule. On the series' own grid, so that nothing is lost to resampling.
 
-The region grows from the middle of the candidate over all that is denser than a threshold between the nodule and the lung around it. A
-watershed on the distance to the region's surface, with the chest wall as its other source, parts it from the wall; an opening whose ball
-is as wide as a share of the nodule takes off the vessels that run into it.
+The region grows from the middle of the candidate over all that is denser than a threshold between the nodule and the lung around it, and not
+beyond the closed surface of the lung, which is where the chest wall begins. An opening whose ball is as wide as a share of the nodule takes
+off the vessels that run into it, and what is left of the wall.
 
 Source:
     Kostis et al., IEEE Transactions on Medical Imaging 2003 (threshold, opening for vessels); Kuhnigk et al., IEEE Transactions on Medical
-    Imaging 2006 (adaptive opening, separation from the wall).
+    Imaging 2006 (adaptive opening, parting from the wall).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REACH_MM = 22.0
 LEVEL = 0.40  # of the way from lung to nodule at which its surface is drawn
 SOLID_HU = 100.0  # calcium above this says nothing about the surface
 OPENING = 0.45  # radius of the ball that vessels do not survive, as a share of the nodule's
-WALL_MM = 4.0  # tissue this far outside the lung mask is wall
+WALL_MM = 1.0  # by which the closed surface of the lung may be wrong
 
 
 @dataclass(frozen=True)
@@ -91,16 +91,10 @@ def segment(hu: NDArray[np.int16], lung: Mask, step_mm: Triple, *, centre: tuple
     seed = _seed(dense & inside & (away <= max(radius_mm, 2 * max(step_mm))), away)
     if seed is None:
         return None
-    wall_away = m.distance(~inside, step_mm)
-    region = m.part_at(dense & (wall_away <= 2 * WALL_MM), seed)
+    region = m.part_at(dense & (m.distance(~inside, step_mm) <= WALL_MM), seed)
     depth = m.distance(region, step_mm)
-    wall = region & (wall_away > WALL_MM)
     top = _peak(depth, away, radius_mm, region & inside)
-    if wall.any():
-        region = _parted(region, depth, wall, top)
-    region &= wall_away <= 1.0 * WALL_MM
-    region = m.part_at(region, top)
-    kept = _opened(region, top, step_mm)
+    kept = _opened(region, depth, top, step_mm)
     voxels = np.argwhere(kept)
     volume = len(voxels) * float(np.prod(step_mm))
     mean = voxels.mean(axis=0) + low
@@ -132,19 +126,8 @@ def _peak(depth: Floats, away: Floats, radius_mm: float, among: Mask) -> tuple[i
     return int(z), int(y), int(x)
 
 
-def _parted(region: Mask, depth: Floats, wall: Mask, top: tuple[int, int, int]) -> Mask:
-    """The side of `top` of a watershed between it and the wall."""
-    height = np.where(region, 255 - np.clip(depth * 12, 0, 254), 255).astype(np.uint8)
-    markers = np.zeros(region.shape, dtype=np.int8)
-    markers[wall] = 2
-    markers[~region] = -1
-    markers[top] = 1
-    return (m.watershed(height, markers) == 1) & region
-
-
-def _opened(region: Mask, top: tuple[int, int, int], step_mm: Triple) -> Mask:
+def _opened(region: Mask, depth: Floats, top: tuple[int, int, int], step_mm: Triple) -> Mask:
     """Without what is thin beside the nodule: the part deeper than a share of its depth, grown back by as much."""
-    depth = m.distance(region, step_mm)
     ball = OPENING * float(depth[top])
     core = m.part_at(depth >= ball, top)
     if not core.any():
