@@ -30,7 +30,7 @@ class Window:
         start_s: On the recording's clock.
         values: (channels, samples) in the file's numbers.
         label: Class index.
-        fault: Why it cannot be used, or None.
+        fault: Why it cannot be used, or None: a channel does not change over the part that is judged, or over as long a part at its start.
     """
 
     start_s: float
@@ -128,14 +128,16 @@ class _Flow:
             nearest = np.clip(np.searchsorted((seconds[1:] + seconds[:-1]) / 2, at), 0, len(classes) - 1)
             for n in range(ready):
                 a = n * g.stride
-                yield self._window(float(at[a]), fine[a : a + g.length].T, classes[nearest[a + g.length - g.labelled : a + g.length]])
+                yield self._window(float(at[a]), fine[a : a + g.length].T, values[nearest[a : a + g.length]], classes[nearest[a : a + g.length]])
             self._done += ready
         if not last:
             kept = seconds >= self._start_s + self._done * g.stride / g.rate - MARGIN_S
             self._rows = [Stretch(seconds[kept], values[kept], classes[kept], starts=False)]
 
-    def _window(self, start_s: float, values: Floats, classes: NDArray[np.int64]) -> Window:
-        shares = np.bincount(classes, minlength=self._g.classes) / len(classes)
-        held = np.flatnonzero(shares[1:] >= self._g.share - 1e-9)
-        flat = np.ptp(values, axis=1) <= 1e-9 * np.maximum(1.0, np.abs(values).max(axis=1))
-        return Window(start_s, values, int(held[-1]) + 1 if len(held) else 0, "a channel that never changes" if flat.any() else None)
+    def _window(self, start_s: float, fine: Floats, rows: Floats, classes: NDArray[np.int64]) -> Window:
+        g = self._g
+        shares = np.bincount(classes[-g.labelled :], minlength=g.classes) / g.labelled
+        held = np.flatnonzero(shares[1:] >= g.share - 1e-9)
+        # On the rows themselves, since filtering smears the edge; a sensor that dies within a window is dead for half of it sooner or later.
+        dead = (np.ptp(rows[-g.labelled :], axis=0) == 0) | (np.ptp(rows[: g.labelled], axis=0) == 0)
+        return Window(start_s, fine, int(held[-1]) + 1 if len(held) else 0, "a channel that never changes" if dead.any() else None)

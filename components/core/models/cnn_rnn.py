@@ -17,7 +17,6 @@ from components.core.models.torch_spectrum import Front, Layout, layout, spectra
 from components.core.spec import DiseaseSpec, Family
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 
@@ -45,14 +44,18 @@ def build(spec: DiseaseSpec, family: Family) -> TorchEstimator:
 
 def network(n_scores: int, front: Front, sizes: Layout, a: Architecture, r: Recurrence) -> nn.Module:
     """(N, channels, samples) in [0, 1] -> (N, n_scores) logits."""
+    import torch
     from torch import nn
 
     class CnnRnn(nn.Module):
+        zeros: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.spectra = spectra(front, sizes)
             self.convolutions = convolutions(sizes.channels, a)
             features = a.maps[-1] * bins_left(sizes, front, a, where="network")
+            self.register_buffer("zeros", torch.zeros(1, r.units), persistent=False)
             self.recurrence = (nn.LSTM if r.cell == "lstm" else nn.GRU)(features, r.units, batch_first=True)
             dropout = [nn.Dropout(a.dropout)] if a.dropout else []
             hidden = [*dropout, nn.Linear(r.units, a.hidden), nn.ReLU()] if a.hidden else []
@@ -60,8 +63,10 @@ def network(n_scores: int, front: Front, sizes: Layout, a: Architecture, r: Recu
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             framed = self.spectra(x)
-            features = self.convolutions(framed.flatten(0, 1)).flatten(1).unflatten(0, (-1, sizes.frames))
-            states, _ = self.recurrence(features)
+            features = self.convolutions(framed.flatten(0, 1)).reshape(-1, sizes.frames, self.recurrence.input_size)
+            # The state before the first frame, made from the input: tracing would turn plain zeros into a constant of its own batch size.
+            nothing = (features[:, 0, :1] @ self.zeros)[None]
+            states, _ = self.recurrence(features, (nothing, nothing) if r.cell == "lstm" else nothing)
             return self.scores(states[:, -1])
 
     return CnnRnn()

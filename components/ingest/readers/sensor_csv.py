@@ -11,12 +11,13 @@ from __future__ import annotations
 import io
 import posixpath
 import re
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from components.core.errors import SpecError
+from components.core.errors import DataError, SpecError
 from components.core.imaging.deidentify import device_identity, shifted
 from components.core.imaging.errors import NotUsable
 from components.core.spec import DiseaseSpec
@@ -42,11 +43,29 @@ def read(job: Job) -> None:
     if spec.split.grouping not in ("subject", "patient", "none"):
         raise SpecError("recordings are of subjects", where="split.grouping", got=spec.split.grouping, allowed="subject, patient, none")
     named = [n for n, item in enumerate(items) if re.fullmatch(rule.file, posixpath.basename(item.path))]
+    if not named:
+        raise DataError("no recording", where="--source", got=f"{len(items)} files", allowed=f"names as recording.file: {rule.file}")
     job.journal.record_once("names", Outcome(notes={"files of other names": len(items) - len(named)}))
     tasks = [Task(f"recording-{n:06d}", n) for n in named]
     job.stage("recordings", read_recording, tasks, total=sum(max(0, items[n].size) for n in named), size=lambda t: max(0, items[t.payload].size),
               file=lambda t: t.payload)  # fmt: skip
+    _lost(job, named)
     job.rows = sum(1 for _ in job.journal.samples()) + job.journal.damaged_rows()
+
+
+def _lost(job: Job, named: list[int]) -> None:
+    """Raises DataError when too many recordings gave nothing: counted in windows, a file lost as a whole would be one fault among thousands."""
+    used = {task for task, _, _ in job.journal.samples()}
+    empty = {n for n in named if f"recording-{n:06d}" not in used}
+    faults = {(r.file, r.reason) for r in job.journal.rejected() if r.file in empty}
+    lost, share = len({file for file, _ in faults}), job.context.spec.limits.quarantine_share
+    if lost > share * len(named):
+        commonest = Counter(reason for _, reason in faults).most_common(3)
+        raise DataError(
+            "too much of the source is unusable", where="--source",
+            got=f"{lost} of {len(named)} recordings: {', '.join(f'{reason} ({n})' for reason, n in commonest)}",
+            allowed=f"limits.quarantine_share = {share:g}",
+        )  # fmt: skip
 
 
 def read_recording(context: Context, task: Task) -> Outcome:
@@ -81,7 +100,7 @@ def _read(context: Context, number: int, arrays: Arrays, out: Outcome) -> None:
     with context.source.open(number) as binary:
         table = Table(io.TextIOWrapper(binary, encoding="utf-8-sig", errors="replace"), rule, spec.target.classes)
         pieces = _first_known(table)
-        facts = _facts(context, table, named, item.path) | {"acq_rate_hz": round(1 / table.period_s, 3) if table.period_s else None}
+        facts = _facts(context, table, named, item.path) | {"acq_rate_hz": round(1 / table.period_s, 1) if table.period_s else None}
         squares = n = 0.0
         for k, window in enumerate(windows(pieces, Geometry(spec), 1 / table.period_s if table.period_s else 0.0)):
             if window.fault is not None:
