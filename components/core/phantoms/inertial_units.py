@@ -64,6 +64,6 @@ UNITS = (
     Unit("syn-alpha", rate_hz=64, gain=1.00, offset_mg=20, noise_mg=12, clip_g=6, step_mg=9, tilt_deg=10, yaw_deg=0),
     Unit("syn-beta", rate_hz=100, gain=1.08, offset_mg=10, noise_mg=6, clip_g=8, step_mg=1, tilt_deg=10, yaw_deg=0),
     Unit("syn-gamma", rate_hz=40, gain=0.93, offset_mg=40, noise_mg=20, clip_g=4, step_mg=16, tilt_deg=15, yaw_deg=0),
-    Unit("syn-omega", rate_hz=50, gain=0.55, offset_mg=80, noise_mg=60, clip_g=2, step_mg=31, tilt_deg=20, yaw_deg=90),
+    Unit("syn-omega", rate_hz=50, gain=0.5, offset_mg=80, noise_mg=90, clip_g=2, step_mg=31, tilt_deg=20, yaw_deg=90),
 )
 KNOWN, UNSEEN = ("syn-alpha", "syn-beta", "syn-gamma"), ("syn-omega",)
