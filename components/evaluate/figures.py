@@ -149,7 +149,12 @@ def by_fold(test: pd.DataFrame, spec: DiseaseSpec, decision: Decision) -> dict[s
     for fold, everything in test.groupby("fold", sort=True):
         rows = everything[~everything["abstain"].astype(bool)]
         values = {name: point(name, rows, spec, decision) for name in names}
-        facts = {"fold": int(str(fold)), "n": len(rows), "abstained": len(everything) - len(rows), "groups": int(everything["group_id"].nunique())}
+        facts = {
+            "fold": int(float(str(fold))),
+            "n": len(rows),
+            "abstained": len(everything) - len(rows),
+            "groups": int(everything["group_id"].nunique()),
+        }
         folds.append(facts | {"counts": _counts(rows, spec), "metrics": values})
     over = {}
     for name in names:

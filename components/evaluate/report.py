@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from components.core.gates import Gate, Judgement
 from components.core.operating_point import Decision
 from components.core.pseudonym import UNKNOWN_DEVICE
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 TITLES = {
     "auc": "AUC",
     "macro_auc": "AUC, mean of classes",
+    "pairwise_auc": "AUC, mean of pairs",
+    "froc": "FROC score",
+    "dice": "Dice",
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
     "brier": "Brier score",
@@ -60,10 +65,17 @@ def render(
         grouping=GROUPS[spec.split.grouping],
         titles=TITLES,
         text=_text,
+        estimate=_short_text,
+        tested=_tested(spec, figures),
+        about=_about_positive(spec),
+        folds=_folds(spec, figures, facts["model"]),
+        external=_external(spec, figures),
+        leakage=figures.get("leakage", []),
+        two=spec.target.kind == "binary",
         gate_title=_gate_title,
         judged_any=lambda d: any(d[name]["value"] is not None for name in figures["metrics"]),
         interval_words=_interval_words(spec),
-        plots=_plots(spec, figures, rows, decision, facts["history"]),
+        plots=[*_plots(spec, figures, rows, decision, facts["history"]), *facts.get("plots", [])],
         forest=_forest(spec, figures),
         confusion=_confusion(spec, rows, decision),
         abstained=any(d["abstained"] for d in figures["devices"].values()),
@@ -81,7 +93,19 @@ def limits(spec: DiseaseSpec, figures: dict[str, Any], *, synthetic: bool) -> li
     lines.append(f"The truth it was measured against: {spec.target.source}.")
     if spec.split.grouping == "none":
         lines.append("The source names no patients: training and test may share some, so figures may be too good and intervals too narrow.")
-    lines.append("One test split of the same source as the training data: other hospitals, scanners and case mixes are not covered.")
+    if "folds" in figures:
+        lines.append(
+            f"Each figure pools the answers of {len(figures['folds'])} models, each for the {spec.split.grouping}s that it never saw. The model that "
+            "is registered is one more, trained on all of them: its own figures are expected to be like these, and were not measured."
+        )
+        if spec.normalise.method == "device":
+            lines.append("A device's profile is measured on all its samples, those of the test fold among them: intensities, never labels.")
+    outside = [name for name, e in figures.get("external", {}).items() if not e["missing"]]
+    source = "Cross-validation within one source" if "folds" in figures else "One test split of the same source as the training data"
+    known = f"; beside them only the external sets {', '.join(outside)}" if outside else ""
+    lines.append(f"{source}: other hospitals, scanners and case mixes are not covered{known}.")
+    if missing := [name for name, e in figures.get("external", {}).items() if e["missing"]]:
+        lines.append(f"The source did not hold the external set{'s' if len(missing) > 1 else ''} {', '.join(missing)}: nothing is known about it.")
     shares = figures["counts"]["classes"]
     total = sum(shares.values())
     if total and spec.target.kind != "multilabel":
@@ -107,26 +131,29 @@ def _plots(
     found: list[dict[str, str]] = []
     y, p = truth(rows, spec), probabilities(rows, spec)
     groups = None if spec.split.grouping == "none" else rows["group_id"].to_numpy(dtype=object)
-    binary = spec.target.kind == "binary"
-    shown = [spec.positive_index] if binary else range(len(spec.target.classes))
+    binary, among = spec.target.kind == "binary", list(spec.positive_indices)
     curves = []
-    for k in shown:
+    if among:
+        positive = np.isin(y, among).astype(int)
+        if 0 < positive.sum() < len(positive):
+            curves.append((spec.target.positive, positive, p[:, among].sum(1), groups))
+    by_class = []
+    for k in () if binary else range(len(spec.target.classes)):
         labels = (y[:, k] > 0 if y.ndim == 2 else y == k).astype(int)
         if 0 < labels.sum() < len(labels):
-            curves.append((spec.target.classes[k], labels, p[:, k], groups))
+            by_class.append((spec.target.classes[k], labels, p[:, k], groups))
     if curves:
         operating = None
-        if (
-            binary
-            and figures["metrics"].get("sensitivity", {}).get("value") is not None
-            and figures["metrics"].get("specificity", {}).get("value") is not None
-        ):
+        if figures["metrics"].get("sensitivity", {}).get("value") is not None and figures["metrics"].get("specificity", {}).get("value") is not None:
             operating = (1 - figures["metrics"]["specificity"]["value"], figures["metrics"]["sensitivity"]["value"])
         auc = figures["metrics"]["auc"]
         words = f"AUC {_text(auc)}"
-        caption = "Band: 95 % of resamples at each false-positive rate. " if len(curves) == 1 else "Each class against the rest. "
-        caption += f"Rule chosen on validation: {decision.rule}." if binary else ""
+        caption = f"Positive: {_about_positive(spec)}. " if not binary else ""
+        caption += f"Band: 95 % of resamples at each false-positive rate. Rule chosen on validation: {decision.rule}."
         found.append({"title": "ROC", "words": caption, "svg": plots.roc(curves, operating, words)})
+    if by_class:
+        words = f"mean of classes {_text(figures['metrics']['auc'])}" if not among else ""
+        found.append({"title": "ROC by class", "words": "Each class against the rest.", "svg": plots.roc(by_class, None, words)})
     if len(rows) >= 50 and y.ndim == 1:
         hit = (y == spec.positive_index) if binary else (p.argmax(1) == y)
         top = p[:, spec.positive_index] if binary else p.max(1)
@@ -139,6 +166,60 @@ def _plots(
     if len(history) > 1 and all("train_loss" in e and "epoch" in e for e in history):
         found.append({"title": "Learning", "words": "The weights of the best epoch on validation were kept.", "svg": plots.learning(history)})
     return found
+
+
+def _tested(spec: DiseaseSpec, figures: dict[str, Any]) -> str:
+    """What was tested, as a part of a sentence."""
+    if "folds" not in figures:
+        return "on the test split"
+    one = "one for each " + spec.split.grouping if spec.split.folds == "group" else f"cut by {spec.split.grouping}"
+    return f"by cross-validation in {len(figures['folds'])} folds, {one}"
+
+
+def _about_positive(spec: DiseaseSpec) -> str:
+    """The classes that count as positive; empty where none do."""
+    return " + ".join(spec.target.classes[k] for k in spec.positive_indices)
+
+
+def _folds(spec: DiseaseSpec, figures: dict[str, Any], model: dict[str, Any]) -> dict[str, Any] | None:
+    """Rows of the fold table: what was tested, what was found, and how the fold's training went."""
+    if "folds" not in figures:
+        return None
+    trained = {f["fold"]: f for f in model.get("folds", [])}
+    names = list(figures["over_folds"])
+    rows = []
+    for fold in figures["folds"]:
+        own = trained.get(fold["fold"], {})
+        best = own.get("best", {})
+        rows.append(fold | {"values": [_value(fold["metrics"][n]) for n in names], "best_epoch": own.get("best_epoch"), "epochs": own.get("epochs"),
+                            "val": _value(best.get("val_auc", best.get("val_loss"))), "trained": own.get("samples", {})})  # fmt: skip
+    over = [
+        f"{o['mean']:.3f}" + (f" ± {o['sd']:.3f}" if o["sd"] is not None else "") + (f" ({o['folds']})" if o["folds"] < len(rows) else "")
+        if o["mean"] is not None
+        else "-"
+        for o in figures["over_folds"].values()
+    ]
+    return {
+        "names": names,
+        "rows": rows,
+        "over": over,
+        "val": "val AUC" if any("val_auc" in f.get("best", {}) for f in trained.values()) else "val loss",
+    }
+
+
+def _value(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _external(spec: DiseaseSpec, figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """The external test sets, with the main source in the first row to compare."""
+    found = figures.get("external", {})
+    if not found:
+        return []
+    counts = figures["counts"]
+    main = {"name": "this source", "missing": False, "n": counts["answered"], "abstained": counts["test"] - counts["answered"],
+            "counts": counts["classes"], "metrics": figures["metrics"], "devices": len(figures["devices"]), "main": True}  # fmt: skip
+    return [main, *({"name": name, "main": False} | facts for name, facts in found.items())]
 
 
 def _forest(spec: DiseaseSpec, figures: dict[str, Any]) -> str:
@@ -165,12 +246,14 @@ def _data_facts(spec: DiseaseSpec, figures: dict[str, Any], facts: dict[str, Any
         ("origin", "synthetic (phantom)" if facts["dataset"].get("synthetic") else "real"),
         ("samples", f"{counts.get('samples')}{groups}"),
         ("devices", str(counts.get("devices")) if known else "not known"),
-        ("train / val / test", f"{counts.get('train')} / {counts.get('val')} / {counts.get('test')}"),
+        ("folds", f"{provenance.get('folds', len(figures['folds']))}; the registered model: {counts.get('train')} train, {counts.get('val')} val")
+        if "folds" in figures
+        else ("train / val / test", f"{counts.get('train')} / {counts.get('val')} / {counts.get('test')}"),
         (
             "grouping",
             "none: the source's own split was kept"
             if spec.split.grouping == "none"
-            else f"by {spec.split.grouping}, no {spec.split.grouping} in two splits",
+            else f"by {spec.split.grouping}, no {spec.split.grouping} in two {'folds' if 'folds' in figures else 'splits'}",
         ),
         ("answered", _coverage(figures)),
     ]
@@ -179,6 +262,9 @@ def _data_facts(spec: DiseaseSpec, figures: dict[str, Any], facts: dict[str, Any
     lines.append(("quarantined files", f"{total}" + (": " + "; ".join(f"{reason} ({count})" for reason, count in reasons[:3]) if total else "")))
     noted = [str(c.get("says", c.get("id"))) for c in facts["validation"].get("checks", []) if c.get("status") == "warn"]
     lines.append(("data validation", str(facts["validation"].get("verdict", "not known")) + (f"; not held: {'; '.join(noted)}" if noted else "")))
+    for name, facts_of in provenance.get("external", {}).items():
+        said = "not in the source" if facts_of["missing"] else f"{facts_of['samples']} samples"
+        lines.append((f"external: {name}", said + (", for pre-training only" if facts_of["role"] == "pretrain" else "")))
     lines += [
         (name.replace("_", " "), str(provenance[name]))
         for name in sorted(provenance)
@@ -226,3 +312,10 @@ def _text(estimate: dict[str, Any]) -> str:
     if estimate["value"] is None:
         return estimate.get("reason", "insufficient evidence")
     return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+
+
+def _short_text(estimate: dict[str, Any] | None) -> str:
+    """For a narrow column."""
+    if estimate is None:
+        return "-"
+    return f"{estimate['value']:.3f} ({estimate['low']:.2f}-{estimate['high']:.2f})" if estimate["value"] is not None else "insufficient evidence"
