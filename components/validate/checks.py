@@ -130,7 +130,7 @@ def private_text(data: Data) -> Finding:
     seen: dict[str, int] = {}
     for table, frame, only in (("manifest", data.manifest, None), ("quarantine", data.quarantine, {"a person's name", "an e-mail address"})):
         for column in frame.select_dtypes("object").columns:
-            values = {v for v in frame[column].unique() if isinstance(v, str) and not PSEUDONYM.fullmatch(v)} if column != "labels" else set()
+            values = {v for v in frame[column].unique() if isinstance(v, str) and not PSEUDONYM.fullmatch(v)} if column not in ("labels", "place") else set()
             for kind in only or PRIVATE_TEXT:
                 if n := sum(bool(PRIVATE_TEXT[kind].search(v)) for v in values):
                     seen[f"{table}.{column}: {kind}"] = n
