@@ -1,7 +1,7 @@
 """One answer for each group (a slide, an image, a recording) from its samples' answers, where the spec aggregates.
 
-evaluate calls `aggregated` before it calibrates, so that probabilities, decisions and every figure are of groups; and `figures` for metrics
-that samples cannot carry (`OF_GROUPS` in `figures.py`).
+evaluate calls `aggregated` before it calibrates, so that probabilities, decisions and every figure are of groups; what samples said stays in
+`Answers.samples`, for the metrics that need both (`group_figures.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy as np
 
 from components.core import aggregates, calibration
 from components.core.aggregates import group_table
-from components.core.errors import SpecError
 from components.core.spec import DiseaseSpec
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from components.evaluate.step import Answers
 
 SEED = 0
+KEPT = ("sample_id", "group_id", "device_key", "manufacturer", "model", "place", "lesion_id")
 TINY = 1e-6  # a share of samples may be 0; its logarithm is then this one's
 
 
@@ -47,15 +47,10 @@ def aggregated(spec: DiseaseSpec, found: dict[str, Answers], weights: Path) -> d
     return {name: _groups(spec, found[name], tables[name], grouped[name]) for name in found}
 
 
-def figures(spec: DiseaseSpec, predictions: pd.DataFrame, *, dataset: Path, model: Path) -> dict[str, Any]:
-    """{metric: estimate as a dict} of the metrics in `OF_GROUPS` that the spec names."""
-    raise SpecError("no such metric of groups yet", where=f"{spec.name}: metrics", got=", ".join(spec.metrics))
-
-
 def _samples(spec: DiseaseSpec, answers: Answers, p: Any) -> pd.DataFrame:
     import pandas as pd
 
-    columns: dict[str, Any] = {name: answers.rows[name].to_numpy() for name in ("sample_id", "group_id", "place") if name in answers.rows}
+    columns: dict[str, Any] = {name: answers.rows[name].to_numpy() for name in KEPT if name in answers.rows}
     columns |= {"label": np.asarray(answers.labels), "abstain": answers.missing_profile}
     if "group_label" in answers.rows:
         columns["group_label"] = answers.rows["group_label"].to_numpy()
@@ -71,4 +66,4 @@ def _groups(spec: DiseaseSpec, answers: Answers, samples: pd.DataFrame, grouped:
     # A group of whose samples one has no profile is answered on the reference.
     missing = samples.groupby("group_id")["abstain"].any().loc[grouped["group_id"]].to_numpy(dtype=bool)
     p = grouped[[f"score_{name}" for name in spec.target.classes]].to_numpy(dtype=np.float64)
-    return Made(rows, rows["label"].to_numpy(dtype=np.int64), np.log(np.maximum(p, TINY)).astype(np.float32), missing)
+    return Made(rows, rows["label"].to_numpy(dtype=np.int64), np.log(np.maximum(p, TINY)).astype(np.float32), missing, samples)

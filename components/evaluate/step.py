@@ -28,7 +28,7 @@ from components.core.models.samples import Samples
 from components.core.operating_point import Decision
 from components.core.spec import DiseaseSpec, External
 from components.core.step import Progress
-from components.evaluate.figures import OF_GROUPS, probabilities, recompute, truth, wanted
+from components.evaluate.figures import probabilities, recompute, truth, wanted
 from components.evaluate.report import render
 
 if TYPE_CHECKING:
@@ -45,11 +45,12 @@ def evaluate(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, v
 
     Args:
         dataset, features, model, validation: As written by the steps before.
-        out: Written whole or not at all: `metrics.json`, `predictions.parquet`, `calibration.json`, `operating_point.json`, `report.html`.
+        out: Written whole or not at all: `metrics.json`, `predictions.parquet`, `calibration.json`, `operating_point.json`, `report.html`; and,
+            where the spec aggregates and all of these are of groups, `samples.parquet`.
 
     Returns:
         The contents of `metrics.json`: `metrics`, `devices`, `worst_device`, `operating_point`, `calibration`, `baseline`, `counts`, `leakage`,
-        `verdict`; and, where the spec has them, `classes`, `pairs`, `coarse`, `folds`, `over_folds`, `external`.
+        `verdict`; and, where the spec has them, `classes`, `pairs`, `coarse`, `folds`, `over_folds`, `external`, `froc`, `reader`.
 
     Raises:
         SpecError: A metric that this target does not have. DataError: an input that does not fit.
@@ -62,15 +63,17 @@ def evaluate(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, v
     estimator = build(spec, facts["model"].get("family"))
     bench = Bench(spec, estimator, dataset, features)
 
-    tables, folds = [], []
+    tables, folds, samples = [], [], []
     for place, number in enumerate(numbers):
         found = bench.answers(model / "folds" / f"{number:03d}", ("val", "test"), fold=number, what=f"scoring fold {place + 1} of {len(numbers)}")
         own = fitted_on(spec, found["val"], lenient=True)
         tables.append(own.table(spec, "test", found["test"], fold=number))
+        samples.append(("test", found["test"].samples))
         folds.append({"fold": number, "calibration": own.calibration.to_dict(), "operating_point": own.decision.to_dict()})
     found = bench.answers(model, ("val", *(() if numbers else ("test",)), *(e.split for e in external)), what="scoring")
     served = fitted_on(spec, found["val"])
     tables = [served.table(spec, name, answers) for name, answers in found.items()] + tables
+    samples = [(name, answers.samples) for name, answers in found.items()] + samples
     decision, on_validation = served.decision, tables[0][~tables[0]["abstain"]]
     predictions = _joined(tables)
 
@@ -87,14 +90,15 @@ def evaluate(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, v
     figures["operating_point"] = decision.to_dict() | {"validation": _on_validation(spec, on_validation, decision)}
     figures["calibration"] = served.calibration.to_dict()
     figures["leakage"] = [
-        {"says": str(c.get("says")), "seen": str(c.get("seen"))}
+        {"id": str(c.get("id")), "says": str(c.get("says")), "seen": str(c.get("seen"))}
         for c in facts["validation"].get("checks", [])
         if c.get("section") == "Leakage" and c.get("status") not in ("pass", None)
     ]
-    if spec.aggregate is not None and set(spec.metrics) & set(OF_GROUPS):
-        from components.evaluate.groups import figures as of_groups
+    of_samples = _joined([table.assign(split=name) for name, table in samples if table is not None]) if spec.aggregate is not None else None
+    if of_samples is not None:
+        from components.evaluate.group_figures import add
 
-        figures["metrics"] |= of_groups(spec, predictions, dataset=dataset, model=model)
+        facts["plots"] = add(spec, figures, predictions, of_samples)
     judgement = gates.judge(spec, figures, validation=str(facts["validation"].get("verdict", "unknown")))
     figures["verdict"], figures["reasons"] = judgement.verdict, judgement.reasons
     page = render(spec, figures, predictions, decision, judgement, synthetic=synthetic, facts=facts)
@@ -105,6 +109,8 @@ def evaluate(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, v
         more = {"folds": [{"fold": f["fold"]} | f["operating_point"] for f in folds]} if folds else {}
         _write_json(folder / "operating_point.json", decision.to_dict() | more)
         write_predictions(folder / "predictions.parquet", predictions)
+        if of_samples is not None:
+            write_predictions(folder / "samples.parquet", of_samples)
         (folder / "report.html").write_text(page, encoding="utf-8")
     return figures
 
@@ -118,12 +124,14 @@ class Answers:
         labels: (n,) class indices, or (n, K) for multi-label.
         scores: (n, K) logits.
         missing_profile: (n,) bool, answered on the reference for want of a profile.
+        samples: Of groups: what was said to their samples, calibrated.
     """
 
     rows: pd.DataFrame
     labels: NDArray[Any]
     scores: NDArray[np.float32]
     missing_profile: NDArray[np.bool_]
+    samples: pd.DataFrame | None = None
 
 
 class Bench:
@@ -167,6 +175,8 @@ class Fitted:
         table["split"] = name
         table["fold"] = pd.Series([fold] * len(rows), dtype="Int32")
         table["label"] = rows["label"].astype("Int32")
+        if answers.samples is not None and "reader_score" in rows:
+            table["reader_score"] = rows["reader_score"].astype(np.float64)
         decided = self.decision.decide(p)
         if spec.target.kind == "multilabel":
             for k, title in enumerate(spec.target.classes):

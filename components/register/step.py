@@ -105,7 +105,8 @@ def _pack(
     drafts.mkdir()
     onnx = onnx_export.export(estimator, val.samples, drafts / "model.onnx")
     operating = _read(evaluation / "operating_point.json")
-    predictions = pq.read_table(evaluation / "predictions.parquet").to_pandas()
+    of_samples = evaluation / "samples.parquet"  # where predictions are of groups
+    predictions = pq.read_table(of_samples if of_samples.exists() else evaluation / "predictions.parquet").to_pandas()
     drift_reference.write(drafts / "reference.parquet", spec, dataset, predictions, Decision.from_dict(operating))
     figures, profiles = _read(evaluation / "metrics.json"), _profiles(features)
     known = {
