@@ -12,6 +12,9 @@ from typing import Any, Literal
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.spec import DiseaseSpec
 
+LEAKS = ("groups_apart", "patients_apart", "copies_across", "siblings_across")
+"""Checks of validate that, not held, mean that training knows something of a test sample. `near_copies` fails the data where images have
+detail enough to tell copies from look-alikes; where they have not, it only asks for a second look."""
 Verdict = Literal["pass", "fail", "insufficient evidence"]
 
 
@@ -42,11 +45,11 @@ def judge(spec: DiseaseSpec, figures: dict[str, Any], *, validation: str) -> Jud
     """Hold an evaluation against the gates of its spec.
 
     Args:
-        figures: `metrics`, `devices`, `counts` as in `metrics.json`.
+        figures: `metrics`, `devices`, `counts` as in `metrics.json`; `leakage` and `folds` where it has them.
         validation: The data's verdict: `pass`, `warn`, `fail`, or `broken check`.
     """
     bounds, found = spec.gates, figures["metrics"]
-    gates = [_data(validation), _separation(spec)]
+    gates = [_data(validation), _separation(spec, figures)]
     n, fewest = figures["counts"]["answered"], min(figures["counts"]["classes"].items(), key=lambda pair: pair[1])
     enough = n >= bounds.min_n and fewest[1] >= bounds.min_per_class
     wanted = f"{bounds.min_n} test samples and {bounds.min_per_class} of each class"
@@ -66,10 +69,13 @@ def _data(validation: str) -> Gate:
     return Gate("data", "fail" if validation == "fail" else "insufficient evidence", f"data validation: {validation}")
 
 
-def _separation(spec: DiseaseSpec) -> Gate:
+def _separation(spec: DiseaseSpec, figures: dict[str, Any]) -> Gate:
+    found = "; ".join(f"not held: {one['says']} ({one['seen']})" for one in figures.get("leakage", []) if one["id"] in LEAKS)
     if spec.split.grouping == "none":
-        return Gate("separation", "insufficient evidence", "no patient ids: training and test may share patients")
-    return Gate("separation", "pass", f"no {spec.split.grouping} is in two splits")
+        return Gate("separation", "insufficient evidence", "no patient ids: training and test may share patients" + (f"; {found}" if found else ""))
+    if found:
+        return Gate("separation", "insufficient evidence", found)
+    return Gate("separation", "pass", f"no {spec.split.grouping} is in two {'folds' if 'folds' in figures else 'splits'}")
 
 
 def _devices(spec: DiseaseSpec, devices: dict[str, Any]) -> list[Gate]:

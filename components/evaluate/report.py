@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.core.gates import Gate, Judgement
+from components.core.gates import LEAKS, Gate, Judgement
 from components.core.operating_point import Decision
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.spec import DiseaseSpec
@@ -65,12 +65,13 @@ def render(
         grouping=GROUPS[spec.split.grouping],
         titles=TITLES,
         text=_text,
-        estimate=_short_text,
+        estimate=_two_lines,
         tested=_tested(spec, figures),
         about=_about_positive(spec),
         folds=_folds(spec, figures, facts["model"]),
         external=_external(spec, figures),
         leakage=figures.get("leakage", []),
+        leaks=any(one["id"] in LEAKS for one in figures.get("leakage", [])),
         two=spec.target.kind == "binary",
         gate_title=_gate_title,
         judged_any=lambda d: any(d[name]["value"] is not None for name in figures["metrics"]),
@@ -314,8 +315,10 @@ def _text(estimate: dict[str, Any]) -> str:
     return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
 
 
-def _short_text(estimate: dict[str, Any] | None) -> str:
-    """For a narrow column."""
+def _two_lines(estimate: dict[str, Any] | None) -> tuple[str, str]:
+    """Value and interval, for a narrow column."""
     if estimate is None:
-        return "-"
-    return f"{estimate['value']:.3f} ({estimate['low']:.2f}-{estimate['high']:.2f})" if estimate["value"] is not None else "insufficient evidence"
+        return "-", ""
+    if estimate["value"] is None:
+        return "insufficient", f"evidence (n={estimate['n']})"
+    return f"{estimate['value']:.3f}", f"{estimate['low']:.3f}-{estimate['high']:.3f}"

@@ -46,7 +46,7 @@ def folded(tmp_path_factory: pytest.TempPathFactory) -> tuple[DiseaseSpec, dict[
 def tree(tmp_path_factory: pytest.TempPathFactory) -> tuple[DiseaseSpec, dict[str, Any], Path]:
     root = tmp_path_factory.mktemp("tree")
     spec = spec_of(TREE, metrics=["auc", "accuracy", "sensitivity"])
-    leak = [{"section": "Leakage", "status": "warn", "says": "No image stands in two splits", "seen": "3 samples"}]
+    leak = [{"id": "copies_across", "section": "Leakage", "status": "warn", "says": "No image stands in two splits", "seen": "3 samples"}]
     return spec, evaluate(spec, **made(root, spec, groups=120, checks=leak), out=root / "out"), root / "out"
 
 
@@ -153,8 +153,11 @@ def test_coarse_classes_are_sums_of_their_leaves(tree: Any):
 
 
 def test_leakage_that_validation_found_stands_on_the_page(tree: Any):
-    assert tree[1]["leakage"] == [{"says": "No image stands in two splits", "seen": "3 samples"}]
+    assert tree[1]["leakage"] == [{"id": "copies_across", "says": "No image stands in two splits", "seen": "3 samples"}]
     text = (tree[2] / "report.html").read_text()
+    assert "training may know" in text
+    assert "not held: No image stands in two splits (3 samples)" in text  # at its gate
+    assert tree[1]["verdict"] == "insufficient evidence"
     assert text.index("<strong>Leakage</strong>") < text.index('aria-label="Figures"')
 
 
