@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from components.core.spec import DiseaseSpec
 from components.ingest.sensor_table import Stretch
 
-PIECE_S = 300.0  # a stretch is resampled in pieces of about this length: memory does not grow with the recording
+PIECE_S = 100.0  # a stretch is resampled in pieces of about this length: memory does not grow with the recording
 MARGIN_S = 2.0  # what a piece keeps of its neighbours: the filter's length and the reach of a spline
 PASSED = 0.8  # share of the new Nyquist frequency that passes the filter; the rest is its slope
 STOP_DB = 60.0

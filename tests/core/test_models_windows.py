@@ -214,3 +214,23 @@ def test_gait_features_are_finite_and_one_column_for_each_name():
         assert np.isfinite(found).all()
     with pytest.raises(DataError, match="1 to 3 sensors"):
         gait.features(np.zeros((1, 4, SAMPLES), np.float32))
+
+
+def test_the_machines_of_a_belief_network_learn_spectra(tmp_path: Path):
+    """After pre-training the first layer's inputs are standardised spectra: mean 0 and deviation 1 over the training windows, by hand."""
+    import torch
+
+    from components.core.models.samples import Samples
+
+    estimator = build(spec_of("dbn-spectrum", spectrum="sensor", units=[8, 4], pretrain_epochs=1))
+    draw = np.random.default_rng(0)
+    x, y = draw.random((40, 9, SAMPLES), dtype=np.float32), np.arange(40) % 2
+    samples = Samples(batch=lambda rows: x[rows], labels=y.astype(np.int64), groups=np.arange(40).astype(object))
+    estimator.fit(samples, samples, seed=1, checkpoint=tmp_path / "c", on_epoch=lambda _: None)
+    module = estimator.module.cpu().eval()  # type: ignore[attr-defined]
+    with torch.no_grad():
+        level = module_of("cnn-1d", spectrum="sensor").spectra(torch.from_numpy(x)).flatten(1)
+        standard = module.machines.prepare(module.spectra(torch.from_numpy(x)))
+    assert torch.allclose(standard.mean(dim=0), torch.zeros(2 * 3 * 51), atol=1e-4)
+    assert torch.allclose(standard.std(dim=0, correction=0), torch.ones(2 * 3 * 51), atol=1e-3)
+    assert torch.allclose(standard, (level - level.mean(dim=0)) / level.std(dim=0, correction=0), atol=1e-3)

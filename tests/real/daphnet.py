@@ -175,7 +175,9 @@ def main(chosen: list[str] | None = None) -> None:
     began = time.monotonic()
     families: dict[str, Any] = {}
     notes = [
-        "settings, epochs and thresholds come from the training subjects alone; the interval resamples 20 s blocks inside the four subjects",
+        "epochs, thresholds and one of two front ends come from the training subjects alone; the families' other settings from validation over pairs "
+        "of subjects that training left out",
+        "the interval resamples 20 s blocks inside the four subjects: it says nothing of other subjects",
         "S06 has no freeze: specificity only; S03R03 is refused by ingest (its thigh sensor is dead)",
     ]
     with tempfile.TemporaryDirectory() as folder:
