@@ -47,13 +47,17 @@ class Camera:
     kind: str = "JPEG"
     quality: int = 90
 
-    def photograph(self, scene: Floats, rng: np.random.Generator) -> bytes:
-        """A file of the scene; hand and pupil differ from one photograph to the next."""
+    def framed(self, scene: Floats, rng: np.random.Generator) -> Floats:
+        """What of the scene is in the picture; the first thing that a photograph draws at random."""
         side = scene.shape[0]
         keep = round(side * min(1.0, self.reach * float(rng.uniform(0.98, 1.02)) / REACH))
         spare = side - keep
         top, left = (int(np.clip(round(spare / 2 + rng.normal(0, 3)), 0, spare)) for _ in range(2))
-        view = resized(np.ascontiguousarray(scene[top : top + keep, left : left + keep]), self.size)
+        return scene[top : top + keep, left : left + keep]
+
+    def photograph(self, scene: Floats, rng: np.random.Generator) -> bytes:
+        """A file of the scene; hand and pupil differ from one photograph to the next."""
+        view = resized(np.ascontiguousarray(self.framed(scene, rng)), self.size)
         x, y = axes(self.size)
         view = blurred(view, self.blur * self.size / 2 * float(rng.uniform(0.85, 1.25)))
         off = rng.normal((self.tilt, 0), 0.12)
