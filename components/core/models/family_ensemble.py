@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from components.core import models
 from components.core.errors import DataError, SpecError
-from components.core.models.family import BESIDE, Epoch, Estimator
+from components.core.models.family import BESIDE, Epoch, Estimator, onnx_input
 from components.core.models.family_figures import validation_figures
 from components.core.models.samples import Samples
 from components.core.spec import DiseaseSpec, Family
@@ -188,7 +187,7 @@ class Ensemble:
         """Numbers that the hand-made features have; 0 without."""
         if self.feature_name is None:
             return 0
-        return len(importlib.import_module(f"components.core.features.{self.feature_name.removeprefix(BESIDE)}").NAMES)
+        return onnx_input(self.feature_name.removeprefix(BESIDE), np.zeros((1, *self.spec.input.shape), np.float32)).shape[1]
 
     def _member_scores(self, samples: Samples) -> list[Scores]:
         rows = [np.arange(i, min(i + ROWS, len(samples))) for i in range(0, len(samples), ROWS)]
