@@ -62,6 +62,7 @@ class Input(_Part):
     storage: Literal["shard", "reference"] = Field("shard", description="reference: tiles are read lazily from the slide")
     sequence: str = Field("T1w", pattern=r"^[A-Za-z0-9]{1,24}$", description="MR volumes: the BIDS suffix of the files that are meant")
     frames: Literal["refuse", "first", "mean"] = Field("refuse", description="what becomes of a file with several volumes over time")
+    columns: tuple[str, ...] = Field((), description="tables: the columns that are features, in order; none named: all others that hold numbers")
 
     @model_validator(mode="after")
     def _axes(self) -> Input:
