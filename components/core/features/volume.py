@@ -50,7 +50,7 @@ def _features(v: NDArray[np.float32]) -> NDArray[np.float32]:
     if not inner.any():
         inner = np.ones_like(inner)
     median = max(float(np.median(smooth[inner])), 1e-6)
-    level = smooth / np.float32(median)
+    level = np.asarray(smooth / median, dtype=np.float32)
     fluid = level < FLUID
     at = np.argwhere(inner)
     low, high = at.min(axis=0), at.max(axis=0) + 1
