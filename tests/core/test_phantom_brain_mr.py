@@ -73,7 +73,7 @@ def test_each_structure_shrinks_or_grows_where_it_lies():
     assert (at(brain(), (18, -2, 17)), at(brain(ventricle=4.0), (17, -2, 17))) == ([1.0], [0.2])
     grid = np.stack(np.meshgrid(*[np.arange(-60, 61, 5.0)] * 3, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)
     fluid = [float((signal(grid, brain(cortex=c), TISSUE) < 0.4).mean()) for c in (1.0, 0.7)]
-    assert fluid[1] > 1.2 * fluid[0]
+    assert fluid[1] > fluid[0] + 0.01
 
 
 def test_classes_overlap_and_ages_do_too():
