@@ -33,7 +33,7 @@ def small_spec(**changes: Any) -> DiseaseSpec:
     raw["input"] |= {"shape": [1, SIDE, SIDE]}
     raw["families"] = {
         "cnn": {"kind": "sun2016-cnn", "epochs": 4, "batch": 32, "lr": 0.01, "options": {"maps": [4], "same": True}},
-        "svm": {"kind": "hand-features-svm", "options": {"cost_low": 1.0, "cost_high": 1.0, "width": 0}},
+        "svm": {"kind": "features-svm", "options": {"cost_low": 1.0, "cost_high": 1.0, "width": 0}},
     }
     raw["gates"] = {"auc_low": 0.7, "device_auc_low": 0.5, "calibration_error": 0.3, "min_n": 60, "min_per_class": 20}
     return DiseaseSpec.model_validate(raw | changes)

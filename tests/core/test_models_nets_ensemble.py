@@ -27,8 +27,8 @@ WIDE = {"kind": "small-cnn", "epochs": 3, "batch": 16, "lr": 0.01, "options": {"
 FAMILIES = {
     "small": SMALL,
     "wide": WIDE,
-    "svm": {"kind": "hand-features-svm", "options": {"width": 0, "cost_low": 1.0, "cost_high": 1.0}},
-    "fundus": {"kind": "hand-features-svm"},
+    "svm": {"kind": "features-svm", "options": {"width": 0, "cost_low": 1.0, "cost_high": 1.0}},
+    "fundus": {"kind": "features-svm"},
 }
 
 

@@ -59,7 +59,7 @@ def test_image_that_vanishes_is_refused():
 
 
 def test_kinds_are_files_and_an_unknown_one_lists_them():
-    assert {"sun2016-cnn", "hand-features-svm"} <= set(kinds())
+    assert {"sun2016-cnn", "features-svm"} <= set(kinds())
     assert not {"family", "samples", "torch-fit", "family-options"} & set(kinds())
     with pytest.raises(SpecError, match="sun2016-cnn"):
         build(spec_with("resnet-9000"))

@@ -29,10 +29,10 @@ def test_masking_takes_exactly_its_share_of_each_sample_and_leaves_the_rest(shar
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("corruption", ["masking", "gaussian"])
-def test_every_layer_restores_better_with_time(tied: bool, corruption: str, tmp_path: Path):
+@pytest.mark.parametrize("noise", ["masking", "gaussian"])
+def test_every_layer_restores_better_with_time(tied: bool, noise: str, tmp_path: Path):
     own: Any = build(table_spec("sdae", units=[8, 6]))
-    architecture = sdae.Architecture(units=(8, 6), pretrain_epochs=15, pretrain_lr=1e-2, tied=tied, corruption=corruption)  # pyright: ignore[reportArgumentType]
+    architecture = sdae.Architecture(units=(8, 6), pretrain_epochs=15, pretrain_lr=1e-2, tied=tied, noise=noise)  # pyright: ignore[reportArgumentType]
     losses = sdae.pretrain_encoders(own.module, given(tmp_path, table()), architecture, batch=16)
     assert len(losses) == 2
     assert all(layer[-1] < layer[0] for layer in losses)

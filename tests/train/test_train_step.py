@@ -170,7 +170,7 @@ def test_svm_trains_without_torch(place: Path):
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=env, cwd=place, check=False)
     assert done.returncode == 0, done.stderr[-500:]
     info = json.loads((place / "svm" / "model.json").read_text())
-    assert (info["feature_name"], info["torch"], info["kind"]) == ("hand28", None, "hand-features-svm")
+    assert (info["feature_name"], info["torch"], info["kind"]) == ("hand28", None, "features-svm")
 
 
 def test_unknown_family_names_the_known_ones(place: Path):

@@ -32,8 +32,8 @@ class Architecture:
         units: Sigmoid units of each layer.
         visible: `gaussian` standardises every input by the training split and restores it linearly with squared error; `binary` takes values
             in [0, 1] and restores them as probabilities with cross-entropy. Deeper layers are always of the second kind.
-        corruption: `masking` sets a share of each sample's inputs to 0, exactly; `gaussian` adds noise.
-        amount: Share of inputs that are masked, or standard deviation of the noise.
+        noise: `masking` sets a share of each sample's inputs to 0, exactly; `gaussian` adds noise.
+        corruption: Share of inputs that are masked, or standard deviation of the noise.
         tied: The decoder's weights are the encoder's, transposed.
         dropout: Before the scores.
         pretrain_epochs: Of each layer; 0 starts from random weights.
@@ -42,8 +42,8 @@ class Architecture:
 
     units: tuple[int, ...] = field(default=(128, 64), metadata={"low": 1, "high": 8192})
     visible: Literal["gaussian", "binary"] = "gaussian"
-    corruption: Literal["masking", "gaussian"] = "masking"
-    amount: float = field(default=0.25, metadata={"low": 0, "high": 1})
+    noise: Literal["masking", "gaussian"] = "masking"
+    corruption: float = field(default=0.25, metadata={"low": 0, "high": 1})
     tied: bool = True
     dropout: float = field(default=0.0, metadata={"low": 0, "high": 0.95})
     pretrain_epochs: int = field(default=30, metadata={"low": 0, "high": 10_000})
@@ -77,7 +77,7 @@ def pretrain_encoders(module: nn.Module, given: Given, architecture: Architectur
     real = [number == 0 and a.visible == "gaussian" for number in range(len(encoders))]
 
     def corrupt(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return mask(x, a.amount, generator) if a.corruption == "masking" else x + a.amount * torch.randn(x.shape, generator=generator).to(x.device)
+        return mask(x, a.corruption, generator) if a.noise == "masking" else x + a.corruption * torch.randn(x.shape, generator=generator).to(x.device)
 
     return pretrain_layers(
         given, module.get_submodule("prepare"), encoders, lambda n: decoder(encoders[n].get_submodule("0"), tied=a.tied),

@@ -1,4 +1,4 @@
-"""28 hand-made features and a support vector machine with a Gaussian kernel: the baseline of Sun et al. 2016.
+"""Features and a support vector machine with a Gaussian kernel; with the 28 hand-made ones of `hand28` the baseline of Sun et al. 2016.
 
 One machine for each class against the rest (one alone for two classes). Its cost and width are chosen on validation. What is kept is
 plain arrays, so nothing but this file is needed to score.
@@ -16,16 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.atomic import atomic_file
-from components.core.errors import DataError, SpecError
-from components.core.features import hand28
+from components.core.errors import DataError
 from components.core.models.family import Epoch
+from components.core.models.family_features import Features, enough, features_of
 from components.core.models.family_figures import best_epoch, validation_figures
 from components.core.models.family_options import read_options
 from components.core.models.samples import Samples
 from components.core.spec import DiseaseSpec, Family
 
 WEIGHTS = "model.safetensors"
-F = len(hand28.NAMES)
 SCORING_ROWS = 1024
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -35,69 +34,55 @@ class Choice:
     """What validation chooses from.
 
     Args:
+        features: `raw` for the samples' own values, or a module of `components/core/features/`.
         cost_low, cost_high: Cost of a margin violation, searched in factors of 4 between these.
-        width: Kernel widths tried: gamma = 1/28 (the usual 1/(features x variance) on standardised features) times 4^-k .. 4^k.
+        width: Kernel widths tried: gamma = 1/features (the usual 1/(features x variance) on standardised ones) times 4^-k .. 4^k.
         balanced: Violations of rare classes cost more, by 1/frequency.
     """
 
+    features: str = "hand28"
     cost_low: float = field(default=0.25, metadata={"low": 1e-4, "high": 1e4})
     cost_high: float = field(default=16.0, metadata={"low": 1e-4, "high": 1e4})
     width: int = field(default=1, metadata={"low": 0, "high": 3})
     balanced: bool = True
 
-    def grid(self) -> list[tuple[float, float]]:
+    def grid(self, n_features: int) -> list[tuple[float, float]]:
         """(cost, gamma) pairs, cheapest first."""
         costs = [self.cost_low]
         while costs[-1] * 4 <= self.cost_high:
             costs.append(costs[-1] * 4)
-        return [(cost, 4.0**k / F) for cost in costs for k in range(-self.width, self.width + 1)]
+        return [(cost, 4.0**k / n_features) for cost in costs for k in range(-self.width, self.width + 1)]
 
 
-def build(spec: DiseaseSpec, family: Family) -> HandFeaturesSvm:
-    """An untrained estimator. Raises SpecError for inputs that are no images and for targets without one class per sample."""
+def build(spec: DiseaseSpec, family: Family) -> FeaturesSvm:
+    """An untrained estimator. Raises SpecError for features that do not fit the input and for targets without one class per sample."""
     (choice,) = read_options(family, Choice)
-    where = f"{spec.name}: kind '{family.kind}'"
-    if len(spec.input.shape) != 3:
-        raise SpecError("this family takes images", where=where, got=f"shape {list(spec.input.shape)}", allowed="[channels, height, width]")
-    if spec.target.kind in ("multilabel", "dense"):
-        raise SpecError(
-            "this family needs one class per sample",
-            where=where,
-            got=f"target '{spec.target.kind}'",
-            allowed="binary, multiclass, ordinal, hierarchical",
-        )
-    return HandFeaturesSvm(spec, choice)
+    return FeaturesSvm(spec, choice, features_of(spec, choice.features, where=f"{spec.name}: kind '{family.kind}'"))
 
 
-class HandFeaturesSvm:
+class FeaturesSvm:
     """See the module."""
 
-    feature_name: str | None = "hand28"
-
-    def __init__(self, spec: DiseaseSpec, choice: Choice) -> None:
-        self.spec, self.choice = spec, choice
+    def __init__(self, spec: DiseaseSpec, choice: Choice, features: Features) -> None:
+        self.spec, self.choice, self.features = spec, choice, features
+        self.feature_name: str | None = features.name
+        n = features.n
         self.machines = 1 if spec.n_scores == 2 else spec.n_scores
-        self.arrays: Arrays = _arrays(np.zeros(F), np.ones(F), 1.0, np.zeros((0, F)), np.zeros((0, self.machines)), np.zeros(self.machines))
+        self.arrays: Arrays = _arrays(np.zeros(n), np.ones(n), 1.0, np.zeros((0, n)), np.zeros((0, self.machines)), np.zeros(self.machines))
 
     def fit(
         self, train: Samples, val: Samples, *, seed: int, checkpoint: Path, on_epoch: Callable[[Epoch], None], unlabelled: Samples | None = None
     ) -> list[Epoch]:
         """See `Estimator.fit`; an epoch is one (cost, width) pair. The fit draws nothing at random and ends in seconds, so it neither uses
         `seed` nor leaves a checkpoint."""
-        labels = np.asarray(train.labels, dtype=np.int64)
-        if len(val) == 0 or len(np.unique(labels)) < 2:
-            raise DataError(
-                "too little to train with",
-                where=f"{self.spec.name}: train",
-                got=f"{len(np.unique(labels))} classes in train, {len(val)} samples in val",
-                allowed="2 classes, 1 sample",
-            )
-        inputs, val_inputs = (_features_of(s) for s in (train, val))
-        mean, sd = inputs.mean(axis=0, dtype=np.float64), np.maximum(inputs.std(axis=0, dtype=np.float64), 1e-6)
+        labels = enough(self.spec, train, val)
+        inputs, val_inputs = (self.features.of_samples(s) for s in (train, val))
+        mean, sd = inputs.mean(axis=0, dtype=np.float64), inputs.std(axis=0, dtype=np.float64)
+        sd = np.where(sd > 1e-6 * np.abs(inputs).max(axis=0), sd, 1.0)  # what is constant carries nothing
         standard = ((inputs - mean) / sd).astype(np.float32)
         history: list[Epoch] = []
         best = self.arrays
-        for number, (cost, gamma) in enumerate(self.choice.grid()):
+        for number, (cost, gamma) in enumerate(self.choice.grid(self.features.n)):
             started = time.monotonic()
             self.arrays = self._solve(standard, labels, mean, sd, cost, gamma)
             own = validation_figures(self.spec, labels, self._scores(inputs))
@@ -119,7 +104,7 @@ class HandFeaturesSvm:
         return history
 
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._scores(hand28.features(x))
+        return self._scores(self.features.of(x))
 
     def save(self, folder: Path) -> None:
         from safetensors.numpy import save
@@ -134,14 +119,21 @@ class HandFeaturesSvm:
             arrays = load_file(folder / WEIGHTS)
         except (OSError, SafetensorError):
             raise DataError("no readable weights", where=str(folder / WEIGHTS)) from None
-        n = len(arrays.get("vectors", ()))
-        expected = {"mean": (F,), "sd": (F,), "gamma": (1,), "vectors": (n, F), "weights": (n, self.machines), "intercepts": (self.machines,)}
+        n, width = len(arrays.get("vectors", ())), self.features.n
+        expected = {
+            "mean": (width,),
+            "sd": (width,),
+            "gamma": (1,),
+            "vectors": (n, width),
+            "weights": (n, self.machines),
+            "intercepts": (self.machines,),
+        }
         if (found := {name: array.shape for name, array in arrays.items()}) != expected:
             raise DataError("weights of another family", where=str(folder / WEIGHTS), got=found, allowed=expected)
         self.arrays = arrays
 
     def export_onnx(self, path: Path) -> None:
-        """Features in, scores out: standardise, squared distances to the support vectors, Gaussian kernel, weighted sum."""
+        """Features (or samples, flattened) in, scores out: standardise, distances to the support vectors, Gaussian kernel, weighted sum."""
         import onnx
         from onnx import TensorProto, helper, numpy_helper
 
@@ -157,8 +149,10 @@ class HandFeaturesSvm:
             "intercepts": a["intercepts"],
             "axes": np.array([1], np.int64),
         }
+        shape = [self.features.n] if self.feature_name else list(self.spec.input.shape)
         steps = [
-            ("Sub", ["x", "mean"], "centred"),
+            ("Flatten", ["x"], "flat"),
+            ("Sub", ["flat", "mean"], "centred"),
             ("Div", ["centred", "sd"], "z"),
             ("Mul", ["z", "z"], "zz"),
             ("ReduceSum", ["zz", "axes"], "own"),
@@ -178,8 +172,8 @@ class HandFeaturesSvm:
             steps.append(("Identity", ["decisions"], "scores"))
         graph = helper.make_graph(
             [helper.make_node(operation, inputs, [output]) for operation, inputs, output in steps],
-            "hand-features-svm",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", F])],
+            "features-svm",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *shape])],
             [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", self.spec.n_scores])],
             [numpy_helper.from_array(value, name) for name, value in constants.items()],
         )
@@ -190,7 +184,7 @@ class HandFeaturesSvm:
 
     @property
     def epochs(self) -> int:
-        return len(self.choice.grid())
+        return len(self.choice.grid(self.features.n))
 
     @property
     def n_parameters(self) -> int:
@@ -215,7 +209,7 @@ class HandFeaturesSvm:
         return _arrays(mean, sd, gamma, standard[used], weights[used], intercepts)
 
     def _scores(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, 28) -> (N, n_scores): for two classes half the decision value, and its negative; else each machine's decision value."""
+        """(N, features) -> (N, n_scores): for two classes half the decision value, and its negative; else each machine's decision value."""
         a = {name: array.astype(np.float64) for name, array in self.arrays.items()}
         norms = (a["vectors"] ** 2).sum(axis=1)
         parts = [np.empty((0, self.machines))]
@@ -225,11 +219,6 @@ class HandFeaturesSvm:
             parts.append(np.exp(-a["gamma"] * np.maximum(distance, 0)) @ a["weights"] + a["intercepts"])
         decisions = np.concatenate(parts)
         return (decisions * [[-0.5, 0.5]] if self.machines == 1 else decisions).astype(np.float32)
-
-
-def _features_of(samples: Samples, size: int = 512) -> NDArray[np.float32]:
-    """(n, 28) of a whole split; only `size` samples are in memory at a time."""
-    return np.concatenate([hand28.features(samples.batch(np.arange(i, min(i + size, len(samples))))) for i in range(0, len(samples), size)])
 
 
 def _arrays(mean: NDArray, sd: NDArray, gamma: float, vectors: NDArray, weights: NDArray, intercepts: NDArray) -> Arrays:
