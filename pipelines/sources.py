@@ -9,6 +9,7 @@ from pathlib import Path
 
 from components.core.errors import DataError
 from components.core.home import home, tracking_uri
+from components.core.package_data import ALLOWED, local_path
 
 STEPS = ("ingest", "validate", "train", "evaluate", "register")
 SERVICE_ENVIRONMENT = (
@@ -52,9 +53,9 @@ def source_digest(source: str) -> str:
         for entry in sorted(open_store(source).list(""), key=lambda e: e.key):
             digest.update(f"{entry.key}\0{entry.size}\0{entry.fingerprint}\n".encode())
         return digest.hexdigest()[:32]
-    root = Path(source)
+    root = local_path(source)
     if not root.exists():
-        raise DataError("no such source", where="--source", got=source, allowed="a folder, a file, or s3://bucket/prefix")
+        raise DataError("no such source", where="--source", got=source, allowed=ALLOWED)
     pending = [str(root)]
     lines: list[str] = []
     while pending:

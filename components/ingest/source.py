@@ -1,4 +1,5 @@
-"""Where the files come from: a folder, a single file, or `s3://bucket/prefix`; listed once, opened one at a time."""
+"""Where the files come from: a folder, a single file, `s3://bucket/prefix`, or `package:<package>/<path>` for real data that an installed
+Python package ships; listed once, opened one at a time."""
 
 from __future__ import annotations
 
@@ -6,10 +7,10 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from components.core.errors import DataError, SpecError
+from components.core.package_data import ALLOWED, local_path
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,9 @@ def open_source(source: str) -> Source:
         items = [Item(entry.key, entry.size, entry.fingerprint) for entry in open_store(source).list("")]
         root = source
     else:
-        path = Path(source.removeprefix("file://"))
+        path = local_path(source)
         if not path.exists():
-            raise DataError("no such source", where="--source", got=source, allowed="a folder, a file, or s3://bucket/prefix")
+            raise DataError("no such source", where="--source", got=source, allowed=ALLOWED)
         root = str(path.absolute().parent if path.is_file() else path.absolute())
         items = [_item(root, path.name)] if path.is_file() else [_item(root, name) for name in _names(root)]
     if not items:

@@ -1,0 +1,138 @@
+"""A table: one .csv file with a header and one row per sample.
+
+Feature columns are those that `input.columns` names, in that order; without it, every column that has no other meaning and holds a number in
+its first row, from left to right. Label, split, group, device and date columns are those of reader `image-csv`. A row with a missing value,
+a word or an infinity among its features goes to quarantine, named by its line. A constant column is told as a warning.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.core.errors import DataError, SpecError
+from components.core.imaging.errors import NotUsable
+from components.core.spec import DiseaseSpec
+from components.core.step import emit
+from components.ingest.deidentify import word_hashes
+from components.ingest.job import Arrays, Context, Job, Task
+from components.ingest.journal import Outcome, Rejected, pieces
+from components.ingest.readers.image_csv import group_columns, label_rule, lines_of, row_facts
+from components.ingest.source import Source
+
+CHUNK = 4096
+GROUPS = ("patient", "lesion", "subject", "slide")
+OTHER = {"id", "label", "split", "device", "scanner", "device_key", "manufacturer", "model", "software", "site", "acquired_at", "synthetic"}
+OTHER |= {name for group in GROUPS for name in (group, f"{group}_id")}
+
+
+def read(job: Job) -> None:
+    """Look at the columns once, then read the rows in pieces."""
+    spec, source = job.context.spec, job.context.source
+    if spec.input.layout != "table":
+        raise SpecError("reader 'table-csv' gives tables", where="input.layout", got=spec.input.layout, allowed="table")
+    tables = [n for n, item in enumerate(source.items) if item.path.lower().endswith(".csv") and item.size > 0]
+    if len(tables) != 1:
+        raise DataError("no single table", where="--source", got=f"{len(tables)} .csv files", allowed="one .csv file")
+    table = tables[0]
+    with lines_of(source, table) as handle:
+        header = [name.strip().lower() for name in next(csv.reader(handle), [])]
+    if len(header) < 2 or len(set(header)) != len(header):
+        raise DataError("not a table", where="--source", got=f"{len(header)} columns", allowed="a header of distinct names, then rows")
+    columns = feature_columns(spec, header, next((row for _, row in _rows(source, table)), []))
+    label_rule(spec, ["", *header])
+    job.rows = _look(source, table, columns)
+    tasks = (Task(f"rows-{piece[0][0]:09d}", (table, header, columns, piece)) for piece in pieces(_rows(source, table), CHUNK))
+    job.stage("rows", read_rows, tasks, total=job.rows, size=lambda t: len(t.payload[3]), file=lambda t: t.payload[0])
+
+
+def feature_columns(spec: DiseaseSpec, header: list[str], first: list[str]) -> list[int]:
+    """Places of the features in a row. Raises DataError when they are not as many as `input.shape` says."""
+    wanted = [name.strip().lower() for name in spec.input.columns]
+    if missing := [name for name in wanted if name not in header]:
+        raise DataError("no such column of features", where="input.columns", got=f"{len(missing)} missing", allowed=", ".join(missing[:5]))
+    other = OTHER | {name.lower() for name in spec.device.key} | {name.lower() for name in spec.target.classes}
+    found = [header.index(name) for name in wanted] or [
+        n for n, name in enumerate(header) if name not in other and n < len(first) and (not first[n].strip() or _number(first[n]) is not None)
+    ]
+    if len(found) != spec.input.shape[0]:
+        raise DataError("another number of features", where="input.shape", got=f"{len(found)} columns of numbers", allowed=spec.input.shape[0])
+    return found
+
+
+def feature_values(texts: list[str], dtype: np.dtype) -> NDArray:
+    """(n,) numbers. Raises NotUsable where one is missing or no finite number of this type."""
+    values = [_number(text) for text in texts]
+    if any(not text.strip() for text in texts):
+        raise NotUsable("a missing value")
+    plain = np.array([math.nan if value is None else value for value in values])
+    if not np.isfinite(plain).all():
+        raise NotUsable("a value that is not a finite number")
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    if (plain < float(limits.min)).any() or (plain > float(limits.max)).any() or (dtype.kind != "f" and (plain != np.round(plain)).any()):
+        raise NotUsable("a value that input.dtype cannot hold")
+    return plain.astype(dtype)
+
+
+def read_rows(context: Context, task: Task) -> Outcome:
+    """Some rows."""
+    table, header, columns, rows = task.payload
+    out, words = Outcome(), set()
+    label = label_rule(context.spec, ["", *header])
+    path = context.source.items[table].path
+    with Arrays(context, task, out) as arrays:
+        for line, values in rows:
+            try:
+                if len(values) != len(header):
+                    raise NotUsable("another number of values than of columns")
+                row = dict(zip(header, values, strict=True))
+                facts = row_facts(context.spec, row, context.pseudonymiser) | label(row)
+                words.update(row[name].strip() for name in group_columns(row))
+                array = feature_values([values[n] for n in columns], np.dtype(context.spec.input.dtype))
+                sample = context.pseudonymiser.id("sample", path, str(line))
+                group = facts.pop("group") or sample
+                ids = {"sample_id": sample, "group_id": group, "patient_id": facts["patient_id"] or group, "series_id": sample}
+                arrays.add(facts | ids, array)
+            except NotUsable as reason:
+                out.rejected.append(Rejected(table, reason.reason, line))
+    out.words = word_hashes(words, context.pseudonymiser)
+    return out
+
+
+def _rows(source: Source, table: int) -> Iterator[tuple[int, list[str]]]:
+    """(line, values) of every row."""
+    with lines_of(source, table) as handle:
+        lines = csv.reader(handle)
+        next(lines, None)
+        try:
+            for row in lines:
+                if row:
+                    yield lines.line_num, row
+        except csv.Error:
+            raise DataError("not a CSV table", where="--source") from None
+
+
+def _look(source: Source, table: int, columns: list[int]) -> int:
+    """The number of rows; warns of constant columns. Raises DataError without rows, or when no column varies."""
+    first: list[str] = []
+    varies, count = set(), 0
+    for _, row in _rows(source, table):
+        first = first or row
+        count += 1
+        varies.update(n for n in columns if n < min(len(row), len(first)) and n not in varies and row[n].strip() != first[n].strip())
+    if not count or (count > 1 and not varies):
+        raise DataError("nothing to learn from in this table", where="--source", got=f"{count} rows, {len(varies)} columns that vary")
+    if len(varies) < len(columns):
+        emit("warning", text=f"{len(columns) - len(varies)} of {len(columns)} columns of features never change")
+    return count
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
