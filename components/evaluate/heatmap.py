@@ -14,11 +14,15 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core.devices import DeviceProfile
+from components.core.errors import DataError
 from components.core.models.family import Estimator
 from components.core.models.torch_fit import TorchEstimator
 from components.core.spec import DiseaseSpec
@@ -31,14 +35,14 @@ if TYPE_CHECKING:
 
 LEAST_SIDE = 6  # feature maps with fewer places say too little about where
 COVER, STEP = 0.2, 0.1  # occlusion: side of the window and distance to the next one, as shares of the image's side
-SHOWN = 3  # images of each kind in the report
-PIXELS = 168  # side of a picture in the report
+SHOWN = 2  # images of each kind in the report
+PIXELS = 96  # side of a picture in the report
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of the report: `image` and `overlay` are PNG files as data URIs, `words` what the model said and what was true."""
+    """One image of the report: `image` and `overlay` are small JPEG files as data URIs, `words` what the model said and what was true."""
 
     image: str
     overlay: str
@@ -147,9 +151,54 @@ def pictures(spec: DiseaseSpec, estimator: Estimator, samples: Samples, rows: pd
     scale = float(np.percentile(maps, 99.5)) or 1.0  # one scale for all, so that a map that says little looks so
     said = {True: f"true: {spec.target.positive}", False: f"true: not {spec.target.positive}"}
     return [
-        Picture(_png(_shown(image)), _png(_overlaid(_shown(image), np.clip(heat / scale, 0, 1))), f"p = {p[i]:.2f}, {said[bool(positive[i])]}")
+        Picture(_file(_shown(image)), _file(_overlaid(_shown(image), np.clip(heat / scale, 0, 1))), f"p = {p[i]:.2f}, {said[bool(positive[i])]}")
         for i, image, heat in zip(chosen, x, maps, strict=True)
     ]
+
+
+def plots(
+    spec: DiseaseSpec, estimator: Estimator, *, dataset: Path, features: Path, reference: DeviceProfile | None, predictions: pd.DataFrame
+) -> list[dict[str, str]]:
+    """The report's figure, as `report.render` takes further plots: title, words, svg; nothing where there is nothing to show.
+
+    Args:
+        reference: What the model was trained with.
+        predictions: As evaluated; its rows of the test split stand in the split's order.
+    """
+    from feature_store.training import load_split
+
+    k = spec.positive_indices
+    if spec.input.layout != "image" or not k or spec.target.kind == "multilabel":
+        return []
+    split = load_split(spec, dataset, features, "test", reference)
+    rows = predictions[predictions["split"] == "test"].reset_index(drop=True)
+    if rows["sample_id"].tolist() != split.rows["sample_id"].tolist():
+        raise DataError("predictions of other samples", where="heat-maps", got=len(rows), allowed=len(split.rows))
+    p = sum(rows[f"score_{spec.target.classes[j]}"].to_numpy(np.float64) for j in k)
+    made = pictures(spec, estimator, split.samples, rows, np.isin(rows["label"].to_numpy(np.int64), k), np.asarray(p, dtype=np.float32))
+    if not made:
+        return []
+    words = (
+        "Each pair is a test image and, over its grey copy, the places that speak for "
+        f"'{spec.target.positive}': positives found most clearly, positives missed most clearly, loudest false alarms. One colour scale for all. "
+        "It tells what moved this model, not what is ill."
+    )
+    return [{"title": "Where the model looks", "words": words, "svg": _sheet(made)}]
+
+
+def _sheet(made: list[Picture], across: int = 3) -> str:
+    """Pairs side by side, what was said and true below each."""
+    side, gap, line = 88, 8, 30
+    width, height = across * (2 * side + gap) - gap, -(-len(made) // across) * (side + line)
+    parts = []
+    for n, one in enumerate(made):
+        x, y = n % across * (2 * side + gap), n // across * (side + line)
+        parts += [
+            f'<image x="{x + i * side}" y="{y}" width="{side}" height="{side}" href="{uri}"/>' for i, uri in enumerate((one.image, one.overlay))
+        ]
+        parts.append(f'<text class="tick" x="{x}" y="{y + side + 16}">{escape(one.words)}</text>')
+    box = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    return f'<svg role="img" aria-label="Test images and their heat-maps" {box} style="max-width:100%;height:auto">{"".join(parts)}</svg>'
 
 
 def _shown(image: Floats) -> Floats:
@@ -177,9 +226,9 @@ def _overlaid(picture: Floats, heat: Floats) -> Floats:
     return (grey + (colour - grey) * np.sqrt(wide) * 0.75).astype(np.float32)
 
 
-def _png(picture: Floats) -> str:
+def _file(picture: Floats) -> str:
     from PIL import Image
 
     out = io.BytesIO()
-    Image.fromarray(np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)).save(out, "PNG")
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+    Image.fromarray(np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)).save(out, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")

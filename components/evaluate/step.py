@@ -99,6 +99,10 @@ def evaluate(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, v
         from components.evaluate.group_figures import add
 
         facts["plots"] = add(spec, figures, predictions, of_samples)
+    if spec.aggregate is None and not numbers:  # the estimator holds the registered model's weights
+        from components.evaluate import heatmap
+
+        facts["plots"] = heatmap.plots(spec, estimator, dataset=dataset, features=features, reference=_reference(model), predictions=predictions)
     judgement = gates.judge(spec, figures, validation=str(facts["validation"].get("verdict", "unknown")))
     figures["verdict"], figures["reasons"] = judgement.verdict, judgement.reasons
     page = render(spec, figures, predictions, decision, judgement, synthetic=synthetic, facts=facts)

@@ -103,9 +103,9 @@ def test_pictures_show_hits_misses_and_false_alarms():
         "p = 0.60, true: not bright",
         "p = 0.10, true: not bright",
     ]
-    picture = Image.open(io.BytesIO(base64.b64decode(made[0].overlay.removeprefix("data:image/png;base64,"))))
+    picture = Image.open(io.BytesIO(base64.b64decode(made[0].overlay.removeprefix("data:image/jpeg;base64,"))))
     assert picture.size == (heatmap.PIXELS, heatmap.PIXELS)
     colour = np.asarray(picture, dtype=int)
     redder = colour[..., 0] - colour[..., 2]
-    assert redder[:40, -40:].mean() > 100
-    assert abs(redder[-40:, :40]).max() < 10
+    assert redder[:20, -20:].mean() > 100
+    assert abs(redder[-20:, :20]).max() < 12
