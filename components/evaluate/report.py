@@ -194,12 +194,10 @@ def _folds(spec: DiseaseSpec, figures: dict[str, Any], model: dict[str, Any]) ->
         best = own.get("best", {})
         rows.append(fold | {"values": [_value(fold["metrics"][n]) for n in names], "best_epoch": own.get("best_epoch"), "epochs": own.get("epochs"),
                             "val": _value(best.get("val_auc", best.get("val_loss"))), "trained": own.get("samples", {})})  # fmt: skip
-    over = [
-        f"{o['mean']:.3f}" + (f" ± {o['sd']:.3f}" if o["sd"] is not None else "") + (f" ({o['folds']})" if o["folds"] < len(rows) else "")
-        if o["mean"] is not None
-        else "-"
-        for o in figures["over_folds"].values()
-    ]
+    over = []
+    for o in figures["over_folds"].values():
+        few = f" of {o['folds']}" if o["folds"] < len(rows) else ""
+        over.append((_value(o["mean"]), f"± {o['sd']:.3f}{few}" if o["sd"] is not None else few.strip()))
     return {
         "names": names,
         "rows": rows,

@@ -34,7 +34,16 @@ def render(spec: DiseaseSpec, judgement: Judgement, *, synthetic: bool, facts: d
 
 
 def _limits(spec: DiseaseSpec, figures: dict[str, Any], *, synthetic: bool) -> list[str]:
-    lines = ["Measured on one test split of the training source: other hospitals, scanners and case mixes are not covered."]
+    if "folds" in figures:
+        lines = [
+            f"Measured by cross-validation in {len(figures['folds'])} folds of the training source, on models like this one: this very model was "
+            "trained on all of it. Other hospitals, scanners and case mixes are not covered."
+        ]
+    else:
+        lines = ["Measured on one test split of the training source: other hospitals, scanners and case mixes are not covered."]
+    if missing := [name for name, e in figures.get("external", {}).items() if e["missing"]]:
+        lines.append(f"Not measured on the external set{'s' if len(missing) > 1 else ''} {', '.join(missing)}: the source did not hold it.")
+    lines += [f"Data validation: not held: {one['says']} ({one['seen']})." for one in figures.get("leakage", [])]
     if synthetic:
         lines.insert(0, "Trained and tested on synthetic data: nothing here holds for a patient.")
     if spec.split.grouping == "none":

@@ -1,4 +1,8 @@
-"""What production is compared with: every validation and test sample as the server would have logged it."""
+"""What production is compared with: every validation and test sample as the server would have logged it.
+
+With cross-validation only validation samples were answered by the model that is served. External sets come from elsewhere, and would hide a
+drift towards them.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,8 @@ def build(spec: DiseaseSpec, dataset: Path, predictions: pd.DataFrame, decision:
     import pandas as pd
 
     data = Dataset(dataset, expect=spec)
-    ordered = predictions.sort_values("sample_id", kind="stable").reset_index(drop=True)
+    served = predictions["split"].isin(("val", "test") if spec.split.folds == 1 else ("val",))
+    ordered = predictions[served].sort_values("sample_id", kind="stable").reset_index(drop=True)
     place = pd.Series(np.arange(len(data.manifest)), index=data.manifest["sample_id"])
     if not ordered["sample_id"].isin(place.index).all():
         raise DataError(

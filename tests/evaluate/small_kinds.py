@@ -55,7 +55,12 @@ def samples(spec: DiseaseSpec, *, groups: int, seed: int = 0, outside: int = 0, 
             if split == "test" and label == absent:
                 label = (label + 1) % classes
             size = rng.normal(2.5 + 5.0 * label / (classes - 1), spread)
-            image = -850 + 800 / (1 + np.exp(2 * (radius - size))) + rng.normal(0, 60, radius.shape)
+            if spec.input.layout == "image":
+                image = -850 + 800 / (1 + np.exp(2 * (radius - size))) + rng.normal(0, 60, radius.shape)
+            else:  # waves that are louder the higher the class, between the ends of the range
+                low, high = spec.input.range
+                wave = np.sin(np.arange(np.prod(spec.input.shape)) / 3).reshape(spec.input.shape) * size / 10 + rng.normal(0, 0.1, spec.input.shape)
+                image = low + (high - low) * np.clip(0.5 + wave / 3, 0.01, 0.99)[0]
             device = "c" * 16 if out else "ab"[g % 2] * 16
             row: dict[str, Any] = {
                 "sample_id": f"s{g:04d}-{n}", "group_id": f"p{g:04d}", "patient_id": f"p{g:04d}", "series_id": f"x{g:04d}", "device_key": device,
@@ -65,7 +70,7 @@ def samples(spec: DiseaseSpec, *, groups: int, seed: int = 0, outside: int = 0, 
                 row["labels"] = [float(label > k) for k in range(classes)]
             else:
                 row["label"] = label
-            found.append(Sample(row, image[None].astype(spec.input.dtype)))
+            found.append(Sample(row, np.broadcast_to(image, spec.input.shape).astype(spec.input.dtype)))
     return found
 
 

@@ -132,6 +132,7 @@ def test_the_page_of_folds_shows_folds_and_external_sets(folded: Any):
     assert "cross-validation in 3 folds, cut by patient" in text
     assert ">Folds</h2>" in text
     assert "mean ± sd over folds" in text
+    assert f"± {folded[2]['over_folds']['auc']['sd']:.3f}" in text
     assert ">External sets</h2>" in text
     assert "not in the source" in text
     assert "none / mild" in text  # a pair of classes
