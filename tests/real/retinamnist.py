@@ -23,7 +23,7 @@ from components.core.spec import DiseaseSpec
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (1, 2, 3, 4, 5)
-MEMBERS = 2
+MEMBERS = 1
 REPLICATES = 2000
 Floats = NDArray[np.float64]
 
