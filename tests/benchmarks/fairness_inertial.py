@@ -33,7 +33,7 @@ from components.ingest.step import ingest
 
 SPEC = Path(__file__).parents[2] / "pipelines" / "diseases" / "parkinson-fog.toml"
 SEEDS = (20171, 20172, 20173)
-UNSEEN_SEED, UNSEEN_PATIENTS, FOLDS = 7, 12, 4
+PATIENTS, UNSEEN_SEED, UNSEEN_PATIENTS, FOLDS = 12, 7, 12, 4
 BOUNDS = {
     "gait features, forest": (0.70, 0.90),
     "CNN": (0.85, 0.98),
@@ -89,7 +89,6 @@ def main(folder: Path) -> None:
     raw = json.loads(DiseaseSpec.from_toml(SPEC).to_json())
     raw["split"]["folds"] = 1  # the folds here are this file's own
     spec = DiseaseSpec.from_json(json.dumps(raw))
-    assert spec.phantom is not None
     os.environ.setdefault("DXFLOW_HOME", str(folder / "home"))
     os.environ.setdefault("DXFLOW_KEY", "synthetic-collections-only")
     unseen = Collection(spec, folder / "unseen", patients=UNSEEN_PATIENTS, seed=UNSEEN_SEED, unseen=True)
@@ -100,7 +99,7 @@ def main(folder: Path) -> None:
         return figures[name][-1]
 
     for seed in SEEDS:
-        c = Collection(spec, folder / str(seed), patients=spec.phantom.patients, seed=seed)
+        c = Collection(spec, folder / str(seed), patients=PATIENTS, seed=seed)
         print(f"version {PHANTOM_VERSION}, seed {seed}: {len(c.y)} windows, {int(c.y.sum())} of freezing, {len(set(c.groups))} subjects", flush=True)
         draw = np.random.default_rng(seed)
         for fold in range(FOLDS):
