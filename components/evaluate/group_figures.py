@@ -48,7 +48,7 @@ def add(spec: DiseaseSpec, figures: dict[str, Any], predictions: pd.DataFrame, s
         rates = lesions(spec, test)
         figures["metrics"]["froc"] = rates.pop("mean").to_dict()
         figures["froc"] = {rate: estimate.to_dict() for rate, estimate in rates.items()}
-        device = predictions.set_index("group_id")["device_key"]
+        device = predictions[predictions["split"] == "test"].set_index("group_id")["device_key"]
         for key, facts in figures["devices"].items():
             own = test[test["group_id"].map(device) == key]
             few = own["group_id"].nunique() < spec.device.min_n
