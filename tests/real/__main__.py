@@ -21,7 +21,7 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 DOCS = ROOT / "docs"
-OTHERS = ("__main__", "__init__", "rows")
+OTHERS = ("__main__", "__init__", "rows", "tables")
 LIMIT_S = 3600
 
 
