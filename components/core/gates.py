@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from components.core.metrics import MIN_GROUPS
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.spec import DiseaseSpec
 
@@ -82,7 +83,9 @@ def _devices(spec: DiseaseSpec, devices: dict[str, Any]) -> list[Gate]:
     """One gate for each device that can be judged; the others carry no claim, and one that can must exist."""
     judged = {key: facts for key, facts in devices.items() if facts["auc"]["value"] is not None and key != UNKNOWN_DEVICE}
     if not judged:
-        why = "the device of no sample is known" if set(devices) <= {UNKNOWN_DEVICE} else f"no device has {spec.device.min_n} samples of both classes"
+        few = "" if spec.split.grouping == "none" else f" from at least {MIN_GROUPS} {spec.split.grouping}s each"
+        enough = f"no device has {spec.device.min_n} samples and both classes{few}"
+        why = "the device of no sample is known" if set(devices) <= {UNKNOWN_DEVICE} else enough
         return [Gate("device", "insufficient evidence", f"no figure by device: {why}")]
     return [_at_least(f"device {key}", f"AUC on {facts['name']}", facts["auc"], spec.gates.device_auc_low) for key, facts in sorted(judged.items())]
 

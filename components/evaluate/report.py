@@ -163,9 +163,12 @@ def _plots(
     if binary and len(rows):
         k = spec.positive_index
         words = "Test samples by true class; right of the dashed line the decision is positive."
+        if "folds" in figures:
+            words = "By true class. The dashed line is the registered model's threshold; each fold decides by its own."
         found.append({"title": "Scores", "words": words, "svg": plots.histogram(spec.target.classes, y, p[:, k], k, decision.threshold)})
     if len(history) > 1 and all("train_loss" in e and "epoch" in e for e in history):
-        found.append({"title": "Learning", "words": "The weights of the best epoch on validation were kept.", "svg": plots.learning(history)})
+        words = "The weights of the best epoch on validation were kept." + (" Of the registered model." if "folds" in figures else "")
+        found.append({"title": "Learning", "words": words, "svg": plots.learning(history)})
     return found
 
 
