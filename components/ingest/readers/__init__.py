@@ -5,6 +5,8 @@
 It runs its stages with `job.stage(...)`; what they find lies in the journal: samples as manifest rows (without split) with their arrays,
 rejected files, and whatever a later stage needs. A row holds nothing that is not a number, a checked code, a vocabulary name or a
 keyed hash. Its keys are columns of `components/core/dataset.py`; `given_split` carries a split that the source names.
+
+An external set is read as a source of its own, paths relative to its folder; where `job.context.labelled` is false, labels may be missing.
 """
 
 from __future__ import annotations
