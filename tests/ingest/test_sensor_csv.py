@@ -212,6 +212,7 @@ def test_manifest_and_quarantine(tmp_path: Path):
         "S5R01.txt": "",
         "S6R01.txt": HEADER + "\n",
         "S7R01.txt": HEADER + "\n" + "a,b\n" * 9,
+        "S8R01.txt": text(rows(12)).replace("\n", "\nx"),
         "notes.txt": "nothing",
     }
     found = run(files, tmp_path)
@@ -229,8 +230,9 @@ def test_manifest_and_quarantine(tmp_path: Path):
         ["S3R01.txt", "values outside recording.rms: another unit?", -1],
         ["S4R01.txt", "a column of the spec is missing", -1],
         ["S5R01.txt", "empty file", 0],
-        ["S6R01.txt", "no clock in the time column", -1],
-        ["S7R01.txt", "no clock in the time column", -1],
+        ["S6R01.txt", "no rows", -1],
+        ["S7R01.txt", "not a table of numbers", -1],
+        ["S8R01.txt", "no clock in the time column", -1],
     ]
     assert found.info["provenance"]["notes"] == {"files of other names": 1}
 

@@ -100,9 +100,11 @@ def _read(context: Context, number: int, arrays: Arrays, out: Outcome) -> None:
     with context.source.open(number) as binary:
         table = Table(io.TextIOWrapper(binary, encoding="utf-8-sig", errors="replace"), rule, spec.target.classes)
         pieces = _first_known(table)
-        facts = _facts(context, table, named, item.path) | {"acq_rate_hz": round(1 / table.period_s, 1) if table.period_s else None}
+        if not table.period_s:
+            raise NotUsable("no rows")
+        facts = _facts(context, table, named, item.path) | {"acq_rate_hz": round(1 / table.period_s, 1)}
         squares = n = 0.0
-        for k, window in enumerate(windows(pieces, Geometry(spec), 1 / table.period_s if table.period_s else 0.0)):
+        for k, window in enumerate(windows(pieces, Geometry(spec), 1 / table.period_s)):
             if window.fault is not None:
                 out.rejected.append(Rejected(number, window.fault, round(window.start_s * 1000)))
                 continue
