@@ -163,7 +163,7 @@ def _slide(job: tuple[str, int, bool, tuple[str, ...], int]) -> dict[str, Any]:
         (Path(root) / part / "lesion_annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
     draw = np.random.default_rng([seed, int(unseen), number, 1])
     evidence = 1.1 + 0.9 * np.log10(max(made.tumour_um2, 1000.0) / 4000.0) if tumour else -1.2
-    score = 1 / (1 + np.exp(-1.6 * (evidence + 0.85 * draw.normal())))
+    score = 1 / (1 + np.exp(-1.6 * (evidence + 1.15 * draw.normal())))
     return {"name": name, "tumour": tumour, "test": test, "lesions": len(made.outlines), "reader": round(float(score), 3)}
 
 
