@@ -187,11 +187,12 @@ def write_dataset(
 
 def content_facts(array: NDArray[Any]) -> dict[str, Any]:
     """What validate needs to know of the pixels without reading them again."""
-    values, counts = np.unique(array, return_counts=True)
+    # Sorting takes most of the time of a tile of a slide; bytes can be counted.
+    counts = np.bincount(array.ravel(), minlength=256) if array.dtype == np.uint8 else np.unique(array, return_counts=True)[1]
     return {
         "content_hash": hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest(),
         "near_hash": near_hash(array),
-        "constant_share": float(counts.max() / array.size) if values.size else 1.0,
+        "constant_share": float(counts.max() / array.size) if array.size else 1.0,
     }
 
 
