@@ -30,7 +30,7 @@ from pipelines import catalog
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = ("cnn", "dbn", "sdae", "svm")
-CNN_S = 110.0
+CNN_S = 60.0
 SEED = 0
 
 
