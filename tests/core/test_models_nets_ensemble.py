@@ -41,6 +41,11 @@ def spec_with(kind: str, members: list[str], /, **target: object) -> DiseaseSpec
     return DiseaseSpec.from_json(json.dumps(raw))
 
 
+def alone(n: int) -> np.ndarray:
+    """Each sample a group of its own."""
+    return np.arange(n).astype(object)
+
+
 def samples(n: int = 40, classes: int = 2, *, several: bool = False, seed: int = 0) -> Samples:
     """Brighter images for higher classes; two samples to a group."""
     draw = np.random.default_rng(seed)
@@ -68,7 +73,7 @@ def test_stack_trusts_the_member_that_is_right():
     right = (np.eye(3)[labels] * 3 + draw.normal(size=(90, 3))).astype(np.float32)
     noise = draw.normal(size=(90, 3)).astype(np.float32) * 10
     stack = Stack(several=False)
-    arrays = stack.learn(labels, [right, noise])
+    arrays = stack.learn(labels, [right, noise], alone(90))
     assert np.abs(arrays["weight"][:3] * right.std()).sum() > 5 * np.abs(arrays["weight"][3:] * noise.std()).sum()
     assert (stack.apply(arrays, [right, noise]).argmax(axis=1) == labels).mean() > 0.9
     assert np.allclose(stack.apply(arrays, [right + 7, noise]), stack.apply(arrays, [right, noise]), atol=1e-4)
@@ -82,7 +87,7 @@ def test_stack_is_the_logistic_regression_of_scikit_learn():
     labels = np.arange(60) % 2
     margins = [draw.normal(size=60) + 2 * labels, draw.normal(size=60) * 3 + labels]
     scores = [np.stack([-m / 2, m / 2], axis=1).astype(np.float32) for m in margins]
-    arrays = Stack(several=False, l2=1.0).learn(labels, scores)
+    arrays = Stack(several=False, l2=1.0).learn(labels, scores, alone(60))
     found = Stack(several=False).apply(arrays, scores)
     half = np.stack([m / 2 / np.stack([-m / 2, m / 2]).std() for m in margins], axis=1)
     # Four equal weights a of size w/4 each answer with the margin w x at a penalty of 4 (w/4)^2 / 2 = w^2 / 8.
@@ -90,11 +95,27 @@ def test_stack_is_the_logistic_regression_of_scikit_learn():
     assert found[:, 1] - found[:, 0] == pytest.approx(expected, abs=0.02)
 
 
+def test_stack_of_noise_is_held_back_by_cross_validation():
+    """Ten noise members on 50 samples: penalty 1 fits them, the chosen one hardly; copies of a group in other folds would hide that."""
+    draw = np.random.default_rng(4)
+    labels = np.arange(50).repeat(4) % 2
+    noise = [draw.normal(size=(50, 2)).repeat(4, axis=0).astype(np.float32) for _ in range(10)]
+    groups = np.arange(50).repeat(4).astype(object)
+
+    def margin(l2: float, by: np.ndarray) -> float:
+        stack = Stack(several=False, l2=l2)
+        answer = stack.apply(stack.learn(labels, noise, by), noise)
+        return float(np.abs(answer[:, 1] - answer[:, 0]).mean())
+
+    assert margin(0.0, groups) < 0.2 * margin(1.0, groups)
+    assert margin(0.0, alone(200)) > 0.5 * margin(1.0, groups)
+
+
 def test_stack_of_several_labels_is_one_regression_each():
     draw = np.random.default_rng(3)
     labels = (draw.random((80, 2)) < 0.5).astype(np.float32)
     scores = [(labels * 2 - 1 + draw.normal(size=(80, 2))).astype(np.float32) for _ in range(2)]
-    arrays = Stack(several=True).learn(labels, scores)
+    arrays = Stack(several=True).learn(labels, scores, alone(80))
     assert np.array_equal(arrays["weight"] != 0, np.tile(np.eye(2, dtype=bool), (2, 1)))
     assert ((Stack(several=True).apply(arrays, scores) > 0) == labels).mean() > 0.85
 
@@ -102,7 +123,7 @@ def test_stack_of_several_labels_is_one_regression_each():
 def test_class_that_validation_lacks_gets_a_finite_low_answer():
     labels = np.arange(20) % 2
     scores = [np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)]
-    answer = Stack(several=False).apply(Stack(several=False).learn(labels, scores * 2), scores * 2)
+    answer = Stack(several=False).apply(Stack(several=False, l2=1.0).learn(labels, scores * 2, alone(20)), scores * 2)
     assert np.isfinite(answer).all()
     assert answer[:, 2].max() < answer[:, :2].min()
 

@@ -32,8 +32,8 @@ class Join(Protocol):
         """What it will learn, before it has."""
         ...
 
-    def learn(self, labels: NDArray[Any], scores: list[Scores]) -> Arrays:
-        """From labels and each member's (N, K) scores on samples that no member was trained on."""
+    def learn(self, labels: NDArray[Any], scores: list[Scores], groups: NDArray[np.object_]) -> Arrays:
+        """From labels, each member's (N, K) scores and group ids of samples that no member was trained on."""
         ...
 
     def apply(self, arrays: Arrays, scores: list[Scores]) -> Scores:
@@ -115,7 +115,7 @@ class Ensemble:
             member.fit(taught, chosen_by, seed=seed, checkpoint=folder, on_epoch=lambda e, n=number: tell(n, e), unlabelled=unlabelled)
         started = time.monotonic()
         on_val = self._member_scores(val)
-        self.arrays = self.join.learn(val.labels, on_val)
+        self.arrays = self.join.learn(val.labels, on_val, val.groups)
         own = validation_figures(self.spec, train.labels, self.join.apply(self.arrays, self._member_scores(train)))
         figures = validation_figures(self.spec, val.labels, self.join.apply(self.arrays, on_val))
         seconds = round(time.monotonic() - started, 3)

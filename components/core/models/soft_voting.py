@@ -46,7 +46,7 @@ class Vote:
     def blank(self, members: int, classes: int) -> Arrays:
         return {"temperature": np.ones((members, classes), np.float32), "bias": np.zeros((members, classes), np.float32)}
 
-    def learn(self, labels: NDArray[Any], scores: list[Scores]) -> Arrays:
+    def learn(self, labels: NDArray[Any], scores: list[Scores], groups: NDArray[np.object_]) -> Arrays:
         fitted = [calibration.fit(labels, s) for s in scores]
         temperature = np.stack([np.broadcast_to(np.asarray(c.temperature, np.float32), len(c.bias)) for c in fitted])
         return {"temperature": temperature, "bias": np.array([c.bias for c in fitted], np.float32)}

@@ -17,18 +17,21 @@ from components.core.models.family_options import read_options
 from components.core.spec import DiseaseSpec, Family
 
 BIAS_PENALTY = 1e-2  # finite biases for classes that validation lacks
+PENALTIES = (1000.0, 100.0, 10.0, 1.0)
+FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Options:
     """Args:
     members: Other families of the disease, two or more, no ensembles.
-    l2: Penalty on the squared weights of standardised scores, against the summed loss: 1 is scikit-learn's default.
+    l2: Penalty on the squared weights of standardised scores, against the summed loss; 0: the one of 1, 10, 100, 1000 with the lowest loss in
+        cross-validation over the groups of the validation split.
     held: Share of the training groups on which members choose their best epoch.
     """
 
     members: tuple[str, ...] = ()
-    l2: float = field(default=1.0, metadata={"low": 1e-6, "high": 1e6})
+    l2: float = field(default=0.0, metadata={"low": 0, "high": 1e6})
     held: float = field(default=0.2, metadata={"low": 0.05, "high": 0.5})
 
 
@@ -46,13 +49,13 @@ class Stack:
     """
 
     several: bool
-    l2: float = 1.0
+    l2: float = 0.0
 
     def blank(self, members: int, classes: int) -> Arrays:
         """The members' sum."""
         return {"weight": np.tile(np.eye(classes, dtype=np.float32), (members, 1)), "bias": np.zeros(classes, np.float32)}
 
-    def learn(self, labels: NDArray[Any], scores: list[Scores]) -> Arrays:
+    def learn(self, labels: NDArray[Any], scores: list[Scores], groups: NDArray[np.object_]) -> Arrays:
         s = np.stack(scores).astype(np.float64)  # (M, N, K)
         members, _, classes = s.shape
         if self.several:
@@ -61,7 +64,7 @@ class Stack:
                 # Two classes, the absent one's scores being 0.
                 mean, sd = s[:, :, k].mean(axis=1), np.maximum(s[:, :, k].std(axis=1), 1e-6)
                 own = ((s[:, :, k] - mean[:, None]) / sd[:, None]).T
-                w, b = _regression((np.asarray(labels)[:, k] > 0.5).astype(np.int64), own, 2, self.l2)
+                w, b = self._solve((np.asarray(labels)[:, k] > 0.5).astype(np.int64), own, 2, groups)
                 slope = (w[:, 1] - w[:, 0]) / sd
                 weight[k::classes, k], bias[k] = slope, b[1] - b[0] - slope @ mean
             return {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
@@ -70,7 +73,7 @@ class Stack:
         centred = s @ centre
         scale = np.maximum(centred.std(axis=(1, 2)), 1e-6)
         inputs = (centred / scale[:, None, None]).transpose(1, 0, 2).reshape(s.shape[1], -1)
-        w, bias = _regression(np.asarray(labels, dtype=np.int64), inputs, classes, self.l2)
+        w, bias = self._solve(np.asarray(labels, dtype=np.int64), inputs, classes, groups)
         weight = np.concatenate([centre @ w[m * classes : (m + 1) * classes] / scale[m] for m in range(members)])
         return {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
 
@@ -88,6 +91,38 @@ class Stack:
         ]
         return nodes, {f"join/{name}": array for name, array in arrays.items()}
 
+    def _solve(
+        self, y: NDArray[np.int64], x: NDArray[np.float64], classes: int, groups: NDArray[np.object_]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        if self.l2:
+            return _regression(y, x, classes, self.l2)
+        fold = _folds(y, groups)
+        losses = [_left_out_loss(y, x, classes, fold, l2) for l2 in PENALTIES]
+        return _regression(y, x, classes, PENALTIES[int(np.argmin(losses))])
+
+
+def _folds(y: NDArray[np.int64], groups: NDArray[np.object_]) -> NDArray[np.intp]:
+    """A fold for each sample: groups in the order of their first sample's class, dealt out one by one."""
+    _, first, member = np.unique(groups.astype(str), return_index=True, return_inverse=True)
+    fold = np.empty(len(first), dtype=np.intp)
+    fold[np.argsort(y[first], kind="stable")] = np.arange(len(first)) % FOLDS
+    return fold[member]
+
+
+def _left_out_loss(y: NDArray[np.int64], x: NDArray[np.float64], classes: int, fold: NDArray[np.intp], l2: float) -> float:
+    """Summed cross-entropy of each fold under the regression on the others."""
+    total = 0.0
+    for number in np.unique(fold):
+        out = fold == number
+        weight, bias = _regression(y[~out], x[~out], classes, l2)
+        total -= float(_log_softmax(x[out] @ weight + bias)[np.arange(out.sum()), y[out]].sum())
+    return total
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
 
 def _regression(y: NDArray[np.int64], x: NDArray[np.float64], classes: int, l2: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights (F, classes) and biases (classes,) that minimise the summed cross-entropy and the penalty; convex, so there is one answer."""
@@ -101,9 +136,7 @@ def _regression(y: NDArray[np.int64], x: NDArray[np.float64], classes: int, l2: 
 
     def loss(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         w = theta.reshape(shape)
-        logits = inputs @ w
-        logits -= logits.max(axis=1, keepdims=True)
-        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        log_p = _log_softmax(inputs @ w)
         gradient = inputs.T @ (np.exp(log_p) - wanted) + penalty * w
         return float(-(wanted * log_p).sum() + (penalty * w**2).sum() / 2), gradient.ravel()
 
