@@ -130,7 +130,8 @@ def private_text(data: Data) -> Finding:
     seen: dict[str, int] = {}
     for table, frame, only in (("manifest", data.manifest, None), ("quarantine", data.quarantine, {"a person's name", "an e-mail address"})):
         for column in frame.select_dtypes("object").columns:
-            values = {v for v in frame[column].unique() if isinstance(v, str) and not PSEUDONYM.fullmatch(v)} if column not in ("labels", "place") else set()
+            texts = frame[column].unique() if column not in ("labels", "place") else ()
+            values = {v for v in texts if isinstance(v, str) and not PSEUDONYM.fullmatch(v)}
             for kind in only or PRIVATE_TEXT:
                 if n := sum(bool(PRIVATE_TEXT[kind].search(v)) for v in values):
                     seen[f"{table}.{column}: {kind}"] = n
