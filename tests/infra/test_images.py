@@ -126,7 +126,7 @@ def modules_of(step: str) -> list[Path]:
     start = [ROOT / "serving"] if step == "serving" else [ROOT / "components" / step]
     by_name = {"train": ["components/core/models"], "evaluate": ["components/core/models"], "register": ["components/core/models"]}
     start += [ROOT / folder for folder in by_name.get(step, [])]
-    pending = [file for folder in start for file in folder.rglob("*.py") if file.name != "component.py"]
+    pending = [file for folder in start for file in folder.rglob("*.py") if not file.name.endswith("component.py")]
     found: dict[Path, None] = {}
     while pending:
         file = pending.pop()
