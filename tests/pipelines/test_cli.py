@@ -34,7 +34,7 @@ def test_diseases_as_json_has_what_scripts_read(tmp_path: Path) -> None:
         (["show", "pneumonia"], "No disease 'pneumonia'. Diseases: lung-candidate, lung-nodule"),
         (["run", "lung-nodule"], "--source"),
         (["run", "lung-nodule", "--source", "nowhere"], "no such source; got nowhere"),
-        (["run", "lung-nodule", "--source", ".", "--family", "forest"], "no such family; got 'forest'; allowed: cnn, dbn, sdae, svm"),
+        (["run", "lung-nodule", "--source", ".", "--family", "forest"], "no such family; got 'forest'; allowed: cnn, dbn, sdae, svm, vote"),
         (["phantom", "lung-candidate", "--out", "x"], "no phantom"),
         (["drift", "Lung Nodule"], "no such model"),
         (["compile", "missing.toml"], "missing.toml: no such spec"),

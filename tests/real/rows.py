@@ -34,7 +34,7 @@ SOURCES = {
 }
 """Where the diseases without a phantom have their data."""
 REAL_ROWS = {
-    "lung_candidate": "lung-candidate", "retinamnist": "retinopathy-grading", "ham10000": "skin-lesion", "daphnet": "parkinson-fog",
+    "lung_candidate": "lung-candidate", "retinamnist": "retinopathy-mnist", "ham10000": "skin-ham10000", "daphnet": "parkinson-fog",
     "camelyon_features": "breast-metastasis", "alzheimer_slices": "alzheimer-slices", "breast_cytology": "breast-cytology",
 }  # fmt: skip
 """Modules of tests/real and the disease whose families they train."""
