@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from components.core.errors import SpecError
 from components.core.models import build
@@ -34,6 +35,7 @@ def test_weights_counted_by_hand():
     assert count(batch_norm=False) == 4 * 28 + 4 * 37 + 8 * 2 + 2
     assert count(batch_norm=False, residual=True) == 4 * 28 + 2 * 4 * 37 + 8 * 2 + 2
     assert count() == 4 * 27 + 4 * 36 + 2 * 8 + 8 * 2 + 2
+    assert count(input_norm=True, pool="mean") == 4 * 27 + 4 * 36 + 2 * 8 + 4 * 2 + 2  # the input's norm has nothing to train
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 28, 28), (2, 9, 33), (3, 96, 96)])
@@ -41,6 +43,39 @@ def test_weights_counted_by_hand():
 def test_takes_images_from_eight_pixels_upward(shape: tuple[int, ...], residual: bool):
     scores = build(spec_with(shape, residual=residual, dropout=0.5)).scores(np.zeros((2, *shape), np.float32))
     assert scores.shape == (2, 2)
+
+
+def test_normalised_input_forgets_a_channels_offset_and_scale():
+    """While training, a channel's brightness and contrast are those of the batch: changing them changes nothing."""
+    x = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    other = x * torch.tensor([0.5, 0.9, 0.2]).view(3, 1, 1) + torch.tensor([0.4, 0.05, 0.7]).view(3, 1, 1)
+    torch.manual_seed(0)
+    plain, normed = (network(3, 2, Architecture(maps=(4, 8), batch_norm=False, input_norm=n, pool="mean")).train() for n in (False, True))
+    torch.testing.assert_close(normed(x), normed(other), rtol=0, atol=1e-3)
+    assert (plain(x) - plain(other)).abs().max() > 0.01
+
+
+def test_mean_readout_is_blind_to_a_shift_of_whole_strides():
+    """A circular shift by the stride moves the maps; away from the border their mean stays, and so do the scores of a 1-pixel-deep spot."""
+    model = network(1, 2, Architecture(maps=(4,), blocks=0, pool="mean")).eval()
+    x = torch.zeros(2, 1, 16, 16)
+    x[0, 0, 6, 6] = x[1, 0, 10, 8] = 1.0
+    a, b = model(x)
+    torch.testing.assert_close(a, b)
+    with pytest.raises(SpecError, match="mean-max, mean"):
+        build(spec_with((1, 16, 16), pool="max"))
+
+
+@pytest.mark.parametrize("pool", ["mean", "mean-max"])
+def test_the_exported_graph_scores_alike(pool: str, tmp_path: Path):
+    import onnxruntime
+
+    estimator = build(spec_with((3, 16, 16), residual=True, input_norm=True, pool=pool))
+    estimator.export_onnx(tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    x = np.random.default_rng(0).random((3, 3, 16, 16), dtype=np.float32)
+    (scores,) = session.run(None, {session.get_inputs()[0].name: x})
+    np.testing.assert_allclose(scores, estimator.scores(x), rtol=1e-3, atol=1e-4)
 
 
 def test_refuses_images_that_vanish_and_what_is_no_image():

@@ -2,13 +2,13 @@
 
 Each stage is a 3 x 3 convolution, 2 x 2 max-pooling and further convolutions at the pooled size, plain or around shortcuts (`residual`).
 What is left of the image goes into the scores as mean and as maximum of each map: a texture shows in the one, a single small lesion in the
-other, and neither depends on where in the image it is.
+other, and neither depends on where in the image it is. With few photographs the maximum follows the loudest place, often no lesion: `pool` "mean".
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from components.core.errors import SpecError
 from components.core.imaging.augment import Augment
@@ -30,6 +30,9 @@ class Architecture:
         blocks: Convolutions at a stage's pooled size; with `residual`, pairs of them.
         residual: Blocks are added to what they start from (He et al., CVPR 2016, the basic block).
         batch_norm: Normalise after each convolution.
+        input_norm: Bring each channel to mean 0 and deviation 1 of the training images first, as a layer of the network: without it, bright
+            photographs that differ little keep most maps on one side of the ReLU.
+        pool: What of each map goes into the scores: "mean-max", or "mean" alone.
         dropout: Before the scores.
     """
 
@@ -37,6 +40,8 @@ class Architecture:
     blocks: int = field(default=1, metadata={"low": 0, "high": 16})
     residual: bool = False
     batch_norm: bool = True
+    input_norm: bool = False
+    pool: Literal["mean-max", "mean"] = "mean-max"
     dropout: float = field(default=0.0, metadata={"low": 0, "high": 0.95})
 
 
@@ -69,16 +74,17 @@ def network(channels: int, n_scores: int, architecture: Architecture) -> nn.Modu
 
     class Summary(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
+            mean = x.mean(dim=(2, 3))
+            return mean if a.pool == "mean" else torch.cat([mean, x.amax(dim=(2, 3))], dim=1)
 
-    layers: list[nn.Module] = []
+    layers: list[nn.Module] = [nn.BatchNorm2d(channels, affine=False)] if a.input_norm else []
     for maps in a.maps:
         convolution, *norm = _convolution(channels, maps, a.batch_norm)
         # ReLU keeps order, so it may follow the pooling: the same maxima from a quarter of the values.
         layers += [convolution, nn.MaxPool2d(2), *norm, nn.ReLU(inplace=True), *(Block(maps) for _ in range(a.blocks))]
         channels = maps
     dropout = [nn.Dropout(a.dropout)] if a.dropout else []
-    return nn.Sequential(*layers, Summary(), *dropout, nn.Linear(2 * channels, n_scores))
+    return nn.Sequential(*layers, Summary(), *dropout, nn.Linear(channels if a.pool == "mean" else 2 * channels, n_scores))
 
 
 def _convolution(before: int, after: int, batch_norm: bool) -> list[nn.Module]:
