@@ -31,7 +31,7 @@ def test_diseases_as_json_has_what_scripts_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["show", "pneumonia"], "No disease 'pneumonia'. Diseases: lung-candidate, lung-nodule"),
+        (["show", "pneumonia"], "No disease 'pneumonia'. Diseases: alzheimer-slices, "),
         (["run", "lung-nodule"], "--source"),
         (["run", "lung-nodule", "--source", "nowhere"], "no such source; got nowhere"),
         (["run", "lung-nodule", "--source", ".", "--family", "forest"], "no such family; got 'forest'; allowed: cnn, dbn, sdae, svm, vote"),
