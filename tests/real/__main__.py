@@ -84,7 +84,9 @@ def best(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def counts(row: dict[str, Any]) -> bool:
-    """A row counts when its lower bound exceeds chance and a baseline is shown."""
+    """A row counts when its lower bound exceeds chance and a baseline is shown; one that is marked as no headline never does."""
+    if not row.get("headline", True):
+        return False
     low = best(row)[1].get("low")
     return low is not None and row.get("chance") is not None and low > row["chance"] and bool(row.get("baseline"))
 
@@ -94,8 +96,9 @@ def page(rows: dict[str, Any]) -> str:
     lines = [
         "# Real data",
         "",
-        "Made by `make real` from `docs/real.json`. Small public sets; nothing here was chosen on a test split. A row counts when the lower end",
-        "of its 95 % interval exceeds chance and a baseline of the same run is shown.",
+        "Made by `make real` from `docs/real.json`. Small public sets. The runs choose nothing on a test split; what was looked at before them",
+        "stands in the notes and in `docs/LOG.md`. A row counts when the lower end of its 95 % interval exceeds chance and a baseline of the",
+        "same run is shown; a row that says it is no headline never does.",
         "",
         "| row | metric | family | figure (95 %) | chance | baseline | counts | seconds | MB |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -116,7 +119,7 @@ def page(rows: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-KNOWN = {"row", "data", "metric", "families", "baseline", "chance", "seconds", "peak_mb", "notes", "default"}
+KNOWN = {"row", "data", "metric", "families", "baseline", "chance", "seconds", "peak_mb", "notes", "default", "headline"}
 
 
 def _figure(figure: Any) -> str:

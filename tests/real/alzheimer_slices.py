@@ -46,6 +46,7 @@ def main() -> None:
                 "data": f"brain MRI slices 176 x 208 at 44 x 52, {counts['train']} / {counts['val']} / {counts['test']}, no subject ids",
                 "metric": "accuracy of 4 classes, INFLATED: slices of one head on both sides of the split",
                 "default": "cnn",
+                "headline": False,
                 "families": {"cnn": {k: accuracy[k] for k in ("value", "low", "high", "n")}},
                 "baseline": baseline,
                 "chance": max(figures["counts"]["classes"].values()) / figures["counts"]["answered"],
