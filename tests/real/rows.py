@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from components.core.spec import DiseaseSpec
 from pipelines import catalog
-from tests.real.__main__ import DOCS, ROOT, best, counts, data_folder
+from tests.real.__main__ import DOCS, ROOT, Child, best, child, counts, data_folder
 
 README = ROOT / "README.md"
 START, END = "<!-- rows: made by `make rows` -->", "<!-- /rows -->"
@@ -76,7 +73,7 @@ def run(spec: DiseaseSpec) -> dict[str, Any] | None:
         if spec.phantom is not None:
             words = f"dxflow phantom {spec.name} --out data && dxflow run {spec.name} --source data"
             source = f"{folder}/data"
-            if _dxflow(["phantom", spec.name, "--out", source, "--json"], environment) is None:
+            if _dxflow(["phantom", spec.name, "--out", source], environment) is None:
                 return None
         else:
             words = f"dxflow run {spec.name} --source {SOURCES[spec.name]}"
@@ -84,23 +81,22 @@ def run(spec: DiseaseSpec) -> dict[str, Any] | None:
             if not source.startswith("package:") and not Path(source).exists():
                 print("  no data here: left out")
                 return None
-        began = time.monotonic()
-        result = _dxflow(["run", spec.name, "--source", source, "--json"], environment)
-        seconds = time.monotonic() - began
-        if result is None:
+        found = _dxflow(["run", spec.name, "--source", source], environment)
+        if found is None:
             return None
+        done, result = found
         metric = spec.metrics[0]
         row = {
             "disease": spec.name, "data": "own", "command": words, "synthetic": result["synthetic"], "family": spec.default_family, "metric": metric,
             **{key: _round(result["metrics"][metric][key]) for key in ("value", "low", "high")}, "n": result["metrics"][metric]["n"],
-            "verdict": result["verdict"], "chance": 0.0 if metric == "qwk" else 0.5, "seconds": round(seconds, 1), "baseline": None,
-            "peak_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
+            "verdict": result["verdict"], "chance": 0.0 if metric == "qwk" else 0.5, "seconds": done.seconds, "baseline": None,
+            "peak_mb": done.peak_mb,
         }  # fmt: skip
         simple = [name for name, family in spec.families.items() if family.kind.startswith("features-") and name != spec.default_family]
         if simple:
-            other = _dxflow(["run", spec.name, "--source", source, "--family", simple[0], "--json"], environment)
+            other = _dxflow(["run", spec.name, "--source", source, "--family", simple[0]], environment)
             if other is not None:
-                row["baseline"] = {"family": simple[0], **{k: _round(other["metrics"][metric][k]) for k in ("value", "low", "high")}}
+                row["baseline"] = {"family": simple[0], **{k: _round(other[1]["metrics"][metric][k]) for k in ("value", "low", "high")}}
         return row
 
 
@@ -139,12 +135,12 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _dxflow(words: list[str], environment: dict[str, str]) -> dict[str, Any] | None:
-    done = subprocess.run([sys.executable, "-m", "pipelines", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(f"  {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'exit ' + str(done.returncode)}", flush=True)
+def _dxflow(words: list[str], environment: dict[str, str]) -> tuple[Child, dict[str, Any]] | None:
+    done = child(["-m", "pipelines", *words, "--json"], environment)
+    if done.code:
+        print(f"  {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'exit ' + str(done.code)}", flush=True)
         return None
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return done, json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def _round(value: float | None) -> float | None:
