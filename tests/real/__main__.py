@@ -120,7 +120,7 @@ def page(rows: dict[str, Any]) -> str:
         verdict = "yes" if counts(row) else "**no**"
         lines.append(
             f"| {name} | {row['metric']} | {family} | {_figure(figure)} | {_figure(row.get('chance'))} | {base} | {verdict} "
-            f"| {row['seconds']:.0f} | {row['peak_mb']:.0f} |"
+            f"| {_whole(row.get('seconds'))} | {_whole(row.get('peak_mb'))} |"
         )
     for name, row in sorted(rows.items()):
         lines += ["", f"## {name}", "", str(row["data"]), "", "| family | figure (95 %) | n |", "|---|---|---|"]
@@ -141,6 +141,10 @@ def _figure(figure: Any) -> str:
             return f"{figure['value']:.3f}"
         return f"{figure['value']:.3f} ({figure['low']:.3f}-{figure['high']:.3f})"
     return f"{figure:.3f}" if isinstance(figure, int | float) else str(figure if figure is not None else "-")
+
+
+def _whole(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
 
 
 def _words(value: Any) -> str:

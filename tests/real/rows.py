@@ -111,7 +111,7 @@ def real_rows() -> list[dict[str, Any]]:
             {
                 "disease": REAL_ROWS.get(module, module), "data": module, "command": f"python -m tests.real {module}", "synthetic": False,
                 "family": family, "metric": row["metric"], **{key: _round(figure.get(key)) for key in ("value", "low", "high")}, "n": figure.get("n"),
-                "chance": row.get("chance"), "seconds": row["seconds"], "peak_mb": row["peak_mb"], "counts": counts(row),
+                "chance": row.get("chance"), "seconds": row.get("seconds"), "peak_mb": row.get("peak_mb"), "counts": counts(row),
                 "baseline": next(({"family": k, **(v if isinstance(v, dict) else {"value": _round(v)})} for k, v in row["baseline"].items()), None),
             }
         )  # fmt: skip
