@@ -34,7 +34,21 @@ def write(
     generator = importlib.import_module(f"components.core.phantoms.{spec.phantom.generator.replace('-', '_')}")
     on_event({"event": "step-start", "step": "phantom"})
     started = time.monotonic()
-    with events_to(on_event):
-        facts = generator.generate(out, patients=patients or spec.phantom.patients, seed=spec.phantom.seed if seed is None else seed, unseen=unseen)
+    try:
+        with events_to(on_event):
+            facts = generator.generate(
+                out, patients=patients or spec.phantom.patients, seed=spec.phantom.seed if seed is None else seed, unseen=unseen
+            )
+    finally:
+        _stop_tracker()
     on_event({"event": "step-end", "step": "phantom", "seconds": time.monotonic() - started})
     return facts
+
+
+def _stop_tracker() -> None:
+    """End the process that watches over a pool's semaphores; left to itself it ends some time after this one does."""
+    from multiprocessing import resource_tracker
+
+    stop = getattr(getattr(resource_tracker, "_resource_tracker", None), "_stop", None)
+    if stop is not None:
+        stop()
