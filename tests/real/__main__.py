@@ -3,7 +3,7 @@
     python -m tests.real [name ...]
 
 Each module beside this file has `main()`, which prints one JSON object on its last line: `row`, `data`, `metric`, `families` {name: {value,
-low, high, n}}, `baseline` {name: figure}, `chance`, `seconds`, `peak_mb`, `notes`. Data are read from `DXFLOW_DATA` (default ../shared/data)
+low, high, n}}, `baseline` {name: figure}, `chance`, `seconds`, `peak_mb`, `notes`. Data are read from `DXFLOW_DATA`
 and never copied; a set that is not there is left out and named. Nothing is selected on a test split.
 """
 
