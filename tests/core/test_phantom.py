@@ -242,7 +242,7 @@ def test_an_earlier_phantom_is_kept_or_replaced_and_nothing_else_is(known: Path,
 def test_unknown_names_are_refused(tmp_path: Path):
     with pytest.raises(SpecError, match="alpha, beta, gamma, delta"):
         generate(tmp_path / "x", patients=1, seed=1, devices=["omega"])
-    with pytest.raises(SpecError, match="no such simulated scanner"):
+    with pytest.raises(SpecError, match="no such simulated device"):
         generate(tmp_path / "x", patients=1, seed=1, devices=[])
     with pytest.raises(SpecError, match="chest-ct"):
         generator("chest-mr")

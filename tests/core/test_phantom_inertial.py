@@ -48,7 +48,7 @@ def test_folders_that_hold_something_else_stay(tmp_path: Path):
     (tmp_path / "x" / "thesis.doc").touch()
     with pytest.raises(DataError, match="something else"):
         generate(tmp_path / "x", patients=1, seed=SEED)
-    with pytest.raises(SpecError, match="no such simulated unit"):
+    with pytest.raises(SpecError, match="no such simulated device"):
         generate(tmp_path / "y", patients=1, seed=SEED, devices=["syn-psi"])
 
 

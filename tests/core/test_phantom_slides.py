@@ -106,5 +106,5 @@ def test_the_unseen_scanner_is_in_no_collection_and_other_folders_are_left_alone
     (tmp_path / "mine.txt").touch()
     with pytest.raises(DataError, match="something else"):
         generate(tmp_path, patients=1, seed=0)
-    with pytest.raises(SpecError, match="no such simulated scanner"):
+    with pytest.raises(SpecError, match="no such simulated device"):
         generate(tmp_path / "x", patients=1, seed=0, devices=["ct"])

@@ -12,26 +12,20 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.atomic import atomic_dir
-from components.core.errors import DataError
 from components.core.phantoms.brain_mr_anatomy import Brain, draw_brain, signal
 from components.core.phantoms.brain_mr_scanners import KNOWN, SOURCE, UNSEEN, MrScanner, mr_scanner
-from components.core.step import Progress, die_with_parent
+from components.core.phantoms.collection import collection
 
 PHANTOM_VERSION = 1
 CLASSES = ("control", "mci", "ad")
 FIELD_MM = (174.0, 210.0, 204.0)  # of view, along x, y, z
-SUMMARY = "phantom.json"
 SOURCE_SHARE = 0.4  # persons of the source domain for each one of the target
 FIRST_DAY, DAYS = datetime(2019, 1, 7, 8), 1000
 Floats = NDArray[np.float32]
@@ -53,49 +47,19 @@ def generate(folder: Path, *, patients: int, seed: int, workers: int | None = No
     Raises:
         DataError: The folder holds something else.
     """
-    folder = Path(folder)
-    request = {"phantom": "brain-mr", "version": PHANTOM_VERSION, "synthetic": True, "seed": seed, "patients": patients, "unseen": unseen}
-    if folder.exists() and any(folder.iterdir()):
-        made = _summary(folder)
-        if made is None:
-            raise DataError("folder holds something else than a phantom", where=str(folder), allowed="a new or empty folder")
-        if {key: made.get(key) for key in request} == request:
-            return made
+    request = {"phantom": "brain-mr", "version": PHANTOM_VERSION, "seed": seed, "patients": patients, "unseen": unseen}
     others = 0 if unseen else max(4, round(SOURCE_SHARE * patients))
     jobs = [(seed, unseen, "target", n) for n in range(patients)] + [(seed, unseen, "source", n) for n in range(others)]
-    workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(jobs)))
-    with atomic_dir(folder) as partial:
-        tree = [(str(partial if job[2] == "target" else partial / "source-domain"), *job) for job in jobs]
-        progress = Progress("phantom", len(tree))
-        if workers == 1:
-            rows = _collect(map(_person, tree), progress)
-        else:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=die_with_parent) as pool:
-                rows = _collect(pool.map(_person, tree, chunksize=8), progress)
-        _table(partial, rows[:patients], diagnosis=True)
+
+    def finish(root: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        _table(root, rows[:patients], diagnosis=True)
         if others:
-            _table(partial / "source-domain", rows[patients:], diagnosis=False)
+            _table(root / "source-domain", rows[patients:], diagnosis=False)
         counts = {"patients": patients, "source": others, "files": 2 * len(jobs), "series": len(jobs)}
         counts |= {name: sum(row["diagnosis"] == name for row in rows[:patients]) for name in CLASSES}
-        summary = request | {"counts": counts, "scanners": sorted({row["scanner"] for row in rows})}
-        (partial / SUMMARY).write_text(json.dumps(summary, indent=1, sort_keys=True), encoding="utf-8")
-    return summary
+        return {"counts": counts, "scanners": sorted({row["scanner"] for row in rows})}
 
-
-def _summary(folder: Path) -> dict[str, Any] | None:
-    try:
-        made = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return made if isinstance(made, dict) and made.get("phantom") == "brain-mr" else None
-
-
-def _collect(results: Any, progress: Progress) -> list[dict[str, Any]]:
-    rows = []
-    for row in results:
-        rows.append(row)
-        progress.advance()
-    return rows
+    return collection(folder, request, _person, jobs, finish, workers=workers, chunk=8)
 
 
 def simulate(*, seed: int, unseen: bool, domain: str, number: int) -> tuple[Floats, NDArray[np.float64], Brain, MrScanner, int | None]:
@@ -138,14 +102,14 @@ def _bias(points: Floats, most: float, rng: np.random.Generator) -> Floats:
     return np.clip(1 + np.float32(most) * (share * slope + (1 - share) * bowl), 0.3, 1.7).astype(np.float32)
 
 
-def _person(job: tuple[str, int, bool, str, int]) -> dict[str, Any]:
+def _person(root: Path, job: tuple[int, bool, str, int]) -> dict[str, Any]:
     """Write one person; returns his row of participants.tsv."""
     from nibabel.nifti1 import Nifti1Image
 
-    root, seed, unseen, domain, number = job
+    seed, unseen, domain, number = job
     volume, affine, brain, scanner, label = simulate(seed=seed, unseen=unseen, domain=domain, number=number)
     name = f"sub-syn{'u' if unseen else 's' if domain == 'source' else ''}{number + 1:04d}"
-    folder = Path(root) / name / "anat"
+    folder = (root if domain == "target" else root / "source-domain") / name / "anat"
     folder.mkdir(parents=True)
     image = Nifti1Image(np.clip(np.rint(volume), 0, 32767).astype(np.int16), affine)
     image.header["descrip"] = f"SYNTHETIC dxflow brain-mr {PHANTOM_VERSION}".encode()

@@ -10,34 +10,27 @@ is frozen (`PHANTOM_VERSION`, docs/decisions/0010-phantom-frozen.md): models are
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.atomic import atomic_dir
-from components.core.errors import DataError, SpecError
 from components.core.phantoms import anatomy, nodules
 from components.core.phantoms.anatomy import Grid
+from components.core.phantoms.collection import collection, devices_of, totals
 from components.core.phantoms.ct_series import Study, write_series
 from components.core.phantoms.lidc_xml import Outline, Session, lidc_xml
 from components.core.phantoms.nodules import Nodule
 from components.core.phantoms.scanners import KNOWN, SCANNERS, UNSEEN, Scanner, scanner
-from components.core.step import Progress, die_with_parent
 
 PHANTOM_VERSION = 1
 SIZE = 256
 CLEARANCE_MM = 27.0  # half the diagonal of a 52-pixel patch at 0.7 mm
 FIRST_DAY, DAYS = date(2020, 1, 1), 730
-SUMMARY = "phantom.json"
 Floats = NDArray[np.float32]
 
 
@@ -60,54 +53,15 @@ def generate(
     Raises:
         DataError: The folder holds something else. SpecError: No such scanner.
     """
-    folder = Path(folder)
-    keys = tuple(devices) if devices is not None else (UNSEEN if unseen else KNOWN)
-    if unknown := [key for key in keys if key not in KNOWN + UNSEEN] or not keys:
-        raise SpecError("no such simulated scanner", where="phantom", got=unknown, allowed=", ".join(KNOWN + UNSEEN))
-    request = {
-        "phantom": "chest-ct",
-        "version": PHANTOM_VERSION,
-        "synthetic": True,
-        "seed": seed,
-        "patients": patients,
-        "unseen": unseen,
-        "devices": list(keys),
-    }
-    if folder.exists() and any(folder.iterdir()):
-        made = _summary(folder)
-        if made is None:
-            raise DataError("folder holds something else than a phantom", where=str(folder), allowed="a new or empty folder")
-        if {key: made.get(key) for key in request} == request:
-            return made
-    workers = min(workers or len(os.sched_getaffinity(0)), max(1, patients))
-    counts: dict[str, int] = {}
-    with atomic_dir(folder) as partial:
-        jobs = [(str(partial), seed, unseen, keys, number) for number in range(patients)]
-        progress = Progress("phantom", patients)
-        if workers == 1:
-            _collect(map(_patient, jobs), counts, progress)
-        else:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=die_with_parent) as pool:
-                _collect(pool.map(_patient, jobs, chunksize=4), counts, progress)
+    keys = devices_of(devices, UNSEEN if unseen else KNOWN, KNOWN + UNSEEN)
+    request = {"phantom": "chest-ct", "version": PHANTOM_VERSION, "seed": seed, "patients": patients, "unseen": unseen, "devices": list(keys)}
+
+    def finish(_: Path, rows: list[dict[str, int]]) -> dict[str, Any]:
         scanners = {s.key: {"manufacturer": s.manufacturer, "model": s.model, "kernel": s.kernel} for s in SCANNERS if s.key in keys}
-        summary = request | {"counts": dict(sorted(counts.items())), "scanners": scanners}
-        (partial / SUMMARY).write_text(json.dumps(summary, indent=1, sort_keys=True), encoding="utf-8")
-    return summary
+        return {"counts": totals(rows), "scanners": scanners}
 
-
-def _summary(folder: Path) -> dict[str, Any] | None:
-    try:
-        made = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return made if isinstance(made, dict) and made.get("phantom") == "chest-ct" else None
-
-
-def _collect(results: Any, counts: dict[str, int], progress: Progress) -> None:
-    for result in results:
-        for name, value in result.items():
-            counts[name] = counts.get(name, 0) + value
-        progress.advance()
+    jobs = [(seed, unseen, keys, number) for number in range(patients)]
+    return collection(folder, request, _patient, jobs, finish, workers=workers, chunk=4)
 
 
 @dataclass(frozen=True)
@@ -158,12 +112,12 @@ def simulate(*, seed: int, unseen: bool, keys: Sequence[str], number: int) -> Si
     return Simulated(volume, grid, study, device, found, sessions)
 
 
-def _patient(job: tuple[str, int, bool, tuple[str, ...], int]) -> dict[str, int]:
+def _patient(root: Path, job: tuple[int, bool, tuple[str, ...], int]) -> dict[str, int]:
     """Write one patient; returns counts."""
-    root, seed, unseen, keys, number = job
+    seed, unseen, keys, number = job
     made = simulate(seed=seed, unseen=unseen, keys=keys, number=number)
     series = made.study.uid("series")
-    folder = Path(root) / made.study.patient / series
+    folder = root / made.study.patient / series
     write_series(folder, made.volume_hu, made.scanner, made.study)
     text = lidc_xml(study_uid=made.study.uid("study"), series_uid=series, sessions=made.sessions)
     (folder / f"{series}.xml").write_text(text, encoding="utf-8")

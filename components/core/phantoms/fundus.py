@@ -19,7 +19,7 @@ import numpy as np
 
 from components.core.phantoms.fundus_camera import EXTERNAL, KNOWN, UNSEEN, Camera
 from components.core.phantoms.fundus_eye import GRADES, eye
-from components.core.phantoms.photographs import Photo, collection
+from components.core.phantoms.photographs import Photo, photographs
 
 PHANTOM_VERSION = 1
 SHARES = (0.46, 0.18, 0.17, 0.10, 0.09)  # of the grades; real screening has far more healthy eyes
@@ -45,7 +45,6 @@ def generate(folder: Path, *, patients: int, seed: int, unseen: bool = False, ex
     request = {
         "phantom": "fundus",
         "version": PHANTOM_VERSION,
-        "synthetic": True,
         "seed": seed,
         "patients": patients,
         "unseen": unseen,
@@ -62,7 +61,7 @@ def generate(folder: Path, *, patients: int, seed: int, unseen: bool = False, ex
         name = request["external"][which]
         yield from _person(seed, 2 + sorted(EXTERNAL).index(name), inside, EXTERNAL[name], f"{name}/")
 
-    return collection(folder, request, photos, people=patients + each * len(request["external"]))
+    return photographs(folder, request, photos, people=patients + each * len(request["external"]))
 
 
 def _person(seed: int, population: int, number: int, camera: Camera, below: str) -> Iterator[Photo]:

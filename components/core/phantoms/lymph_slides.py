@@ -13,27 +13,21 @@ models are tuned on it, never it on models.
 from __future__ import annotations
 
 import csv
-import json
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.atomic import atomic_dir
-from components.core.errors import DataError, SpecError
 from components.core.imaging.camelyon_xml import Polygon, render
+from components.core.phantoms.collection import collection, devices_of
 from components.core.phantoms.lymph_slides_scanners import KNOWN, SCANNERS, UNSEEN, Scanner, scanner
 from components.core.phantoms.lymph_slides_tissue import Section, section, stained
-from components.core.step import Progress, die_with_parent
 
 PHANTOM_VERSION = 1
-SUMMARY = "phantom.json"
+FOLDERS = ("training/normal", "training/tumor", "training/lesion_annotations", "testing/images", "testing/lesion_annotations")
 LEVELS = 3
 TILE = 256
 SAYS = "SYNTHETIC dxflow phantom lymph-slides"
@@ -59,63 +53,28 @@ def generate(
     Raises:
         DataError: The folder holds something else. SpecError: No such scanner.
     """
-    folder = Path(folder)
-    keys = tuple(devices) if devices is not None else (UNSEEN if unseen else KNOWN)
-    if unknown := [key for key in keys if key not in KNOWN + UNSEEN] or not keys:
-        raise SpecError("no such simulated scanner", where="phantom", got=unknown, allowed=", ".join(KNOWN + UNSEEN))
+    keys = devices_of(devices, UNSEEN if unseen else KNOWN, KNOWN + UNSEEN)
     request = {
         "phantom": "lymph-slides",
         "version": PHANTOM_VERSION,
-        "synthetic": True,
         "seed": seed,
         "patients": patients,
         "unseen": unseen,
         "devices": list(keys),
     }
-    if folder.exists() and any(folder.iterdir()):
-        made = _summary(folder)
-        if made is None:
-            raise DataError("folder holds something else than a phantom", where=str(folder), allowed="a new or empty folder")
-        if {key: made.get(key) for key in request} == request:
-            return made
-    workers = min(workers or len(os.sched_getaffinity(0)), max(1, patients))
-    with atomic_dir(folder) as partial:
-        for name in ("training/normal", "training/tumor", "training/lesion_annotations", "testing/images", "testing/lesion_annotations"):
-            (partial / name).mkdir(parents=True)
-        jobs = [(str(partial), seed, unseen, keys, number) for number in range(patients)]
-        progress = Progress("phantom", patients)
-        if workers == 1:
-            rows = _collected(map(_slide, jobs), progress)
-        else:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=die_with_parent) as pool:
-                rows = _collected(pool.map(_slide, jobs, chunksize=2), progress)
-        _tables(partial, rows)
+
+    def finish(root: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        _tables(root, rows)
         counts = {
             "patients": patients,
             "files": patients,
             "tumour_slides": sum(r["tumour"] for r in rows),
             "lesions": sum(r["lesions"] for r in rows),
         }
-        scanners = {s.key: {"manufacturer": s.manufacturer, "model": s.model} for s in SCANNERS if s.key in keys}
-        summary = request | {"counts": counts, "scanners": scanners}
-        (partial / SUMMARY).write_text(json.dumps(summary, indent=1, sort_keys=True), encoding="utf-8")
-    return summary
+        return {"counts": counts, "scanners": {s.key: {"manufacturer": s.manufacturer, "model": s.model} for s in SCANNERS if s.key in keys}}
 
-
-def _summary(folder: Path) -> dict[str, Any] | None:
-    try:
-        made = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return made if isinstance(made, dict) and made.get("phantom") == "lymph-slides" else None
-
-
-def _collected(results: Any, progress: Progress) -> list[dict[str, Any]]:
-    rows = []
-    for result in results:
-        rows.append(result)
-        progress.advance()
-    return rows
+    jobs = [(seed, unseen, keys, number) for number in range(patients)]
+    return collection(folder, request, _slide, jobs, finish, workers=workers, chunk=2)
 
 
 def place(number: int, scanners: int) -> tuple[int, bool, bool]:
@@ -147,20 +106,22 @@ def scan(made: Section, device: Scanner, draw: np.random.Generator) -> NDArray[n
     return out
 
 
-def _slide(job: tuple[str, int, bool, tuple[str, ...], int]) -> dict[str, Any]:
+def _slide(root: Path, job: tuple[int, bool, tuple[str, ...], int]) -> dict[str, Any]:
     """Write one slide and its outlines; returns its row of the tables."""
-    root, seed, unseen, keys, number = job
+    seed, unseen, keys, number = job
     which, tumour, test = place(number, len(keys))
     device = scanner(keys[which])
     pixels, made = simulate(seed=seed, unseen=unseen, number=number, tumour=tumour, device=device)
     name = f"{'test' if test else 'tumor' if tumour else 'normal'}_{number + 1:03d}"
     part = "testing" if test else "training"
-    home = Path(root) / part / ("images" if test else "tumor" if tumour else "normal")
+    home = root / part / ("images" if test else "tumor" if tumour else "normal")
+    for below in FOLDERS:
+        (root / below).mkdir(parents=True, exist_ok=True)
     write_slide(home / f"{name}.{'svs' if device.aperio else 'tif'}", pixels, device, when=FIRST_DAY + timedelta(days=number * 7 % DAYS))
     if tumour:
         outlines = [Polygon(o / device.mpp) for o in made.outlines] + [Polygon(h / device.mpp, excluded=True) for h in made.holes]
         text = render(outlines, comment=SAYS)
-        (Path(root) / part / "lesion_annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
+        (root / part / "lesion_annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
     draw = np.random.default_rng([seed, int(unseen), number, 1])
     evidence = 1.1 + 0.9 * np.log10(max(made.tumour_um2, 1000.0) / 4000.0) if tumour else -1.2
     score = 1 / (1 + np.exp(-1.6 * (evidence + 1.15 * draw.normal())))

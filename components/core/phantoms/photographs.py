@@ -1,4 +1,4 @@
-"""What synthetic photographs have in common: the scaffolding of a collection, smooth fields, a camera's last steps, files that say what they are.
+"""What synthetic photographs have in common: their tables, smooth fields, a camera's last steps, files that say what they are.
 
 A collection is image files beside a `labels.csv` as reader `image-csv` takes it, and `phantom.json`. Every file carries the word SYNTHETIC
 in the place that its format has for it: a JPEG comment, a PNG text.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.atomic import atomic_dir
-from components.core.errors import DataError
-from components.core.step import Progress
+from components.core.phantoms.collection import collection, totals
 
-SUMMARY = "phantom.json"
 MARK = "SYNTHETIC: made by a dxflow phantom, shows no person"
 Floats = NDArray[np.floating]
 
@@ -35,13 +31,14 @@ class Photo:
     data: bytes
 
 
-def collection(folder: Path, request: dict[str, Any], photos: Callable[[int], Iterable[Photo]], *, people: int) -> dict[str, Any]:
-    """Write a collection; the folder appears whole or not at all.
+def photographs(folder: Path, request: dict[str, Any], photos: Callable[[int], Iterable[Photo]], *, people: int) -> dict[str, Any]:
+    """Write a collection of photographs; the folder appears whole or not at all.
 
     Args:
-        folder: Absent, empty, or an earlier phantom: the same one is kept as it is, another is replaced.
-        request: What decides the bytes: `phantom`, `version`, `seed`, ...; becomes part of the summary.
+        folder: As in `collection`.
+        request: As in `collection`.
         photos: The photographs of person 0, 1, ...; a path `<set>/images/<name>` goes into the table `<set>/labels.csv`.
+        people: How many persons.
 
     Returns:
         The summary, as in phantom.json; `counts` holds `patients`, `files` and one number for each label and device.
@@ -49,43 +46,31 @@ def collection(folder: Path, request: dict[str, Any], photos: Callable[[int], It
     Raises:
         DataError: The folder holds something else.
     """
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        made = _summary(folder, request["phantom"])
-        if made is None:
-            raise DataError("folder holds something else than a phantom", where=str(folder), allowed="a new or empty folder")
-        if {key: made.get(key) for key in request} == request:
-            return made
-    counts: dict[str, int] = {"patients": people, "files": 0}
-    tables: dict[str, list[dict[str, str]]] = {}
-    progress = Progress("phantom", people)
-    with atomic_dir(folder) as partial:
-        for person in range(people):
-            for photo in photos(person):
-                below, _, name = photo.path.rpartition("images/")
-                file = partial / photo.path
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(photo.data)
-                tables.setdefault(below, []).append({"image": f"images/{name}", **photo.row, "synthetic": "1"})
-                for key in ("files", *(f"{what}_{photo.row[what]}" for what in ("label", "device"))):
-                    counts[key] = counts.get(key, 0) + 1
-            progress.advance()
+
+    def make(root: Path, person: int) -> list[tuple[str, dict[str, str]]]:
+        rows = []
+        for photo in photos(person):
+            below, _, name = photo.path.rpartition("images/")
+            file = root / photo.path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(photo.data)
+            rows.append((below, {"image": f"images/{name}", **photo.row, "synthetic": "1"}))
+        return rows
+
+    def finish(root: Path, made: list[list[tuple[str, dict[str, str]]]]) -> dict[str, Any]:
+        tables: dict[str, list[dict[str, str]]] = {}
+        for below, row in (pair for rows in made for pair in rows):
+            tables.setdefault(below, []).append(row)
         for below, rows in tables.items():
-            with open(partial / below / "labels.csv", "w", newline="", encoding="utf-8") as handle:
+            with open(root / below / "labels.csv", "w", newline="", encoding="utf-8") as handle:
                 table = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
                 table.writeheader()
                 table.writerows(rows)
-        summary = request | {"counts": dict(sorted(counts.items()))}
-        (partial / SUMMARY).write_text(json.dumps(summary, indent=1, sort_keys=True), encoding="utf-8")
-    return summary
+        every = [row for rows in tables.values() for row in rows]
+        counts = [{"files": 1, f"label_{row['label']}": 1, f"device_{row['device']}": 1} for row in every]
+        return {"counts": totals([{"patients": people, "files": 0}, *counts])}
 
-
-def _summary(folder: Path, phantom: str) -> dict[str, Any] | None:
-    try:
-        made = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return made if isinstance(made, dict) and made.get("phantom") == phantom else None
+    return collection(folder, request, make, range(people), finish)
 
 
 def encoded(rgb: Floats, *, kind: str, quality: int) -> bytes:

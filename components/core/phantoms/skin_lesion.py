@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from components.core.phantoms.photographs import Photo, collection, pick
+from components.core.phantoms.photographs import Photo, photographs, pick
 from components.core.phantoms.skin_lesion_camera import KNOWN, UNSEEN
 from components.core.phantoms.skin_lesion_drawing import DRAW
 
@@ -42,7 +42,7 @@ def generate(folder: Path, *, patients: int, seed: int, unseen: bool = False) ->
     Raises:
         DataError: The folder holds something else.
     """
-    request = {"phantom": "skin-lesion", "version": PHANTOM_VERSION, "synthetic": True, "seed": seed, "patients": patients, "unseen": unseen}
+    request = {"phantom": "skin-lesion", "version": PHANTOM_VERSION, "seed": seed, "patients": patients, "unseen": unseen}
 
     def photos(number: int) -> Iterator[Photo]:
         rng = np.random.default_rng([seed, int(unseen), number])
@@ -56,4 +56,4 @@ def generate(folder: Path, *, patients: int, seed: int, unseen: bool = False) ->
             ending = "jpg" if camera.kind == "JPEG" else "png"
             yield Photo(f"images/{person}_{shot + 1}.{ending}".replace("SYN-", "SYN_"), row, camera.photograph(scene, rng))
 
-    return collection(folder, request, photos, people=patients)
+    return photographs(folder, request, photos, people=patients)
