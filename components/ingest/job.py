@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.dataset import content_facts
+from components.core.imaging.errors import NotUsable
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec, External
 from components.core.step import Progress
 from components.ingest.journal import Journal, Outcome, Rejected, arrays_path
-from components.ingest.source import Source
+from components.ingest.source import Item, Source
 from components.ingest.workers import CRASHED, Workers
 
 
@@ -34,6 +35,17 @@ class Context:
     def labelled(self) -> bool:
         """Whether every sample needs a label: a set for pre-training may have none, and its rows then hold None."""
         return self.external is None or self.external.role != "pretrain"
+
+    def item(self, number: int) -> Item:
+        """File `number` of the source. Raises NotUsable where it is empty, not a regular file, or over the spec's limit."""
+        item = self.source.items[number]
+        if item.size == 0:
+            raise NotUsable("empty file", offset=0)
+        if item.size < 0:
+            raise NotUsable("not a regular file")
+        if item.size > self.spec.limits.file_mb * 1e6:
+            raise NotUsable("file over limits.file_mb")
+        return item
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,17 @@ class DeviceIdentity:
     software: str
     site: str | None
 
+    def columns(self, acquired_at: str | None) -> dict[str, str | None]:
+        """The manifest's columns of what made a sample, and when (already shifted)."""
+        return {
+            "device_key": self.key,
+            "manufacturer": self.manufacturer,
+            "model": self.model,
+            "software": self.software,
+            "site": self.site,
+            "acquired_at": acquired_at,
+        }
+
 
 def device_identity(
     pseudonymiser: Pseudonymiser, *, key: tuple[str, ...], manufacturer: str = "", model: str = "", software: str = "", site: str = ""
@@ -71,6 +82,21 @@ def shifted(when: datetime | None, pseudonymiser: Pseudonymiser) -> datetime | N
         return when.astimezone(UTC) - timedelta(seconds=86_400 + pseudonymiser.number("date-offset", LONGEST_SHIFT_S))
     except OverflowError:  # year 1 in a header
         return None
+
+
+def iso_time(text: str) -> datetime | None:
+    """An ISO 8601 date or time; None when it is not one. Without a zone, UTC."""
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def shifted_iso(when: datetime | None, pseudonymiser: Pseudonymiser) -> str | None:
+    """`shifted`, as text for the manifest."""
+    at = shifted(when, pseudonymiser)
+    return at.isoformat() if at else None
 
 
 def when(date: str, time: str, zone: str = "") -> datetime | None:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO
 
 from components.core.imaging import vocabulary
-from components.core.imaging.deidentify import MODALITIES, PHOTOMETRICS, DeviceIdentity, device_identity, shifted, when
+from components.core.imaging.deidentify import MODALITIES, PHOTOMETRICS, DeviceIdentity, device_identity, shifted_iso, when
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.fields import BIG_ENDIAN, FLOAT_PIXELS, LONG_VRS, PIXELS, UNDEFINED, Fields, decoded, parse, plausible, quiet
 from components.core.imaging.fragments import check_fragments
@@ -408,5 +408,4 @@ def _acquired(fields: Fields, pseudonymiser: Pseudonymiser) -> str | None:
     found = when(fields.code(0x0008002A), "", zone)
     for date, time in ((0x00080022, 0x00080032), (0x00080023, 0x00080033), (0x00080021, 0x00080031), (0x00080020, 0x00080030)):
         found = found or when(fields.code(date), fields.code(time), zone)
-    moved = shifted(found, pseudonymiser)
-    return moved.isoformat() if moved else None
+    return shifted_iso(found, pseudonymiser)

@@ -13,18 +13,16 @@ Rows that cannot be used are named by the table and their line.
 from __future__ import annotations
 
 import csv
-import io
 import posixpath
 import zlib
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.core.errors import DataError, SpecError
-from components.core.imaging.deidentify import device_identity, shifted
+from components.core.imaging.deidentify import device_identity, iso_time, shifted_iso
 from components.core.imaging.errors import NotUsable
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
@@ -33,6 +31,7 @@ from components.ingest.fit import fit
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected, pieces
 from components.ingest.source import Source
+from components.ingest.tables import lines_of, rows_of
 
 CHUNK = 256
 TABLE_BYTES = 1 << 30
@@ -50,7 +49,7 @@ def read(job: Job) -> None:
     header, count = _columns(source, table)
     label = label_rule(spec, header)
     job.rows = count
-    tasks = (Task(f"rows-{piece[0][0]:09d}", (table, header, piece)) for piece in pieces(_rows(source, table), CHUNK))
+    tasks = (Task(f"rows-{piece[0][0]:09d}", (table, header, piece)) for piece in pieces(rows_of(source, table), CHUNK))
     assert label is not None
     job.stage("images", read_images, tasks, total=count, size=lambda t: len(t.payload[2]), file=lambda t: t.payload[0])
 
@@ -61,10 +60,6 @@ def _table(source: Source) -> int:
     if len(named or tables) != 1:
         raise DataError("no single table of labels", where="--source", got=f"{len(tables)} .csv files", allowed="labels.csv, or one .csv file")
     return (named or tables)[0]
-
-
-def lines_of(source: Source, table: int) -> io.TextIOWrapper:
-    return io.TextIOWrapper(source.open(table), encoding="utf-8-sig", newline="", errors="replace")
 
 
 def _columns(source: Source, table: int) -> tuple[list[str], int]:
@@ -81,16 +76,6 @@ def _columns(source: Source, table: int) -> tuple[list[str], int]:
     if len(header) < 2 or len(set(header)) != len(header) or not count:
         raise DataError("not a table of labels", where="labels.csv", got=f"{len(header)} columns, {count} rows", allowed="a header, then rows")
     return header, count
-
-
-def _rows(source: Source, table: int) -> Any:
-    """(line, values) of every row."""
-    with lines_of(source, table) as handle:
-        lines = csv.reader(handle)
-        next(lines)
-        for row in lines:
-            if row:
-                yield lines.line_num, row
 
 
 def label_rule(spec: DiseaseSpec, header: list[str]) -> Callable[[dict[str, str]], dict[str, Any]]:
@@ -177,19 +162,14 @@ def load_image(context: Context, number: int) -> NDArray[Any]:
 
     from PIL import Image
 
-    item, limits = context.source.items[number], context.spec.limits
-    if item.size == 0:
-        raise NotUsable("empty file", offset=0)
-    if item.size < 0:
-        raise NotUsable("not a regular file")
-    if item.size > limits.file_mb * 1e6:
-        raise NotUsable("file over limits.file_mb")
+    context.item(number)
+    most = context.spec.limits.pixels_per_image
     Image.MAX_IMAGE_PIXELS = None  # the spec's own limit is checked below, with a reason
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with context.source.open(number) as handle, Image.open(handle, formats=FORMATS) as image:
-                if image.width * image.height > limits.pixels_per_image:
+                if image.width * image.height > most:
                     raise NotUsable("image over limits.pixels_per_image")
                 if image.mode in ("I;16", "I;16B", "I", "F"):
                     return np.asarray(image)
@@ -222,24 +202,10 @@ def row_facts(spec: DiseaseSpec, row: dict[str, str], pseudonymiser: Pseudonymis
     if spec.split.given and split is None:
         raise NotUsable("no split, which the spec takes as given")
     person = ids["patient"] or ids["subject"]
-    at = shifted(_time(row.get("acquired_at", "")), pseudonymiser)
     return {
         "group": pseudonymiser.id(grouping if grouping != "subject" else "patient", ids[grouping]) if grouping != "none" else None,
         "patient_id": pseudonymiser.id("patient", person) if person else None,
-        "device_key": identity.key,
-        "manufacturer": identity.manufacturer,
-        "model": identity.model,
-        "software": identity.software,
-        "site": identity.site,
-        "acquired_at": at.isoformat() if at else None,
+        **identity.columns(shifted_iso(iso_time(row.get("acquired_at", "")), pseudonymiser)),
         "given_split": split,
         "synthetic": row.get("synthetic", "").strip().lower() in ("1", "true", "yes"),
     }
-
-
-def _time(text: str) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(text.strip())
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

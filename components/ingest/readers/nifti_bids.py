@@ -20,13 +20,12 @@ from __future__ import annotations
 import contextlib
 import posixpath
 from collections import Counter, defaultdict
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from components.core.errors import DataError, SpecError
-from components.core.imaging.deidentify import device_identity, shifted
+from components.core.imaging.deidentify import device_identity, iso_time, shifted_iso
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.nifti import Volume, read_volume
 from components.core.imaging.orientation import codes
@@ -235,15 +234,9 @@ def _crossed(context: Context, files: list[tuple[int, Named, int | None, dict[st
 
 
 def _volume(context: Context, number: int) -> Volume:
-    item, limits = context.source.items[number], context.spec.limits
-    if item.size == 0:
-        raise NotUsable("empty file", offset=0)
-    if item.size < 0:
-        raise NotUsable("not a regular file")
-    if item.size > limits.file_mb * 1e6:
-        raise NotUsable("file over limits.file_mb")
+    context.item(number)
     with context.source.open(number) as handle:
-        return read_volume(handle, most_voxels=limits.pixels_per_image, frames=context.spec.input.frames)
+        return read_volume(handle, most_voxels=context.spec.limits.pixels_per_image, frames=context.spec.input.frames)
 
 
 def _as_sidecar(row: dict[str, str]) -> Facts:
@@ -270,7 +263,6 @@ def _row(context: Context, path: str, person: str, volume: Volume, facts: Facts,
         software=bids.text(facts, "SoftwareVersions", "SoftwareVersion"),
         site=bids.text(facts, "InstitutionName"),
     )
-    at = shifted(_time(bids.text(facts, "AcquisitionDateTime")), pseudonymiser)
     sample = pseudonymiser.id("sample", path)
     sizes = volume.spacing_mm
     grouping = context.spec.split.grouping
@@ -279,12 +271,7 @@ def _row(context: Context, path: str, person: str, volume: Volume, facts: Facts,
         "group_id": person if grouping in ("patient", "subject") else sample,
         "patient_id": person,
         "series_id": sample,
-        "device_key": identity.key,
-        "manufacturer": identity.manufacturer,
-        "model": identity.model,
-        "software": identity.software,
-        "site": identity.site,
-        "acquired_at": at.isoformat() if at else None,
+        **identity.columns(shifted_iso(iso_time(bids.text(facts, "AcquisitionDateTime")), pseudonymiser)),
         "acq_slice_thickness_mm": bids.number(facts, "SliceThickness", 0.05, 50) or max(sizes),
         "acq_pixel_mm": min(sizes),
         "acq_rows": int(np.sort(volume.data.shape)[-1]),
@@ -295,11 +282,3 @@ def _row(context: Context, path: str, person: str, volume: Volume, facts: Facts,
         "label": label,
         "synthetic": facts.get("Synthetic") is True or volume.description.startswith("SYNTHETIC"),
     }
-
-
-def _time(text: str) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(text.strip())
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

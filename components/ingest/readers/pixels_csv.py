@@ -20,8 +20,9 @@ from components.core.imaging.errors import NotUsable
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected, pieces
-from components.ingest.readers.image_csv import group_columns, label_rule, lines_of, row_facts
+from components.ingest.readers.image_csv import group_columns, label_rule, row_facts
 from components.ingest.source import Source
+from components.ingest.tables import lines_of, rows_of
 
 CHUNK = 2048
 PIXEL = re.compile(r"pixel_?\d+")
@@ -73,25 +74,13 @@ def _header(source: Source, table: int) -> list[str]:
     return header
 
 
-def _values(source: Source, table: int) -> Iterator[tuple[int, list[str]]]:
-    with lines_of(source, table) as handle:
-        lines = csv.reader(handle)
-        next(lines)
-        try:
-            for row in lines:
-                if row:
-                    yield lines.line_num, row
-        except csv.Error:
-            raise DataError("not a CSV table", where="--source") from None
-
-
 def _count(source: Source, table: int) -> int:
-    return sum(1 for _ in _values(source, table))
+    return sum(1 for _ in rows_of(source, table))
 
 
 def _rows(source: Source, pixels: int, facts: int | None) -> Iterator[Row]:
-    others = _values(source, facts) if facts is not None else iter(())
-    for first, second in zip_longest(_values(source, pixels), others):
+    others = rows_of(source, facts) if facts is not None else iter(())
+    for first, second in zip_longest(rows_of(source, pixels), others):
         line, values = first or (0, [])
         yield line, values, second[1] if second is not None else []
 

@@ -12,13 +12,12 @@ import io
 import posixpath
 import re
 from collections import Counter
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from components.core.errors import DataError, SpecError
-from components.core.imaging.deidentify import device_identity, shifted
+from components.core.imaging.deidentify import device_identity, iso_time, shifted_iso
 from components.core.imaging.errors import NotUsable
 from components.core.spec import DiseaseSpec
 from components.ingest.deidentify import word_hashes
@@ -85,15 +84,9 @@ def read_recording(context: Context, task: Task) -> Outcome:
 
 
 def _read(context: Context, number: int, arrays: Arrays, out: Outcome) -> None:
-    spec, item, pseudonymiser = context.spec, context.source.items[number], context.pseudonymiser
+    spec, item, pseudonymiser = context.spec, context.item(number), context.pseudonymiser
     rule = spec.recording
     assert rule is not None
-    if item.size == 0:
-        raise NotUsable("empty file", offset=0)
-    if item.size < 0:
-        raise NotUsable("not a regular file")
-    if item.size > spec.limits.file_mb * 1e6:
-        raise NotUsable("file over limits.file_mb")
     matched = re.fullmatch(rule.file, posixpath.basename(item.path))
     named = {k: v for k, v in (matched.groupdict() if matched else {}).items() if v}
     out.words = word_hashes([named["subject"]] if len(named["subject"]) > 2 else [], pseudonymiser)
@@ -147,24 +140,10 @@ def _facts(context: Context, table: Table, named: dict[str, str], path: str) -> 
         pseudonymiser, key=tuple(known.get(name, "") for name in spec.device.key), manufacturer=known.get("manufacturer", ""),
         model=known.get("model", ""), software=known.get("software", ""), site=known.get("site", ""),
     )  # fmt: skip
-    at = shifted(_time(known.get("acquired_at", "")), pseudonymiser)
     return {
         "group_id": recording if spec.split.grouping == "none" else person,
         "patient_id": person,
         "series_id": recording,
-        "device_key": identity.key,
-        "manufacturer": identity.manufacturer,
-        "model": identity.model,
-        "software": identity.software,
-        "site": identity.site,
-        "acquired_at": at.isoformat() if at else None,
+        **identity.columns(shifted_iso(iso_time(known.get("acquired_at", "")), pseudonymiser)),
         "synthetic": known.get("synthetic", "").lower() in ("1", "true", "yes"),
     }
-
-
-def _time(text: str) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(text.strip())
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

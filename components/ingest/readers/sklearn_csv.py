@@ -13,8 +13,8 @@ from components.core.imaging.errors import NotUsable
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected
-from components.ingest.readers.image_csv import lines_of
 from components.ingest.readers.table_csv import feature_values
+from components.ingest.tables import lines_of
 
 
 def read(job: Job) -> None:

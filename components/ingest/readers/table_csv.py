@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +20,9 @@ from components.core.step import emit
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected, pieces
-from components.ingest.readers.image_csv import group_columns, label_rule, lines_of, row_facts
+from components.ingest.readers.image_csv import group_columns, label_rule, row_facts
 from components.ingest.source import Source
+from components.ingest.tables import lines_of, rows_of
 
 CHUNK = 4096
 GROUPS = ("patient", "lesion", "subject", "slide")
@@ -43,10 +43,10 @@ def read(job: Job) -> None:
         header = [name.strip().lower() for name in next(csv.reader(handle), [])]
     if len(header) < 2 or len(set(header)) != len(header):
         raise DataError("not a table", where="--source", got=f"{len(header)} columns", allowed="a header of distinct names, then rows")
-    columns = feature_columns(spec, header, next((row for _, row in _rows(source, table)), []))
+    columns = feature_columns(spec, header, next((row for _, row in rows_of(source, table)), []))
     label_rule(spec, ["", *header])
     job.rows = _look(source, table, columns)
-    tasks = (Task(f"rows-{piece[0][0]:09d}", (table, header, columns, piece)) for piece in pieces(_rows(source, table), CHUNK))
+    tasks = (Task(f"rows-{piece[0][0]:09d}", (table, header, columns, piece)) for piece in pieces(rows_of(source, table), CHUNK))
     job.stage("rows", read_rows, tasks, total=job.rows, size=lambda t: len(t.payload[3]), file=lambda t: t.payload[0])
 
 
@@ -103,24 +103,11 @@ def read_rows(context: Context, task: Task) -> Outcome:
     return out
 
 
-def _rows(source: Source, table: int) -> Iterator[tuple[int, list[str]]]:
-    """(line, values) of every row."""
-    with lines_of(source, table) as handle:
-        lines = csv.reader(handle)
-        next(lines, None)
-        try:
-            for row in lines:
-                if row:
-                    yield lines.line_num, row
-        except csv.Error:
-            raise DataError("not a CSV table", where="--source") from None
-
-
 def _look(source: Source, table: int, columns: list[int]) -> int:
     """The number of rows; warns of constant columns. Raises DataError without rows, or when no column varies."""
     first: list[str] = []
     varies, count = set(), 0
-    for _, row in _rows(source, table):
+    for _, row in rows_of(source, table):
         first = first or row
         count += 1
         varies.update(n for n in columns if n < min(len(row), len(first)) and n not in varies and row[n].strip() != first[n].strip())

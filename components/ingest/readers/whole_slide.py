@@ -25,7 +25,7 @@ import numpy as np
 from components.core.errors import SpecError
 from components.core.imaging import camelyon_xml, tissue
 from components.core.imaging.camelyon_xml import Polygon
-from components.core.imaging.deidentify import device_identity, shifted
+from components.core.imaging.deidentify import device_identity, shifted_iso
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.slides import Slide, open_slide
 from components.core.phantoms.lymph_slides_scanners import NAMES
@@ -144,22 +144,16 @@ def read_tiles(context: Context, task: Task) -> Outcome:
 @contextmanager
 def opened(context: Context, number: int) -> Iterator[Slide]:
     """Slide `number` of the source; from a store it is copied beside the work first, since OpenSlide needs a file."""
-    item, limits = context.source.items[number], context.spec.limits
-    if item.size == 0:
-        raise NotUsable("empty file", offset=0)
-    if item.size < 0:
-        raise NotUsable("not a regular file")
-    if item.size > limits.file_mb * 1e6:
-        raise NotUsable("file over limits.file_mb")
+    item, most = context.item(number), context.spec.limits.pixels_per_image
     if not context.source.root.startswith("s3://"):
-        with open_slide(Path(context.source.root) / item.path, pixels=limits.pixels_per_image) as slide:
+        with open_slide(Path(context.source.root) / item.path, pixels=most) as slide:
             yield slide
         return
     with tempfile.TemporaryDirectory(dir=context.folder) as scratch:
         path = Path(scratch) / f"slide{Path(item.path).suffix}"
         with context.source.open(number) as remote, open(path, "wb") as local:
             shutil.copyfileobj(remote, local, 1 << 20)
-        with open_slide(path, pixels=limits.pixels_per_image) as slide:
+        with open_slide(path, pixels=most) as slide:
             yield slide
 
 
@@ -199,13 +193,10 @@ def _device(context: Context, slide: Slide) -> dict[str, Any]:
     maker, model = p.get("tiff.Make", "").strip(), p.get("tiff.Model", "").strip()
     identity = device_identity(context.pseudonymiser, key=key, manufacturer=maker, model=model, software=p.get("tiff.Software", ""))
     simulated = synthetic and (maker, model) in NAMES  # the phantom's own names pass as they are
-    at = shifted(_time(p), context.pseudonymiser)
     return {
-        "device_key": identity.key,
+        **identity.columns(shifted_iso(_time(p), context.pseudonymiser)),
         "manufacturer": maker if simulated else VENDORS.get(vendor, identity.manufacturer),
         "model": model if simulated else identity.model,
-        "software": identity.software,
-        "acquired_at": at.isoformat() if at else None,
         "synthetic": synthetic,
     }
 
