@@ -10,6 +10,7 @@ from typing import Any
 
 from components.core.errors import DataError, SpecError
 from components.core.spec import DiseaseSpec
+from components.core.step import end_helpers
 from pipelines.terminal import events_to
 
 
@@ -40,15 +41,6 @@ def write(
                 out, patients=patients or spec.phantom.patients, seed=spec.phantom.seed if seed is None else seed, unseen=unseen
             )
     finally:
-        _stop_tracker()
+        end_helpers()
     on_event({"event": "step-end", "step": "phantom", "seconds": time.monotonic() - started})
     return facts
-
-
-def _stop_tracker() -> None:
-    """End the process that watches over a pool's semaphores; left to itself it ends some time after this one does."""
-    from multiprocessing import resource_tracker
-
-    stop = getattr(getattr(resource_tracker, "_resource_tracker", None), "_stop", None)
-    if stop is not None:
-        stop()

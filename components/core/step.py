@@ -88,6 +88,18 @@ def die_with_parent(poll_s: float = 0.2) -> None:
     threading.Thread(target=_quietly(watch), name="die-with-parent", daemon=True).start()
 
 
+def end_helpers() -> None:
+    """End the servers that multiprocessing keeps beside this process (the fork server, the tracker of semaphores).
+
+    Left to themselves they end some time after it does, and whoever looks at once finds a process that nobody asked for.
+    """
+    for module, name in (("forkserver", "_forkserver"), ("resource_tracker", "_resource_tracker")):
+        server = getattr(sys.modules.get(f"multiprocessing.{module}"), name, None)
+        stop = getattr(server, "_stop", None)
+        if stop is not None:
+            stop()
+
+
 def _quietly(watch: Callable[[], None]) -> Callable[[], None]:
     def run() -> None:
         try:
@@ -120,4 +132,6 @@ def step(name: str) -> Iterator[None]:
         place = traceback.extract_tb(error.__traceback__)[-1]
         emit("step-error", step=name, kind="Defect", text=f"step {name}: {type(error).__name__} at {os.path.basename(place.filename)}:{place.lineno}")
         raise SystemExit(1) from None
+    finally:
+        end_helpers()
     emit("step-end", step=name, seconds=round(time.monotonic() - started, 3), imports=[library for library in HEAVY if library in sys.modules])
