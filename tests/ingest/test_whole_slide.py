@@ -149,6 +149,18 @@ def test_tiles_come_at_the_wanted_resolution(tmp_path: Path):
             slide.level_for(0.2)
 
 
+def test_what_was_not_scanned_is_white(tmp_path: Path):
+    """A tile over the slide's edge: its own pixels, then white, whichever way it is read."""
+    path = write(tmp_path / "a.tif", np.full((256, 256, 3), PINK, np.uint8), mpp=1.0)
+    with open_slide(path, pixels=10**9) as slide:
+        level, factor = slide.level_for(1.0)
+        tile = slide.tile(240, 0, level, factor, 32)
+        assert (tile[:, :16] == PINK).all()
+        assert (tile[:, 16:] == 255).all()
+        assert np.array_equal(tile, np.asarray(slide.read(240, 0, level, 32, 32)))
+        assert (slide.tile(0, 0, level, factor, 32) == PINK).all()
+
+
 def test_a_training_slide_gives_a_balanced_draw():
     few = np.r_[np.ones(10, int), np.zeros(5000, int)]
     assert [int((few[drawn(few, "train", "g")] == k).sum()) for k in (0, 1)] == [LEAST_NORMAL, 10]
