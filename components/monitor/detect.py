@@ -1,0 +1,264 @@
+"""Has a device changed? From sketches of windows to alarms that an operator can trust.
+
+Each window gives every feature of a device a p. An alarm needs two of three windows: the second smallest p of the last three is judged, as what
+it is if nothing changed, under false-discovery control over the features of a device and over devices, and the change must be large enough to
+matter. A single window may at most ask to be watched. Windows too small to judge say so; they neither raise an alarm nor end one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.core.errors import DataError
+from components.monitor import two_sample
+from components.monitor.reference import Baseline, Reference
+from components.monitor.sketch import BINS, MISSING, NEW, Sketch
+from components.monitor.tests_by_device import benjamini_hochberg
+
+FALSE_ALARMS = 0.0025
+"""Probability that an unchanged device raises an alarm in one window; what is measured stands in docs/drift.md."""
+MOST = 0.05
+"""Largest false-discovery rate over the devices of one window, however many they are."""
+WATCH = 0.05
+MIN_SHIFT, MIN_SCALE, MIN_DISTANCE, MIN_SHARE = 0.15, 0.2, 0.1, 0.05
+"""Smallest change that matters: of a mean (standard deviations), of the spread (share), of a distribution (KS), of a proportion."""
+MIN_N, MIN_PATIENTS = 25, 5
+WINDOWS = 3
+Aspect = Literal["location", "any", "scale", "missing", "category"]
+LEAST = {"location": MIN_SHIFT, "scale": MIN_SCALE, "any": MIN_DISTANCE, "missing": MIN_SHARE, "category": MIN_SHARE}
+Past = dict[str, tuple[float, float]]
+"""What is remembered of a window: `Change.name` -> p, effect."""
+KINDS: tuple[Aspect, ...] = ("location", "any", "scale")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One aspect of one feature of one device in one window.
+
+    Args:
+        aspect: What changed: the middle, the spread, the distribution as a whole, the share of missing values, the share of a category.
+        p: Of this window.
+        lasting: Of the last three windows; 1 before there are two.
+        adjusted: `lasting` after false-discovery control over features and devices.
+        effect: In standard deviations (location), share (scale, missing, category) or KS distance (any); signed where it has a direction.
+        before, after: Median of reference and window, or the shares.
+        value: The category, where the aspect is one.
+        shared: How much of the comparison's variance comes from the reference, which all windows share.
+    """
+
+    feature: str
+    aspect: Aspect
+    p: float
+    effect: float
+    before: float | None
+    after: float | None
+    value: str | None = None
+    shared: float = 0.0
+    lasting: float = 1.0
+    adjusted: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """What has to come back in another window. Not the aspect: a changed mean may show as a change of the spread in the next window."""
+        return f"{self.feature} missing" if self.aspect == "missing" else self.feature
+
+    @property
+    def matters(self) -> bool:
+        return abs(self.effect) >= LEAST[self.aspect]
+
+
+@dataclass
+class Judged:
+    """One device in one window.
+
+    Args:
+        status: `known`, `unseen` (no event of it in the reference) or `silent` (expected, but no event).
+        n, patients: Events, and the effective number of patients behind them.
+        against: `own` reference, or `pooled`.
+        reason: Why it was not judged, or "".
+        watch: Differences of this window alone, the strongest first.
+        alarm: Changes that persist, the strongest first; p and effect are those of this window.
+    """
+
+    status: Literal["known", "unseen", "silent"]
+    n: int
+    patients: float
+    against: str
+    reason: str = ""
+    watch: list[Change] = field(default_factory=list)
+    alarm: list[Change] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        """`cannot judge`, `drift`, `watch` (a first sign) or `no drift found`."""
+        if self.reason:
+            return "cannot judge"
+        return "drift" if self.alarm else "watch" if self.watch else "no drift found"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"verdict": self.verdict}
+
+
+class Detector:
+    """Judges the windows of one model in the order of time. Its memory is `history`, which can be stored between runs.
+
+    Args:
+        reference: Of the model.
+        history: Device -> its last judged windows, the latest last; at most WINDOWS - 1 are kept. Plain data.
+    """
+
+    def __init__(self, reference: Reference, history: Mapping[str, Sequence[Mapping[str, Sequence[float]]]] | None = None) -> None:
+        self.reference = reference
+        self.history: dict[str, list[Past]] = {
+            key: [{name: (float(p), float(effect)) for name, (p, effect) in window.items()} for window in past]
+            for key, past in (history or {}).items()
+        }
+
+    def sketch(self, device: str) -> Sketch:
+        """An empty sketch for a window of this device."""
+        return Sketch.empty(len(self.reference.strata), len(self.reference.features))
+
+    def judge(self, window: Mapping[str, Sketch]) -> dict[str, Judged]:
+        """Judge one window of all devices, and remember it.
+
+        Args:
+            window: Device -> its events, counted on `reference.baseline(device)`'s places. A device without events may be absent.
+
+        Returns:
+            Every device of the window and of the reference.
+        """
+        shape = (len(self.reference.strata), len(self.reference.features), BINS)
+        out: dict[str, Judged] = {}
+        found: dict[str, list[Change]] = {}
+        for device in sorted({*window, *self.reference.shares}):
+            sketch = window.get(device)
+            if sketch is not None and sketch.counts.shape != shape:
+                raise DataError("a window of another reference", where="window", got=list(sketch.counts.shape), allowed=list(shape))
+            baseline, against = self.reference.baseline(device)
+            status = "known" if device in self.reference.shares else "unseen"
+            n = sketch.n if sketch else 0
+            patients = n / sketch.per_patient if sketch and n else 0.0
+            judged = Judged("silent" if not n and status == "known" else status, n, round(patients, 1), against)
+            out[device] = judged
+            if not n or sketch is None:
+                judged.reason = "no events"
+            elif n < MIN_N:
+                judged.reason = f"too few events (n={n}, at least {MIN_N})"
+            elif patients < MIN_PATIENTS:
+                judged.reason = f"too few patients (about {patients:.0f}, at least {MIN_PATIENTS})"
+            else:
+                changes, judged.reason = _changes(self.reference, baseline, sketch)
+                if not judged.reason:
+                    found[device] = changes
+        for status in ("known", "unseen"):  # an unseen device is expected to differ and must not lend its level to others
+            self._decide({device: (out[device], changes) for device, changes in found.items() if out[device].status == status})
+        return out
+
+    def _decide(self, found: Mapping[str, tuple[Judged, list[Change]]]) -> None:
+        judged = {device: changes for device, (_, changes) in found.items() if changes}
+        single = _controlled({device: [c.p for c in changes] for device, changes in judged.items()})
+        lasting: dict[str, list[Change]] = {}
+        for device, changes in judged.items():
+            windows = [*self.history.get(device, []), {c.name: (c.p, c.effect) for c in changes}]
+            lasting[device] = [_lasting(c, windows) for c in changes]
+            self.history[device] = windows[-(WINDOWS - 1) :]
+        level = min(MOST, FALSE_ALARMS * len(judged))
+        adjusted = _controlled({device: [c.lasting for c in changes] for device, changes in lasting.items()})
+        for device, changes in lasting.items():
+            told = [replace(c, adjusted=float(q)) for c, q in zip(changes, adjusted[device], strict=True)]
+            found[device][0].watch = _strongest([c for c, q in zip(told, single[device], strict=True) if q <= WATCH and c.matters])
+            found[device][0].alarm = _strongest([c for c in told if c.adjusted <= level])
+
+
+def _lasting(change: Change, windows: Sequence[Past]) -> Change:
+    """With the p of its last windows together: of the second smallest, if the two are large enough and point the same way."""
+    past = sorted(window[change.name] for window in windows if change.name in window)
+    if len(past) < 2:
+        return change
+    mean = (past[0][1] + past[1][1]) / 2
+    if abs(mean) < LEAST[change.aspect]:
+        return change
+    p = two_sample.persistent(np.array([past[1][0]]), len(past), np.array([change.shared]))
+    return replace(change, lasting=float(p[0]))
+
+
+def _strongest(changes: list[Change]) -> list[Change]:
+    return sorted(changes, key=lambda c: (c.lasting, c.p, -abs(c.effect)))
+
+
+def _changes(reference: Reference, baseline: Baseline, window: Sketch) -> tuple[list[Change], str]:
+    """Every comparison of a device, and why there is none."""
+    mix = window.counts[:, 0].sum(-1).astype(np.float64)
+    there = baseline.sketch.counts[:, 0].sum(-1).astype(np.float64)
+    usable = there > 0
+    if mix[usable].sum() < MIN_N:
+        return [], "its case mix is not in the reference"
+    mix = np.where(usable, mix, 0)
+    share = mix / mix.sum()
+    weight = np.divide(share, there, out=np.zeros_like(share), where=usable)  # of one reference event of each stratum
+    before = np.einsum("s,sfb->fb", weight, baseline.sketch.counts.astype(np.float64))
+    after = window.counts[usable].sum(0).astype(np.float64)
+    mixed = 1 / np.divide(share**2, there, out=np.zeros_like(share), where=usable).sum()  # Kish: events that weigh the same
+    spare = np.maximum(1.0, 1 + (baseline.sketch.per_patient - 1) * baseline.alike)
+    m_all, n_all = mixed / spare, after[:1].sum(1) / np.maximum(1.0, 1 + (window.per_patient - 1) * baseline.alike)
+    shared = n_all / (n_all + m_all)
+    present_before, present_after = 1 - before[:, MISSING], 1 - after[:, MISSING] / np.maximum(after.sum(1), 1)
+    order = slice(0, MISSING)
+    compared = two_sample.numbers(before[:, order], after[:, order], m_all * present_before, n_all * present_after)
+    out: list[Change] = []
+    for f, name in enumerate(reference.features):
+        gone = present_before[f] - present_after[f]
+        if gone or present_before[f] < 1:
+            p = two_sample.shares(np.array([1 - present_before[f]]), np.array([1 - present_after[f]]), m_all[f], n_all[f])
+            out.append(
+                Change(name, "missing", float(p[0]), float(gone), float(1 - present_before[f]), float(1 - present_after[f]), shared=float(shared[f]))
+            )
+        if name in baseline.places.categories:
+            out += _categories(baseline, f, name, before[f], after[f], m_all[f], n_all[f])
+        elif present_before[f] > 0 and present_after[f] > 0:
+            aspect = KINDS[compared.kind[f]]
+            size = {"location": compared.location, "any": compared.distance, "scale": compared.scale}[aspect][f]
+            if aspect == "any" and compared.location[f] < 0:
+                size = -size
+            middle = [_median(baseline, f, counts) for counts in (before[f, order], after[f, order])]
+            out.append(Change(name, aspect, float(compared.p[f]), float(size), middle[0], middle[1], shared=float(shared[f])))
+    return out, ""
+
+
+def _categories(baseline: Baseline, f: int, name: str, before: NDArray[np.float64], after: NDArray[np.float64], m: float, n: float) -> list[Change]:
+    """The value whose share changed most clearly; one comparison for each feature, corrected for the number of values."""
+    values = [*baseline.places.categories[name], "a value that the reference does not have"]
+    at = np.array([*range(1, 2 * len(values) - 2, 2), NEW])
+    a, b = before[at] / max(before[:MISSING].sum(), 1e-300), after[at] / max(after[:MISSING].sum(), 1e-300)
+    if not before[:MISSING].sum() or not after[:MISSING].sum():
+        return []
+    p = two_sample.shares(a, b, m, n)
+    k = int(np.lexsort((-(b - a), p))[0])  # of two that mirror each other, the one that became more frequent is named
+    tests = int(((a > 0) | (b > 0)).sum())
+    return [Change(name, "category", min(1.0, float(p[k]) * max(1, tests - 1)), float(b[k] - a[k]), float(a[k]), float(b[k]), values[k], n / (n + m))]
+
+
+def _median(baseline: Baseline, f: int, counts: NDArray[np.float64]) -> float | None:
+    """The median of counted values; between two edges, their middle."""
+    cumulated = np.cumsum(counts)
+    place = int(np.searchsorted(cumulated, cumulated[-1] / 2))
+    edges = baseline.places.edges[f]
+    edges = edges[np.isfinite(edges)]
+    if not len(edges):
+        return None
+    low, high = max(0, (place - 1) // 2), min(len(edges) - 1, place // 2)
+    return float((edges[min(low, len(edges) - 1)] + edges[high]) / 2)
+
+
+def _controlled(p: Mapping[str, Sequence[float]]) -> dict[str, NDArray[np.float64]]:
+    """Adjusted p: Benjamini-Hochberg within a device; the devices, by their Simes p, again. A feature needs both."""
+    if not p:
+        return {}
+    within = {device: benjamini_hochberg(values) for device, values in p.items()}
+    between = benjamini_hochberg([float(adjusted.min()) for adjusted in within.values()])
+    return {device: np.maximum(adjusted, q) for (device, adjusted), q in zip(within.items(), between, strict=True)}
