@@ -19,7 +19,16 @@ def names() -> list[str]:
 
 
 def load(disease: str) -> DiseaseSpec:
-    """A disease by its name, or from a path that ends in `.toml`. Raises SpecError listing what there is."""
+    """A disease by its name, or from a path that ends in `.toml`; `<either>:<class>,<class>` is the question about two of its classes.
+
+    Raises:
+        SpecError: Lists what there is.
+    """
+    whole, colon, classes = disease.rpartition(":")
+    if colon and "," in classes:
+        from pipelines.pairs import pair
+
+        return pair(load(whole), classes)
     if disease.endswith(".toml"):
         return DiseaseSpec.from_toml(disease)
     if disease not in names():

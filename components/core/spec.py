@@ -134,7 +134,8 @@ class Target(_Part):
     that counts as positive (ordinal), a leaf or a coarse class (hierarchical). Without it those are means over the classes.
 
     `aliases` are other words for the classes that a source's labels use, so that grades can be merged: a word on the left means the class on
-    the right. Case does not matter.
+    the right. Case does not matter. `left_out` are words for what is in order but not asked about: such samples are listed as skipped, and are
+    no damage (reader `nifti-bids`; elsewhere such a label is damage like any other word).
     """
 
     kind: Literal["binary", "multiclass", "multilabel", "ordinal", "hierarchical", "dense"]
@@ -142,6 +143,7 @@ class Target(_Part):
     positive: str | None = None
     parents: dict[str, str] = {}
     aliases: dict[str, str] = {}
+    left_out: tuple[str, ...] = ()
     source: str = Field(description="where the labels come from and the rule that makes them")
 
     @model_validator(mode="after")
@@ -172,6 +174,9 @@ class Target(_Part):
             raise ValueError(f"aliases|{sorted(foreign)}|classes on the right: {list(self.classes)}")
         if taken := {word.lower() for word in self.aliases} & {name.lower() for name in self.classes}:
             raise ValueError(f"aliases|{sorted(taken)}|words on the left that are no classes")
+        known = {word.lower() for word in (*self.classes, *self.aliases)}
+        if both := known & {word.lower() for word in self.left_out}:
+            raise ValueError(f"left_out|{sorted(both)}|words that are neither classes nor aliases")
         return self
 
 
@@ -282,9 +287,12 @@ class Aggregate(_Part):
 
 
 class OperatingPoint(_Part):
-    """The threshold is chosen on validation: the lowest false-positive rate that still reaches `at_least`, or Youden's J."""
+    """The threshold is chosen on validation: the lowest false-positive rate that still reaches `at_least`, or Youden's J.
 
-    rule: Literal["sensitivity", "specificity", "youden"] = "sensitivity"
+    `kappa` is for ordinal targets, which otherwise take the most probable grade: cut points of the expected grade with the highest weighted kappa.
+    """
+
+    rule: Literal["sensitivity", "specificity", "youden", "kappa"] = "sensitivity"
     at_least: Share = 0.9
 
 

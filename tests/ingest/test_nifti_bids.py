@@ -298,6 +298,27 @@ def test_every_fault_of_a_tree_is_named(tmp_path: Path):
     assert not found.quarantine["file"].str.contains("anna|cora|dirk|eve|gina").any()
 
 
+def test_a_pair_of_classes_skips_the_third_and_counts_it(tmp_path: Path):
+    """Names, aliases and the disease's own numbers (0 control, 1 mci, 2 ad) mean the same in the pair mci, ad; an unknown word stays damage."""
+    from pipelines.pairs import pair
+
+    people = {"a": "control", "b": "cn", "c": "0", "d": "MCI", "e": "1", "f": "emci", "g": "AD", "h": "2", "i": "dementia", "j": "unsure"}
+    found = run(tree(tmp_path / "in", people), tmp_path, pair(spec(), "mci,ad"))
+    labels = found.manifest.set_index("patient_id")["label"].to_dict()
+    assert labels == {PSEUDONYMISER.id("patient", person): int(person in "ghi") for person in "defghi"}
+    assert found.quarantine["reason"].value_counts().to_dict() == {"a class that is left out": 3, "a label outside the spec's classes": 1}
+
+
+def test_left_out_volumes_are_no_damage(tmp_path: Path):
+    """A third of all persons left out, no share of damage allowed."""
+    from pipelines.pairs import pair
+
+    source = tree(tmp_path / "in", {"a": "control", "b": "control", "c": "mci", "d": "ad", "e": "ad"})
+    found = run(source, tmp_path, pair(spec(limits={"quarantine_share": 0}), "control,ad"))
+    assert found.manifest["label"].value_counts().to_dict() == {0: 2, 1: 2}
+    assert found.quarantine["reason"].tolist() == ["a class that is left out"]
+
+
 def test_scans_of_one_session_that_point_differently_are_all_refused(tmp_path: Path):
     source = tree(tmp_path / "in", PEOPLE)
     save(source, "sub-anna01/ses-a/anat/sub-anna01_ses-a_run-1_T1w.nii", head("RAS"))

@@ -97,8 +97,10 @@ def _persons(found: Table | None) -> set[str]:
 
 
 def label_of(spec: DiseaseSpec, row: dict[str, str]) -> int:
-    """The class that a row names, by its name, an alias or its number. Raises NotUsable for any other word."""
+    """The class that a row names, by its name, an alias or its number. Raises NotUsable for any other word; `skipped` for one of `left_out`."""
     word = next((row[name] for name in LABELS if row.get(name)), "").lower()
+    if word in {other.lower() for other in spec.target.left_out}:
+        raise NotUsable("a class that is left out", skipped=True)
     places = {name.lower(): k for k, name in enumerate(spec.target.classes)}
     places |= {alias.lower(): places[name.lower()] for alias, name in spec.target.aliases.items()}
     place = places.get(word, int(word) if word.isdecimal() and len(word) < 4 else -1)
@@ -141,7 +143,7 @@ def _by_person(context: Context, volumes: dict[int, Named], found: Table | None,
             label = label_of(spec, row) if context.labelled else None
             result[person].append((number, name, label, row))
         except NotUsable as reason:
-            out.rejected.append(Rejected(number, reason.reason))
+            out.rejected.append(Rejected(number, reason.reason, skipped=reason.skipped))
     if not chosen:
         seen = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4))
         raise DataError(f"no {spec.input.sequence} image", where="--source", got=seen or "nothing", allowed=f"..._{spec.input.sequence}.nii[.gz]")
@@ -187,7 +189,7 @@ def _by_file(context: Context, volumes: dict[int, Named], found: Table, out: Out
             label = label_of(spec, row) if context.labelled else None
             result[person.lower() or path].append((number, name, label, row))
         except NotUsable as reason:
-            out.rejected.append(Rejected(found.file, reason.reason, line))
+            out.rejected.append(Rejected(found.file, reason.reason, line, reason.skipped))
     out.rejected += [Rejected(n, "a volume without a row", skipped=True) for n in volumes if n not in used]
     return result
 
