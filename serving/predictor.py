@@ -58,7 +58,7 @@ class Predictor:
 
     def __init__(self, package: ModelPackage, profiles: OnlineProfiles | None) -> None:
         self.package, self.spec, self._profiles = package, package.spec, profiles
-        self._calibration, self._decision = package.calibration, package.operating_point
+        self._calibration, self._decision = package.sample_calibration, package.operating_point
         self._feature_name = package.model_facts.get("feature_name")
         self._session = _session(package)
         self._input = self._session.get_inputs()[0].name

@@ -129,6 +129,12 @@ class ModelPackage:
         return Calibration.from_dict(self._json("calibration.json"))
 
     @cached_property
+    def sample_calibration(self) -> Calibration:
+        """Of what the model says to one sample; `calibration` itself, unless the spec aggregates: that one is then of groups."""
+        raw = self._json("calibration.json")
+        return Calibration.from_dict(raw.get("samples", raw))
+
+    @cached_property
     def operating_point(self) -> Decision:
         return Decision.from_dict(self._json("operating_point.json"))
 

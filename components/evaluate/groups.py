@@ -13,6 +13,7 @@ import numpy as np
 
 from components.core import aggregates, calibration
 from components.core.aggregates import group_table
+from components.core.calibration import Calibration
 from components.core.spec import DiseaseSpec
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def aggregated(spec: DiseaseSpec, found: dict[str, Answers], weights: Path) -> d
         one.fit(tables["val"], seed=SEED)
     grouped = {name: one.apply(table) for name, table in tables.items() if name != "val"}
     grouped["val"] = group_table.out_of_fold(lambda: aggregates.build(spec), tables["val"], spec, seed=SEED)
-    return {name: _groups(spec, found[name], tables[name], grouped[name]) for name in found}
+    return {name: _groups(spec, found[name], tables[name], grouped[name], fitted) for name in found}
 
 
 def _samples(spec: DiseaseSpec, answers: Answers, p: Any) -> pd.DataFrame:
@@ -57,7 +58,7 @@ def _samples(spec: DiseaseSpec, answers: Answers, p: Any) -> pd.DataFrame:
     return pd.DataFrame(columns | {f"score_{name}": p[:, k] for k, name in enumerate(spec.target.classes)})
 
 
-def _groups(spec: DiseaseSpec, answers: Answers, samples: pd.DataFrame, grouped: pd.DataFrame) -> Answers:
+def _groups(spec: DiseaseSpec, answers: Answers, samples: pd.DataFrame, grouped: pd.DataFrame, fitted: Calibration) -> Answers:
     from components.evaluate.step import Answers as Made
 
     truth = group_table.labels(samples, spec)
@@ -66,4 +67,4 @@ def _groups(spec: DiseaseSpec, answers: Answers, samples: pd.DataFrame, grouped:
     # A group of whose samples one has no profile is answered on the reference.
     missing = samples.groupby("group_id")["abstain"].any().loc[grouped["group_id"]].to_numpy(dtype=bool)
     p = grouped[[f"score_{name}" for name in spec.target.classes]].to_numpy(dtype=np.float64)
-    return Made(rows, rows["label"].to_numpy(dtype=np.int64), np.log(np.maximum(p, TINY)).astype(np.float32), missing, samples)
+    return Made(rows, rows["label"].to_numpy(dtype=np.int64), np.log(np.maximum(p, TINY)).astype(np.float32), missing, samples, fitted)

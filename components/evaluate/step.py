@@ -46,7 +46,7 @@ def evaluate(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, v
     Args:
         dataset, features, model, validation: As written by the steps before.
         out: Written whole or not at all: `metrics.json`, `predictions.parquet`, `calibration.json`, `operating_point.json`, `report.html`; and,
-            where the spec aggregates and all of these are of groups, `samples.parquet`.
+            where the spec aggregates and all of these are of groups, `samples.parquet`, and `samples` in `calibration.json`.
 
     Returns:
         The contents of `metrics.json`: `metrics`, `devices`, `worst_device`, `operating_point`, `calibration`, `baseline`, `counts`, `leakage`,
@@ -108,7 +108,9 @@ def evaluate(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, v
     page = render(spec, figures, predictions, decision, judgement, synthetic=synthetic, facts=facts)
     with atomic_dir(out) as folder:
         _write_json(folder / "metrics.json", figures)
-        more = {"folds": [{"fold": f["fold"]} | f["calibration"] for f in folds]} if folds else {}
+        more: dict[str, Any] = {"folds": [{"fold": f["fold"]} | f["calibration"] for f in folds]} if folds else {}
+        if (of_single := found["val"].sample_calibration) is not None:
+            more["samples"] = of_single.to_dict()
         _write_json(folder / "calibration.json", served.calibration.to_dict() | more)
         more = {"folds": [{"fold": f["fold"]} | f["operating_point"] for f in folds]} if folds else {}
         _write_json(folder / "operating_point.json", decision.to_dict() | more)
@@ -129,6 +131,7 @@ class Answers:
         scores: (n, K) logits.
         missing_profile: (n,) bool, answered on the reference for want of a profile.
         samples: Of groups: what was said to their samples, calibrated.
+        sample_calibration: That calibration; the one that is fitted on `scores` is of groups.
     """
 
     rows: pd.DataFrame
@@ -136,6 +139,7 @@ class Answers:
     scores: NDArray[np.float32]
     missing_profile: NDArray[np.bool_]
     samples: pd.DataFrame | None = None
+    sample_calibration: Calibration | None = None
 
 
 class Bench:

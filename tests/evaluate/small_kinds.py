@@ -74,9 +74,11 @@ def samples(spec: DiseaseSpec, *, groups: int, seed: int = 0, outside: int = 0, 
     return found
 
 
-def made(root: Path, spec: DiseaseSpec, *, checks: list[dict[str, Any]] | None = None, **options: Any) -> dict[str, Path]:
-    """`dataset`, `features`, `validation` and `model` under `root`, as evaluate takes them."""
-    rows = samples(spec, **options)
+def made(
+    root: Path, spec: DiseaseSpec, *, rows: list[Sample] | None = None, checks: list[dict[str, Any]] | None = None, **options: Any
+) -> dict[str, Path]:
+    """`dataset`, `features`, `validation` and `model` under `root`, as evaluate takes them; `rows` instead of those that `options` draw."""
+    rows = rows or samples(spec, **options)
     missing = {e.name for e in spec.external} if not options.get("outside") else set()
     told = {
         e.name: {"role": e.role, "split": e.split, "samples": 0 if e.name in missing else 2 * options["outside"], "missing": e.name in missing}
