@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from components.core.errors import SpecError
 from components.core.models import build
 from components.core.models.samples import Samples
-from components.core.models.small_cnn import Architecture, network
+from components.core.models.small_cnn import Architecture, less_background, network
 from components.core.spec import DiseaseSpec
 
 SPEC = Path(__file__).parents[2] / "pipelines" / "diseases" / "lung-nodule.toml"
@@ -66,11 +67,28 @@ def test_mean_readout_is_blind_to_a_shift_of_whole_strides():
         build(spec_with((1, 16, 16), pool="max"))
 
 
+def test_background_goes_and_a_spot_stays():
+    """A level field is nothing but background, up to its border; of a spot one pixel wide stays what its own blur does not hold, and the blur of
+    width 2 puts (1 / 5.0)^2 of it, the sum of exp(-k^2 / 8) for |k| <= 4 being 5.0, on its place. A slow lamp goes, a spot under it stays."""
+    layer = less_background(2, 2.0)
+    assert not list(layer.parameters())
+    assert not layer.state_dict()
+    torch.testing.assert_close(layer(torch.full((1, 2, 24, 24), 0.7)), torch.zeros(1, 2, 24, 24), rtol=0, atol=1e-6)
+    spot = torch.zeros(1, 2, 24, 24)
+    spot[0, 0, 12, 12] = 1.0
+    line = sum(math.exp(-k * k / 8) for k in range(-4, 5))
+    out = layer(spot)
+    assert float(out[0, 0, 12, 12]) == pytest.approx(1 - 1 / line**2, abs=1e-6)
+    assert not out[0, 1].any()  # each channel by itself
+    lamp = torch.linspace(0.2, 0.8, 24).expand(1, 2, 24, 24)
+    torch.testing.assert_close(layer(spot + lamp)[..., 4:-4], out[..., 4:-4], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("pool", ["mean", "mean-max"])
 def test_the_exported_graph_scores_alike(pool: str, tmp_path: Path):
     import onnxruntime
 
-    estimator = build(spec_with((3, 16, 16), residual=True, input_norm=True, pool=pool))
+    estimator = build(spec_with((3, 16, 16), residual=True, input_norm=True, background=3.0, pool=pool))
     estimator.export_onnx(tmp_path / "m.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     x = np.random.default_rng(0).random((3, 3, 16, 16), dtype=np.float32)

@@ -3,6 +3,7 @@
 Each stage is a 3 x 3 convolution, 2 x 2 max-pooling and further convolutions at the pooled size, plain or around shortcuts (`residual`).
 What is left of the image goes into the scores as mean and as maximum of each map: a texture shows in the one, a single small lesion in the
 other, and neither depends on where in the image it is. With few photographs the maximum follows the loudest place, often no lesion: `pool` "mean".
+Where lamp, lens and pigment differ more than lesions do, `background` takes the slow part of every photograph away before anything is learned.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Architecture:
         batch_norm: Normalise after each convolution.
         input_norm: Bring each channel to mean 0 and deviation 1 of the training images first, as a layer of the network: without it, bright
             photographs that differ little keep most maps on one side of the ReLU.
+        background: Width (standard deviation, pixels) of the Gaussian whose blur is subtracted from each channel before all else, as a fixed
+            layer; 0 subtracts nothing. Graham did so for the Kaggle retinopathy set of 2015; spots wider than it fade.
         pool: What of each map goes into the scores: "mean-max", or "mean" alone.
         dropout: Before the scores.
     """
@@ -41,6 +44,7 @@ class Architecture:
     residual: bool = False
     batch_norm: bool = True
     input_norm: bool = False
+    background: float = field(default=0.0, metadata={"low": 0, "high": 64})
     pool: Literal["mean-max", "mean"] = "mean-max"
     dropout: float = field(default=0.0, metadata={"low": 0, "high": 0.95})
 
@@ -77,7 +81,8 @@ def network(channels: int, n_scores: int, architecture: Architecture) -> nn.Modu
             mean = x.mean(dim=(2, 3))
             return mean if a.pool == "mean" else torch.cat([mean, x.amax(dim=(2, 3))], dim=1)
 
-    layers: list[nn.Module] = [nn.BatchNorm2d(channels, affine=False)] if a.input_norm else []
+    layers: list[nn.Module] = [less_background(channels, a.background)] if a.background else []
+    layers += [nn.BatchNorm2d(channels, affine=False)] if a.input_norm else []
     for maps in a.maps:
         convolution, *norm = _convolution(channels, maps, a.batch_norm)
         # ReLU keeps order, so it may follow the pooling: the same maxima from a quarter of the values.
@@ -85,6 +90,35 @@ def network(channels: int, n_scores: int, architecture: Architecture) -> nn.Modu
         channels = maps
     dropout = [nn.Dropout(a.dropout)] if a.dropout else []
     return nn.Sequential(*layers, Summary(), *dropout, nn.Linear(channels if a.pool == "mean" else 2 * channels, n_scores))
+
+
+def less_background(channels: int, sigma: float) -> nn.Module:
+    """(N, channels, H, W) less its own Gaussian blur of `sigma` pixels, cut at two widths; beyond the border the border's values go on.
+
+    Nothing in it is trained or saved: the spec says all of it.
+    """
+    import torch
+    from torch import nn
+
+    class LessBackground(nn.Module):
+        down: torch.Tensor
+        across: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            reach = max(1, round(2 * sigma))
+            line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+            line = (line / line.sum()).expand(channels, 1, -1)
+            self.register_buffer("down", line[..., None].clone(), persistent=False)
+            self.register_buffer("across", line[:, :, None].clone(), persistent=False)
+            self.reach = reach
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            wide = nn.functional.pad(x, (self.reach,) * 4, mode="replicate")
+            blurred = nn.functional.conv2d(nn.functional.conv2d(wide, self.down, groups=channels), self.across, groups=channels)
+            return x - blurred
+
+    return LessBackground()
 
 
 def _convolution(before: int, after: int, batch_norm: bool) -> list[nn.Module]:
