@@ -2,6 +2,7 @@
 
 binary                             positive where p(positive) >= threshold
 multi-class, ordinal, hierarchical the class of the highest probability
+ordinal, rule "kappa"              the grade in which the expected grade lies, between cut points
 multi-label                        each class where its own p >= its threshold
 """
 
@@ -17,6 +18,8 @@ from components.core import metrics
 from components.core.errors import DataError, SpecError
 from components.core.spec import DiseaseSpec
 
+TRIED, SWEEPS = 200, 10
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -25,12 +28,13 @@ class Decision:
     Args:
         classes: In the order of the probabilities.
         thresholds: Binary: one, for the positive class. Multi-label: one per class. Highest: none. In (0, 1].
+            Grades: ascending cut points of the expected grade, one fewer than classes, in [0, K - 1].
         positive: Name of the positive class; binary only.
         rule: The words of the spec, e.g. "sensitivity at least 0.9".
         n: Validation samples it was chosen on.
     """
 
-    kind: Literal["threshold", "highest", "thresholds"]
+    kind: Literal["threshold", "highest", "thresholds", "grades"]
     classes: tuple[str, ...]
     thresholds: tuple[float, ...] = ()
     positive: str | None = None
@@ -38,12 +42,16 @@ class Decision:
     n: int = 0
 
     def __post_init__(self) -> None:
-        wanted = {"threshold": 1, "highest": 0, "thresholds": len(self.classes)}
+        wanted = {"threshold": 1, "highest": 0, "thresholds": len(self.classes), "grades": len(self.classes) - 1}
         if self.kind not in wanted or len(self.thresholds) != wanted[self.kind]:
             raise DataError("not an operating point", where="operating point", got=f"{self.kind} with {len(self.thresholds)} thresholds")
         if self.kind == "threshold" and (self.positive not in self.classes or len(self.classes) != 2):
             raise DataError("positive class unknown", where="operating point", got=self.positive, allowed=", ".join(self.classes))
-        if not all(0 < t <= 1 for t in self.thresholds):
+        if self.kind == "grades":
+            cuts = self.thresholds
+            if not all(0 <= t <= len(cuts) for t in cuts) or list(cuts) != sorted(cuts):
+                raise DataError("cut points out of order or range", where="operating point", got=list(cuts), allowed=f"ascending, 0 to {len(cuts)}")
+        elif not all(0 < t <= 1 for t in self.thresholds):
             raise DataError("threshold out of range", where="operating point", got=list(self.thresholds), allowed="above 0, at most 1")
 
     @property
@@ -60,6 +68,8 @@ class Decision:
             return p >= np.asarray(self.thresholds)
         if self.kind == "highest":
             return p.argmax(1)
+        if self.kind == "grades":
+            return np.searchsorted(self.thresholds, _expected(p), side="right").astype(np.intp)
         positive = self.classes.index(str(self.positive))
         return np.where(p[:, positive] >= self.thresholds[0], positive, 1 - positive)
 
@@ -101,6 +111,8 @@ def choose(spec: DiseaseSpec, labels: ArrayLike, probabilities: ArrayLike) -> De
     wish = spec.operating_point
     words = "Youden's J" if wish.rule == "youden" else f"{wish.rule} at least {wish.at_least:g}"
     kind, classes = spec.target.kind, spec.target.classes
+    if wish.rule == "kappa":
+        return Decision("grades", classes, _cuts(y, _expected(p), len(classes)), None, "highest weighted kappa", len(y))
     if kind == "binary":
         k = spec.positive_index
         return Decision("threshold", classes, (_threshold(spec, y == k, p[:, k]),), spec.target.positive, words, len(y))
@@ -109,6 +121,42 @@ def choose(spec: DiseaseSpec, labels: ArrayLike, probabilities: ArrayLike) -> De
     if kind == "dense":
         raise SpecError("no operating point for dense targets", where=f"{spec.name}: target.kind", got="'dense'")
     return Decision("highest", classes, (), None, "highest probability", len(y))
+
+
+def _expected(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    return p @ np.arange(p.shape[1], dtype=np.float64)
+
+
+def _cuts(y: NDArray[Any], expected: NDArray[np.float64], grades: int) -> tuple[float, ...]:
+    """Ascending cut points of the expected grade with the highest quadratic weighted kappa that moving one at a time finds.
+
+    Probabilities that are unsure shrink the expected grade towards its mean, and rounding it then leaves the outer grades empty. The search starts
+    where as many samples lie above each cut as have that grade, and tries the middles between neighbouring samples, at most `TRIED` of them.
+    """
+    values = np.unique(expected)
+    middles = (values[1:] + values[:-1]) / 2 if len(values) > 1 else values
+    tried = middles if len(middles) <= TRIED else np.quantile(middles, np.linspace(0, 1, TRIED))
+    cuts = np.quantile(expected, [float(np.mean(y <= grade)) for grade in range(grades - 1)])
+    top = _agreement(y, np.searchsorted(cuts, expected, side="right"))
+    for _ in range(SWEEPS):
+        before = top
+        for which in range(grades - 1):
+            low, high = cuts[which - 1] if which else 0.0, cuts[which + 1] if which + 2 < grades else float(grades - 1)
+            for middle in tried[(tried >= low) & (tried <= high)]:
+                moved = cuts.copy()
+                moved[which] = middle
+                value = _agreement(y, np.searchsorted(moved, expected, side="right"))
+                if value > top + 1e-9:
+                    top, cuts = value, moved
+        if top <= before:
+            break
+    return tuple(float(cut) for cut in cuts)
+
+
+def _agreement(y: NDArray[Any], decided: NDArray[Any]) -> float:
+    """Quadratic weighted kappa: one minus the mean squared distance over that of the same grades at random; 0 where neither varies."""
+    apart = float(np.var(y) + np.var(decided) + (np.mean(y) - np.mean(decided)) ** 2)
+    return 1 - float(np.mean((y - decided) ** 2)) / apart if apart else 0.0
 
 
 def _threshold(spec: DiseaseSpec, y: NDArray[np.bool_], p: NDArray[np.float64]) -> float:

@@ -289,8 +289,7 @@ class Aggregate(_Part):
 class OperatingPoint(_Part):
     """The threshold is chosen on validation: the lowest false-positive rate that still reaches `at_least`, or Youden's J.
 
-    `kappa` is for ordinal targets, which otherwise take the most probable grade: cut points of the expected grade with the highest weighted kappa.
-    """
+    `kappa`, for ordinal targets only: cut points of the expected grade with the highest weighted kappa in place of the most probable grade."""
 
     rule: Literal["sensitivity", "specificity", "youden", "kappa"] = "sensitivity"
     at_least: Share = 0.9
@@ -370,6 +369,8 @@ class DiseaseSpec(_Part):
     def _references(self) -> DiseaseSpec:
         if self.default_family not in self.families:
             raise ValueError(f"default_family|{self.default_family}|one of {sorted(self.families)}")
+        if self.operating_point.rule == "kappa" and self.target.kind != "ordinal":
+            raise ValueError(f"operating_point.rule|kappa|another rule for kind '{self.target.kind}'")
         if (r := self.recording) is not None:
             if unknown := sorted(set(r.classes.values()) - set(self.target.classes)):
                 raise ValueError(f"recording.classes|{unknown}|classes of the target: {list(self.target.classes)}")

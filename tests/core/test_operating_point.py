@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from components.core.errors import DataError
+from components.core.errors import DataError, SpecError
+from components.core.metrics import quadratic_weighted_kappa
 from components.core.operating_point import Decision, choose
 from components.core.spec import DiseaseSpec
 from tests.small_run import small_spec
@@ -70,6 +71,46 @@ def test_many_classes_take_the_highest():
     assert decision.kind == "highest"
     assert decision.threshold is None
     assert decision.decide([[0.2, 0.5, 0.3]]).tolist() == [1]
+
+
+def ordinal(rule: str) -> DiseaseSpec:
+    target = {"kind": "ordinal", "classes": ["a", "b", "c"], "source": "test"}
+    return small_spec(target=target, metrics=["qwk"], operating_point={"rule": rule})
+
+
+def test_cut_points_undo_what_unsure_probabilities_do_to_grades():
+    """Every sample's probabilities are one part truth in three parts of one third each: the expected grade is then 2/3, 1 or 4/3 for the grades 0,
+    1 and 2, and rounding calls them all 1. Cut points between them give every grade back; kappa is 1."""
+    labels = np.tile([0, 1, 2], 20)
+    p = (np.eye(3)[labels] + 2 / 3) / 3
+    decision = choose(ordinal("kappa"), labels, p)
+    assert decision.kind == "grades"
+    assert decision.decide(p).tolist() == labels.tolist()
+    low, high = decision.thresholds
+    assert 2 / 3 < low < 1 < high < 4 / 3
+    assert Decision.from_dict(json.loads(json.dumps(decision.to_dict()))) == decision
+    assert decision.names([[1, 0, 0], [0, 0, 1]]) == ["a", "c"]
+
+
+def test_cut_points_are_never_worse_on_their_own_samples_than_rounding_or_the_highest():
+    rng = np.random.default_rng(3)
+    labels = rng.choice(3, 150, p=(0.6, 0.3, 0.1))
+    scores = 1.5 * np.eye(3)[labels] + rng.normal(0, 1, (150, 3))
+    p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    kappa = lambda decided: quadratic_weighted_kappa(labels, decided, 3).value
+    found = kappa(choose(ordinal("kappa"), labels, p).decide(p))
+    assert found >= max(kappa(p.argmax(1)), kappa(np.rint(p @ np.arange(3)).astype(int)))
+
+
+def test_validation_without_the_outer_grades_still_decides():
+    decision = choose(ordinal("kappa"), [1, 1, 1], np.full((3, 3), 1 / 3))
+    assert decision.decide(np.full((1, 3), 1 / 3)).shape == (1,)
+    raw = json.loads(with_rule("youden").to_json())
+    raw["operating_point"]["rule"] = "kappa"
+    with pytest.raises(SpecError, match=r"operating_point\.rule"):
+        DiseaseSpec.from_json(json.dumps(raw))
+    with pytest.raises(DataError, match="out of order"):
+        Decision("grades", ("a", "b", "c"), (1.5, 0.5))
 
 
 def test_labels_of_a_multilabel_target_have_their_own_thresholds():
