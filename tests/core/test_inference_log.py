@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import DataError, ServiceError
-from components.core.inference_log import COLUMNS, InferenceLog, frame, read_log
+from components.core.inference_log import COLUMNS, InferenceLog, compact, frame, read_log, summary
+from tests.core.killed import different, kill_at_every_line
 
 RECORD = {
     "time": "2026-01-02T03:04:05.000006+00:00", "request_id": "r0", "model": "lung-nodule", "version": "1", "digest": "d", "source": "dicom",
@@ -108,21 +109,39 @@ def test_a_folder_that_is_absent_or_a_file_is_one_line(tmp_path: Path) -> None:
         InferenceLog(tmp_path / "file")
 
 
-def test_a_full_disk_stops_the_answer_and_keeps_the_earlier_records(tmp_path: Path) -> None:
-    """A file-size limit stands in for a full disk: the kernel takes a part of the record, then refuses."""
-    code = (
-        "import resource, signal; from components.core.errors import ServiceError; from components.core.inference_log import InferenceLog\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
-        f"log = InferenceLog({str(tmp_path)!r})\n"
-        "log.append([{'request_id': 'whole'}])\n"
-        "for n in range(2):\n"
-        "    try: log.append([{'request_id': 'x' * 90}])\n"
-        "    except ServiceError as error: print(error)\n"
-        "log.append([{'request_id': 'after'}])\n"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.count("inference log") == 2
+def test_a_record_of_an_older_server_tells_its_status_by_abstain(tmp_path: Path) -> None:
+    with InferenceLog(tmp_path) as log:
+        log.append([RECORD, RECORD | {"abstain": True}, RECORD | {"status": "refused"}])
+    assert list(read_log(tmp_path)["status"]) == ["answered", "abstained", "refused"]
+
+
+def test_the_last_line_of_a_living_writer_is_awaited_and_that_of_a_dead_one_is_torn(tmp_path: Path) -> None:
+    log = InferenceLog(tmp_path)
+    log.append([numbered(0)])
+    with open(next(tmp_path.glob("*.log")), "ab") as segment:
+        segment.write(frame(numbered(1))[:50])
+    assert read_log(tmp_path).attrs["damaged"] == 0
+    log.close()
     table = read_log(tmp_path)
-    assert list(table["request_id"]) == ["whole", "after"]
-    assert table.attrs["damaged"] == 2
+    assert (len(table), table.attrs["damaged"]) == (1, 1)
+    assert summary(tmp_path)["alarms"] == ["1 lines of the log are torn or changed and left out"]
+
+
+def test_kill_9_on_any_line_of_the_writer_loses_only_what_was_not_confirmed(tmp_path: Path) -> None:
+    """A process is killed before the n-th line of Python that the log runs, for every n, across four rolls to a new segment."""
+    code = (
+        "from components.core.inference_log import InferenceLog\n"
+        "def work(folder):\n"
+        "    with InferenceLog(folder, segment_bytes=60) as log:\n"
+        "        for n in range(4):\n"
+        "            log.append([{'request_id': f'r{n}'}])\n"
+        "            with open(folder / 'confirmed', 'a') as out: out.write(f'r{n}\\n')\n"
+    )
+    folders = kill_at_every_line(code, tmp_path, ("writer.py", "segments.py", "losses.py"))
+    assert len(folders) > 100
+    for folder in different(folders):
+        confirmed = (folder / "confirmed").read_text().split() if (folder / "confirmed").exists() else []
+        found = list(read_log(folder)["request_id"])
+        assert found in (confirmed, [f"r{n}" for n in range(len(confirmed) + 1)]), folder
+        compact(folder)
+        assert list(read_log(folder)["request_id"]) == found

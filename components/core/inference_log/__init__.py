@@ -1,0 +1,23 @@
+"""What a model server answered: one record per sample, on disk before the answer leaves, and what became of the requests without an answer.
+
+A log is a folder:
+
+    000007.log        a segment that is, or was, written by one process: a line per record, `<CRC-32> <JSON>`       (lines.py, segments.py)
+    000007.lost       beside it: how many records the disk refused meanwhile; its space is taken before it is needed (losses.py)
+    000006.parquet    a segment whose writer is gone, compacted; it stands for its .log and its .lost                (compaction.py)
+
+    writer.py     InferenceLog: appends, counts what cannot be written
+    reader.py     read_log, batches, summary: every record once, whichever form it has
+    tables.py     the columns, and records as tables
+    events.py     halves of one request that a collector took separately
+
+The writer is the server, the reader is the monitor: that is why the format stands here, below both. See docs/decisions/0061.
+"""
+
+from components.core.inference_log.compaction import compact
+from components.core.inference_log.lines import frame
+from components.core.inference_log.reader import batches, read_log, summary
+from components.core.inference_log.tables import COLUMNS, IMAGE_FEATURES
+from components.core.inference_log.writer import SEGMENT_BYTES, InferenceLog
+
+__all__ = ["COLUMNS", "IMAGE_FEATURES", "SEGMENT_BYTES", "InferenceLog", "batches", "compact", "frame", "read_log", "summary"]
