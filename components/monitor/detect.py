@@ -83,6 +83,7 @@ class Judged:
         reason: Why it was not judged, or "".
         watch: Differences of this window alone, the strongest first.
         alarm: Changes that persist, the strongest first; p and effect are those of this window.
+        shifts: Feature -> shift of its middle in standard deviations, of every number, whether it matters or not.
     """
 
     status: Literal["known", "unseen", "silent"]
@@ -92,6 +93,7 @@ class Judged:
     reason: str = ""
     watch: list[Change] = field(default_factory=list)
     alarm: list[Change] = field(default_factory=list)
+    shifts: dict[str, float] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -152,7 +154,7 @@ class Detector:
             elif patients < MIN_PATIENTS:
                 judged.reason = f"too few patients (about {patients:.0f}, at least {MIN_PATIENTS})"
             else:
-                changes, judged.reason = _changes(self.reference, baseline, sketch)
+                changes, judged.shifts, judged.reason = _changes(self.reference, baseline, sketch)
                 if not judged.reason:
                     found[device] = changes
         for status in ("known", "unseen"):  # an unseen device is expected to differ and must not lend its level to others
@@ -191,13 +193,13 @@ def _strongest(changes: list[Change]) -> list[Change]:
     return sorted(changes, key=lambda c: (c.lasting, c.p, -abs(c.effect)))
 
 
-def _changes(reference: Reference, baseline: Baseline, window: Sketch) -> tuple[list[Change], str]:
-    """Every comparison of a device, and why there is none."""
+def _changes(reference: Reference, baseline: Baseline, window: Sketch) -> tuple[list[Change], dict[str, float], str]:
+    """Every comparison of a device, the shifts of its numbers, and why there is none."""
     mix = window.counts[:, 0].sum(-1).astype(np.float64)
     there = baseline.sketch.counts[:, 0].sum(-1).astype(np.float64)
     usable = there > 0
     if mix[usable].sum() < MIN_N:
-        return [], "its case mix is not in the reference"
+        return [], {}, "its case mix is not in the reference"
     mix = np.where(usable, mix, 0)
     share = mix / mix.sum()
     weight = np.divide(share, there, out=np.zeros_like(share), where=usable)  # of one reference event of each stratum
@@ -227,7 +229,8 @@ def _changes(reference: Reference, baseline: Baseline, window: Sketch) -> tuple[
                 size = -size
             middle = [_median(baseline, f, counts) for counts in (before[f, order], after[f, order])]
             out.append(Change(name, aspect, float(compared.p[f]), float(size), middle[0], middle[1], shared=float(shared[f])))
-    return out, ""
+    shifts = {name: float(s) for name, s in zip(reference.features, compared.location, strict=True) if name not in baseline.places.categories}
+    return out, shifts, ""
 
 
 def _categories(baseline: Baseline, f: int, name: str, before: NDArray[np.float64], after: NDArray[np.float64], m: float, n: float) -> list[Change]:

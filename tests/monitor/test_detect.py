@@ -48,7 +48,8 @@ def test_a_shift_of_half_a_deviation_is_an_alarm_in_its_second_window_and_names_
     assert second["a"].alarm[0].feature == "f3"
     assert second["a"].alarm[0].aspect == "location"
     assert second["a"].alarm[0].effect == pytest.approx(0.5, abs=0.15)
-    assert not first["b"].alarm and not second["b"].alarm
+    assert not first["b"].alarm
+    assert not second["b"].alarm
 
 
 def test_a_change_that_does_not_come_back_is_no_alarm_and_a_window_too_small_does_not_end_one() -> None:
