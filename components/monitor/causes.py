@@ -29,7 +29,7 @@ TOLERANCE = 0.1
 RELATIVE = 0.25
 """The same, as a share of the predicted shift: a strong change is simulated less exactly."""
 EXPLAINED = 0.5
-"""Share of the pattern that a cause must explain to be named."""
+"""Share of the pattern, beyond chance, that a cause must explain to be named."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ class Signatures:
         spread = chance + (RELATIVE * patterns)[:, None, :] ** 2 * np.eye(len(figures))
         left = seen - patterns
         likely = -np.einsum("kf,kf->k", left, np.linalg.solve(spread, left[..., None])[..., 0]) - np.linalg.slogdet(spread)[1]
-        explained = 1 - (left**2).sum(1) / whole
+        noise = len(figures) / max(n, 1.0)  # of what moved, this much is expected by chance and needs no explanation
+        explained = 1 - np.maximum((left**2).sum(1) - noise, 0) / max(whole - noise, noise)
         best: dict[str, tuple[float, Cause]] = {}
         for (name, strength, _, _), fit, share in zip(self._lines, likely.tolist(), explained.tolist(), strict=True):
             if name not in best or fit > best[name][0]:
