@@ -13,7 +13,7 @@ import numpy as np
 
 from components.core import models
 from components.core.atomic import atomic_dir
-from components.core.dataset import Sample, write_dataset
+from components.core.dataset_writer import Sample, write_dataset
 from components.core.devices import ProfileAccumulator
 from components.core.spec import DiseaseSpec
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.dataset import content_facts
+from components.core.dataset_writer import content_facts
 from components.core.imaging.errors import NotUsable
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec, External

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from components.core.atomic import PARTIAL
 from components.core.cores import available_cores
-from components.core.dataset import SPLITS, Sample, write_dataset
+from components.core.dataset import SPLITS
+from components.core.dataset_writer import Sample, write_dataset
 from components.core.devices import ProfileAccumulator
 from components.core.errors import DataError, DxflowError
 from components.core.folds import validation_groups, validation_share

@@ -69,7 +69,7 @@ def _spec(options: dict[str, Any] | None) -> Any:
 
 
 def _write(path: Path) -> None:
-    from components.core.dataset import Sample, write_dataset
+    from components.core.dataset_writer import Sample, write_dataset
 
     draw = np.random.default_rng(0)
     spec = _spec(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.core.dataset import content_facts, near_hash
+from components.core.dataset_writer import content_facts, near_hash
 
 SHAPES = ((3, 48, 48), (3, 256, 256), (28, 28, 3), (30,), (1, 1), (8, 9), (7, 9), (2000, 30))
 

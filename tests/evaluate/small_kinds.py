@@ -10,7 +10,7 @@ import numpy as np
 
 from components.core import models
 from components.core.atomic import atomic_dir
-from components.core.dataset import Sample, write_dataset
+from components.core.dataset_writer import Sample, write_dataset
 from components.core.folds import fold_numbers
 from components.core.spec import DiseaseSpec
 from components.train.folds import Task, fit, fit_folds, keep_folds

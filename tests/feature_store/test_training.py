@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.core.dataset import Sample, write_dataset
+from components.core.dataset_writer import Sample, write_dataset
 from components.core.devices import DeviceProfile, normalise, pooled
 from components.core.errors import DataError
 from components.core.spec import DiseaseSpec

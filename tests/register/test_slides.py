@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from components.core import aggregates, calibration
-from components.core.dataset import Dataset, Sample
+from components.core.dataset import Dataset
+from components.core.dataset_writer import Sample
 from components.core.devices import normalise
 from components.core.package import ModelPackage
 from components.core.spec import DiseaseSpec

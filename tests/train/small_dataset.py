@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.core.dataset import Sample, write_dataset
+from components.core.dataset_writer import Sample, write_dataset
 from components.core.spec import DiseaseSpec
 
 SPEC = Path(__file__).parents[2] / "pipelines" / "diseases" / "lung-candidate.toml"

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.core.dataset import Dataset, Sample, write_dataset
+from components.core.dataset import Dataset
+from components.core.dataset_writer import Sample, write_dataset
 from components.core.errors import DataError
 from components.core.folds import roles
 from components.core.models.samples import Samples

@@ -91,7 +91,7 @@ def test_constant_samples_say_nothing():
 
 @pytest.mark.parametrize("related", [True, False])
 def test_validate_warns_by_itself_where_no_groups_are_named(tmp_path: Path, related: bool):
-    from components.core.dataset import Sample, write_dataset
+    from components.core.dataset_writer import Sample, write_dataset
 
     spec = made(split__grouping="none", split__given=True)
     heads = Heads(related=related)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.core.dataset import Sample, write_dataset
+from components.core.dataset_writer import Sample, write_dataset
 from components.core.errors import DataError, DxflowError, ServiceError
 from components.core.spec import DiseaseSpec
 from components.validate import checks as module
