@@ -182,7 +182,6 @@ class Target(_Part):
 
 class Device(_Part):
     """Which header fields, in this order, make a scanner one device; `min_n` samples are needed before it is judged on its own."""
-
     key: tuple[str, ...] = Field(min_length=1)
     min_n: Annotated[int, Field(ge=1)] = 30
     profile_max_age_days: Positive = 365.0
@@ -192,11 +191,12 @@ class Normalise(_Part):
     """How intensities of different devices are brought together, and what a device without a profile gets.
 
     Methods: `none`; `range` (only `input.range`); `device` (shift, scale and noise of the device's profile to the training pool's).
-    A missing or stale profile means `pooled` (the training pool's profile stands in, and the answer says so) or `abstain`.
-    """
+    A missing or stale profile means `pooled` (the training pool's profile stands in, and the answer says so) or `abstain`. `per_sample`:
+    modules of `components/core/harmonise/`, in their order, which need no profile; not with `none`."""
 
     method: Literal["none", "range", "device"] = "range"
     missing_profile: Literal["pooled", "abstain"] = "abstain"
+    per_sample: tuple[Name, ...] = ()
 
 
 class Split(_Part):
