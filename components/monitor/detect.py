@@ -33,6 +33,7 @@ Aspect = Literal["location", "any", "scale", "missing", "category"]
 LEAST = {"location": MIN_SHIFT, "scale": MIN_SCALE, "any": MIN_DISTANCE, "missing": MIN_SHARE, "category": MIN_SHARE}
 Past = dict[str, tuple[float, float]]
 """What is remembered of a window: `Change.name` -> p, effect."""
+UNHEARD = "a value that the reference does not have"
 KINDS: tuple[Aspect, ...] = ("location", "any", "scale")
 
 
@@ -235,7 +236,7 @@ def _changes(reference: Reference, baseline: Baseline, window: Sketch) -> tuple[
 
 def _categories(baseline: Baseline, f: int, name: str, before: NDArray[np.float64], after: NDArray[np.float64], m: float, n: float) -> list[Change]:
     """The value whose share changed most clearly; one comparison for each feature, corrected for the number of values."""
-    values = [*baseline.places.categories[name], "a value that the reference does not have"]
+    values = [*baseline.places.categories[name], UNHEARD]
     at = np.array([*range(1, 2 * len(values) - 2, 2), NEW])
     a, b = before[at] / max(before[:MISSING].sum(), 1e-300), after[at] / max(after[:MISSING].sum(), 1e-300)
     if not before[:MISSING].sum() or not after[:MISSING].sum():

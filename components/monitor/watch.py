@@ -1,0 +1,374 @@
+"""The scheduled monitor: what is new in the log, counted into windows; windows that are over, judged; alarms opened, kept and closed.
+
+Every run does the same: read on, close what is over, tell. Run it as often as one likes: the same log and the same time give the same state, a run
+that is killed has not happened, and two do not run at once.
+
+    event of a judged window     counted as late, left out (it stays in the log)
+    event from the future        counted as skewed, left out
+    event that comes twice       counted once
+    event of another model       left alone; of another version: counted
+    window with few events       carried on into the next one, until enough are there
+    device without a name        a device like any other, that is never in the reference
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from components.core.errors import DataError
+from components.core.inference_log import Tally, since
+from components.core.package import ModelPackage
+from components.monitor import alarms, words
+from components.monitor.causes import Signatures
+from components.monitor.detect import WATCH, WINDOWS, Change, Detector, Judged
+from components.monitor.sketch import BINS, MISSING, Sketch, hashes
+from components.monitor.state import State, opened
+from components.monitor.watched import Watched, devices, patients
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DAY_S = 86_400
+LATE_S = 3_600
+"""How long after its end a window still takes events."""
+SKEW_S = 300
+"""How far ahead of the monitor a server's clock may be."""
+CARRIED = 14
+"""Windows after which events that never became enough are given up."""
+QUIET = 7
+"""Windows over which a device's usual number of events is taken."""
+SILENT_P = 0.01
+MOST_OF_A_VALUE = 40
+"""Characters of a tag's value that are repeated to a reader."""
+REQUEST = "request"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a window begins, ends and is judged. `window_s`: length, in seconds; windows begin at multiples of it (UTC)."""
+
+    window_s: int = DAY_S
+    late_s: int = LATE_S
+
+    def __post_init__(self) -> None:
+        if not 60 <= self.window_s <= 31 * DAY_S or self.late_s < 0:
+            raise DataError("not a window", where="schedule", got=f"{self.window_s} s, {self.late_s} s late", allowed="60 s to 31 days, late_s >= 0")
+
+
+def watch(*, package: Path, log: Path, state: Path, now: datetime, schedule: Schedule | None = None) -> dict[str, Any]:
+    """One run.
+
+    Args:
+        package: A model package folder; every hash in it is verified first.
+        log: The folder that the server writes. Records of other models in it are left alone.
+        state: Folder of the monitor; this model's own is `<state>/<disease>`.
+        now: With a time zone; the caller's clock, so that a run can be repeated.
+
+    Returns:
+        The contents of summary.json, with `open_alarms`: those that are open now.
+
+    Raises:
+        DataError: Not a package, a log or a state; a time without a zone. ServiceError: another run is at work.
+    """
+    if now.tzinfo is None:
+        raise DataError("a time without a zone", where="now", got=now.isoformat())
+    schedule = schedule or Schedule()
+    model = ModelPackage.open(package, allow_synthetic=True)  # looking at a model's data is not using it
+    watched = Watched.of(model)
+    reference = watched.reference
+    folder = state / model.disease
+    tally = Tally()
+    with opened(folder / f"{model.digest[:12]}.db", (len(reference.strata), len(reference.features), BINS)) as memory:
+        if (before := memory.get("window_s", schedule.window_s)) != schedule.window_s:
+            raise DataError("windows of another length", where=str(folder), got=schedule.window_s, allowed=before)
+        memory.put("window_s", schedule.window_s)
+        run = _Run(model, watched, memory, schedule, now)
+        run.read(log, tally)
+        run.close()
+        summary = run.summary(tally)
+        rows, told = memory.history(), memory.alarms()
+    alarms.export(folder, model, rows, told, summary)
+    return summary | {"open_alarms": [a for a in told if a["open"]]}
+
+
+class _Run:
+    def __init__(self, model: ModelPackage, watched: Watched, memory: State, schedule: Schedule, now: datetime) -> None:
+        self.model, self.watched, self.memory, self.schedule = model, watched, memory, schedule
+        self.now = int(now.timestamp())
+        self.detector = Detector(watched.reference, memory.get("history", {}))
+        self.names: dict[str, list[str | None]] = memory.get("names", {})
+        self.counted: Counter[str] = Counter(memory.get("counted", {}))
+        self.software: dict[str, dict[str, int]] = memory.get("software", {})
+        self.unheard: dict[str, dict[str, str]] = memory.get("unheard", {})
+        self.next: int | None = memory.get("next", None)
+        self.past: dict[str, list[tuple[int, dict[str, float]]]] = memory.get("past", {})
+        simulated = model.folder / "simulated.parquet"
+        self.signatures = Signatures(_table(simulated)) if simulated.exists() else None
+        for key, rows in model.reference.groupby("device_key"):
+            first = rows.iloc[0]
+            self.names.setdefault(str(key), [_text(first.get("manufacturer")), _text(first.get("model"))])
+
+    # ---- events into windows
+
+    def read(self, log: Path, tally: Tally) -> None:
+        for segment, table in since(log, self.memory.position(), tally):
+            self.memory.advance(segment, len(table))
+            self._take(table)
+        for name, value in (("counted", dict(self.counted)), ("names", self.names), ("unheard", self.unheard)):
+            self.memory.put(name, value)
+
+    def _take(self, table: pd.DataFrame) -> None:
+        mine = table[table["model"] == self.model.name]
+        if "event" in mine:
+            mine = mine[mine["event"] != REQUEST]  # its response says everything that is watched
+        current = mine[(mine["digest"] == self.model.digest).to_numpy()]
+        self.counted["other_version"] += len(mine) - len(current)
+        self.counted["events"] += len(current)
+        at = current["time"]
+        self.counted["no_time"] += int(at.isna().sum())
+        current = current[at.notna().to_numpy()]
+        second = current["time"].to_numpy("datetime64[s]").astype(np.int64)
+        ahead = second > self.now + SKEW_S
+        self.counted["skewed"] += int(ahead.sum())
+        start = second // self.schedule.window_s * self.schedule.window_s
+        late = start < self.next if self.next is not None else np.zeros(len(start), bool)
+        self.counted["late"] += int((late & ~ahead).sum())
+        usable = ~ahead & ~late
+        for window in np.unique(start[usable]).tolist():
+            self._count(int(window), current[usable & (start == window)].reset_index(drop=True))
+
+    def _count(self, start: int, rows: pd.DataFrame) -> None:
+        ids = hashes(rows["request_id"].astype(str).tolist())
+        new = np.zeros(len(ids), bool)
+        new[np.unique(ids, return_index=True)[1]] = True
+        new &= ~np.isin(ids, self.memory.seen(start))
+        self.counted["duplicates"] += int((~new).sum())
+        self.memory.see(start, ids)
+        answered = new & rows["status"].isin(("answered", "abstained")).to_numpy(bool)
+        failed = new & rows["status"].isin(("error", "refused")).to_numpy(bool)
+        key = np.array(devices(rows))
+        for device in np.unique(key).tolist():
+            own = key == device
+            self._remember(device, rows[own])
+            errors = float((own & failed).sum())
+            part = rows[own & answered]
+            if not len(part) and not errors:
+                continue
+            sketch = self.detector.sketch(device)
+            facts = {"errors": errors, "abstained": float(part["abstain"].sum())}
+            if len(part):
+                columns = self.watched.columns(part)
+                sketch.add(self.watched.reference.baseline(device)[0].places, columns, hashes(patients(part)))
+                if (score := self._score_column()) is not None:
+                    finite = columns[score][np.isfinite(columns[score])]
+                    facts |= {"score_sum": float(finite.sum()), "score_n": float(len(finite))}
+            self.memory.add(start, device, sketch, facts)
+
+    def _score_column(self) -> str | None:
+        return next((name for name, group in self.watched.groups.items() if group == "scores"), None)
+
+    def _remember(self, device: str, rows: pd.DataFrame) -> None:
+        names = self.names.setdefault(device, [None, None])
+        for n, column in enumerate(("manufacturer", "device_model")):
+            known = rows[column].dropna()
+            if names[n] is None and len(known) and str(known.iloc[0]):
+                names[n] = str(known.iloc[0])
+        places = self.watched.reference.baseline(device)[0].places
+        for name, known in places.categories.items():
+            if name in rows:
+                other = [v for v in rows[name].dropna().astype(str).unique().tolist() if v not in known]
+                if other:
+                    self.unheard.setdefault(device, {})[name] = other[-1][:MOST_OF_A_VALUE]
+        if "software" in rows:
+            versions = self.software.setdefault(device, {})
+            for version, at in rows.dropna(subset=["software"]).groupby("software")["time"].min().items():
+                versions.setdefault(str(version), int(at.timestamp()))
+
+    # ---- windows that are over
+
+    def close(self) -> None:
+        if self.next is None:
+            self.next = min(self.memory.windows(), default=None)
+        if self.next is not None:
+            last = self.now - self.schedule.late_s - self.schedule.window_s
+            while self.next <= last:
+                self._judge(self.next)
+                self.next += self.schedule.window_s
+        for name, value in (("next", self.next), ("history", self.detector.history), ("software", self.software), ("past", self.past)):
+            self.memory.put(name, value)
+
+    def _judge(self, start: int) -> None:
+        carried: dict[str, int] = self.memory.get("carried", {})
+        window: dict[str, Sketch] = {}
+        facts: dict[str, dict[str, float]] = {}
+        for device in {*self.memory.devices(start), *carried}:
+            first = carried.get(device, start)
+            whole = self.memory.merged(device, first, start + self.schedule.window_s)
+            if whole is not None:
+                window[device] = whole
+            found = self.memory.sketch(start, device)
+            facts[device] = found[1] if found else {}
+        judged = self.detector.judge(window)
+        for device, result in judged.items():
+            few = result.reason.startswith("too few")
+            first = carried.pop(device, start)
+            if not result.reason:
+                tested = {name: p for name, (p, _) in self.detector.history[device][-1].items()}
+                self.past[device] = [*self.past.get(device, []), (first, tested)][-WINDOWS:]
+            if few and (start - first) // self.schedule.window_s + 1 < CARRIED:
+                carried[device] = first
+        self.memory.put("carried", carried)
+        when = alarms.Window(start, start + self.schedule.window_s)
+        for device, result in judged.items():
+            own = self.memory.sketch(start, device)
+            sentence = self._words(device, result)
+            self.memory.judged(start, device, self._row(when, device, result, own[0] if own else None, facts.get(device, {}), sentence))
+        self._alarm(when, judged)
+        self.memory.forget(start)
+
+    def _words(self, device: str, result: Judged) -> str:
+        changes = result.alarm or result.watch
+        if not changes:
+            return ""
+        baseline = self.watched.reference.baseline(device)[0]
+        named = self.signatures.name(result.shifts, baseline, result.patients) if self.signatures else []
+        cause = words.why(named)
+        said = words.several(_distinct(changes, baseline.places.categories, self.unheard.get(device, {})))
+        return f"{said}, {cause}" if cause else said
+
+    def _row(
+        self, when: alarms.Window, device: str, result: Judged, sketch: Sketch | None, facts: Mapping[str, float], sentence: str
+    ) -> dict[str, Any]:
+        strongest = (result.alarm or result.watch or [None])[0]
+        low, high = self._quantiles(device, sketch)
+        mean = facts["score_sum"] / facts["score_n"] if facts.get("score_n") else None
+        return {
+            "window_start": when.start, "window_end": when.end, "model": self.model.name, "version": self.model.version, "device_key": device,
+            "label": self.label(device), "status": result.status, "verdict": result.verdict, "reason": result.reason, "n": sketch.n if sketch else 0,
+            "patients": result.patients, "abstained": int(facts.get("abstained", 0)), "errors": int(facts.get("errors", 0)),
+            "score_mean": mean, "score_low": low, "score_high": high,
+            "drift_feature": strongest.feature if strongest else None, "drift_effect": strongest.effect if strongest else None,
+            "drift_p": (strongest.adjusted if result.alarm else strongest.p) if strongest else None, "words": sentence,
+            "auc_estimated": None, "auc_estimated_low": None, "auc_estimated_high": None, "auc_true": None, "auc_true_low": None,
+            "auc_true_high": None, "labelled": 0, "answered": sketch.n - int(facts.get("abstained", 0)) if sketch else 0,
+        }  # fmt: skip
+
+    def _quantiles(self, device: str, sketch: Sketch | None) -> tuple[float | None, float | None]:
+        """10 % and 90 % of the positive class's probability, to the nearest edge of the reference."""
+        name = self._score_column()
+        if sketch is None or name is None or not sketch.n:
+            return None, None
+        baseline = self.watched.reference.baseline(device)[0]
+        f = baseline.places.features.index(name)
+        counts = sketch.counts[:, f, :MISSING].sum(0)
+        edges = baseline.places.edges[f][np.isfinite(baseline.places.edges[f])]
+        if not counts.sum() or not len(edges):
+            return None, None
+        at = np.searchsorted(np.cumsum(counts), np.array([0.1, 0.9]) * counts.sum())
+        low, high = (float(edges[min(int(a) // 2, len(edges) - 1)]) for a in at)
+        return low, high
+
+    def label(self, device: str) -> str:
+        """What a reader sees."""
+        maker, model = self.names.get(device, [None, None])
+        named = " ".join(part for part in (maker, model) if part)
+        return f"{named or 'device without a name'} ({device[:8]})"
+
+    def _alarm(self, when: alarms.Window, judged: Mapping[str, Judged]) -> None:
+        found = list(self._found(when, judged))
+        settled = {device for device, result in judged.items() if not result.reason}
+        alarms.update(self.memory, self.model.disease, found, when, settled)
+
+    def _found(self, when: alarms.Window, judged: Mapping[str, Judged]) -> Iterable[alarms.Found]:
+        absent = [device for device in self.names if device not in judged or judged[device].status == "silent"]
+        silent = [device for device in absent if self._misses(device, when)]
+        for device, result in judged.items():
+            label = self.label(device)
+            if result.status == "unseen":
+                text = f"{label} is not in the reference of the model: {result.n} answer{'s' if result.n != 1 else ''}"
+                twin = next((other for other in silent if self.names.get(other) == self.names.get(device) != [None, None]), None)
+                if twin is not None:
+                    text += f"; {self.label(twin)}, of the same make, fell silent: perhaps it changed its key"
+                yield alarms.Found("unseen", device, label, text, when.start)
+            if result.alarm:
+                name = result.alarm[0].name
+                first = min((start for start, tested in self.past[device] if tested.get(name, 1.0) <= WATCH), default=when.start)
+                yield alarms.Found(_kind(result.alarm[0]), device, label, f"{self._words(device, result)} (n={result.n})", first)
+        for device in silent:
+            text = f"no answer from {self.label(device)}, {self._usual(device, when):.0f} usual in a window"
+            yield alarms.Found("silent", device, self.label(device), text, when.start)
+        for device, versions in self.software.items():
+            for version, at in versions.items():
+                if when.start <= at < when.end and self._new_version(device, version):
+                    text = f"{self.label(device)}: software {version}, which the reference of the model does not have"
+                    yield alarms.Found("software", device, self.label(device), text, when.start)
+
+    def _new_version(self, device: str, version: str) -> bool:
+        table = self.model.reference
+        if "software" not in table:
+            return False
+        known = table.loc[table["device_key"].astype(str) == device, "software"].dropna().astype(str)
+        return len(known) > 0 and version not in set(known)
+
+    def _usual(self, device: str, when: alarms.Window) -> float:
+        """Mean events of the device's last `QUIET` windows."""
+        return float(np.mean([self._n(device, when.start - k * self.schedule.window_s) for k in range(1, QUIET + 1)]))
+
+    def _n(self, device: str, start: int) -> int:
+        found = self.memory.sketch(start, device)
+        return found[0].n if found else 0
+
+    def _misses(self, device: str, when: alarms.Window) -> bool:
+        """Poisson: would so quiet a window come less than once in a hundred? Once silent, a device stays so until it answers.
+
+        A day on which the device was silent a week ago, too, is its day off.
+        """
+        if any(a["open"] and a["kind"] == "silent" and a["device_key"] == device for a in self.memory.alarms()):
+            return True
+        week_ago = when.start - 7 * DAY_S
+        if self.schedule.window_s == DAY_S and not self._n(device, week_ago) and self.memory.merged(device, 0, week_ago) is not None:
+            return False
+        return float(np.exp(-self._usual(device, when))) < SILENT_P
+
+    def summary(self, tally: Tally) -> dict[str, Any]:
+        """What summary.json says."""
+        return {
+            "schema_version": 1, "disease": self.model.disease, "title": self.model.spec.title, "synthetic": self.model.synthetic,
+            "model": self.model.name, "version": self.model.version, "updated": datetime.fromtimestamp(self.now, UTC).isoformat(),
+            "window_s": self.schedule.window_s, "devices": len(self.names), "events": self.counted["events"], "lost": tally.lost.n,
+            "damaged": tally.damaged, "late": self.counted["late"], "skewed": self.counted["skewed"], "duplicates": self.counted["duplicates"],
+            "no_time": self.counted["no_time"], "other_version": self.counted["other_version"], "coverage": None,
+            "next_window": None if self.next is None else datetime.fromtimestamp(self.next, UTC).isoformat(),
+        }  # fmt: skip
+
+
+def _distinct(changes: Iterable[Change], categories: Mapping[str, tuple[str, ...]], unheard: Mapping[str, str]) -> list[str]:
+    """One sentence for each feature, tags first: an operator can look them up at the machine."""
+    once: dict[str, Change] = {}
+    for change in changes:
+        once.setdefault(change.feature, change)
+    ordered = sorted(once.values(), key=lambda c: 0 if c.feature.startswith(("acq_", "software", "header_")) else 1)
+    return [words.say(c, categories[c.feature][0] if categories.get(c.feature) else None, unheard.get(c.feature)) for c in ordered]
+
+
+def _kind(change: Change) -> str:
+    if change.feature.startswith("header_"):
+        return "header"
+    return "abstention" if change.feature == "abstained" else "drift"
+
+
+def _table(path: Path) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path).to_pydict()
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
