@@ -116,6 +116,10 @@ class State:
     def judged(self, start: int, device: str, row: Mapping[str, Any]) -> None:
         self._db.execute("insert or replace into history values (?, ?, ?)", (start, device, json.dumps(dict(row))))
 
+    def rows(self, start: int) -> list[dict[str, Any]]:
+        """One judged window of every device."""
+        return [json.loads(row) for (row,) in self._db.execute("select row from history where start = ? order by device", (start,))]
+
     def history(self) -> list[dict[str, Any]]:
         """Every judged window of every device, by time and device."""
         return [json.loads(row) for (row,) in self._db.execute("select row from history order by start, device")]

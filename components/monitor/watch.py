@@ -25,7 +25,7 @@ import numpy as np
 from components.core.errors import DataError
 from components.core.inference_log import Tally, since
 from components.core.package import ModelPackage
-from components.monitor import alarms, words
+from components.monitor import alarms, window_page, words
 from components.monitor.causes import Signatures
 from components.monitor.detect import WATCH, WINDOWS, Change, Detector, Judged
 from components.monitor.sketch import BINS, MISSING, Sketch, hashes
@@ -89,7 +89,7 @@ def watch(*, package: Path, log: Path, state: Path, now: datetime, schedule: Sch
         if (before := memory.get("window_s", schedule.window_s)) != schedule.window_s:
             raise DataError("windows of another length", where=str(folder), got=schedule.window_s, allowed=before)
         memory.put("window_s", schedule.window_s)
-        run = _Run(model, watched, memory, schedule, now)
+        run = _Run(model, watched, memory, schedule, now, folder)
         run.read(log, tally)
         run.close()
         summary = run.summary(tally)
@@ -99,7 +99,8 @@ def watch(*, package: Path, log: Path, state: Path, now: datetime, schedule: Sch
 
 
 class _Run:
-    def __init__(self, model: ModelPackage, watched: Watched, memory: State, schedule: Schedule, now: datetime) -> None:
+    def __init__(self, model: ModelPackage, watched: Watched, memory: State, schedule: Schedule, now: datetime, folder: Path) -> None:
+        self.folder = folder
         self.model, self.watched, self.memory, self.schedule = model, watched, memory, schedule
         self.now = int(now.timestamp())
         self.detector = Detector(watched.reference, memory.get("history", {}))
@@ -232,6 +233,18 @@ class _Run:
             self.memory.judged(start, device, self._row(when, device, result, own[0] if own else None, facts.get(device, {}), sentence))
         self._alarm(when, judged)
         self.memory.forget(start)
+        self._page(when, judged, window)
+
+    def _page(self, when: alarms.Window, judged: Mapping[str, Judged], window: Mapping[str, Sketch]) -> None:
+        rows = {row["device_key"]: row for row in self.memory.rows(when.start)}
+        parts = [
+            window_page.DevicePart(rows[device], result.alarm or result.watch, self.watched.reference.baseline(device)[0], window.get(device))
+            for device, result in judged.items()
+        ]
+        model = self.model
+        facts = {"title": model.spec.title, "model": model.name, "version": model.version, "digest": model.digest, "synthetic": model.synthetic}
+        facts |= {name: f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}" for name, at in (("start", when.start), ("end", when.end))}
+        window_page.write(self.folder / "reports" / alarms.report_name(when), facts, parts, [a for a in self.memory.alarms() if a["open"]])
 
     def _words(self, device: str, result: Judged) -> str:
         changes = result.alarm or result.watch

@@ -206,3 +206,13 @@ def test_a_run_that_fails_changes_nothing_and_two_do_not_run_at_once(package: Mo
         watch(package=package.folder, log=tmp_path / "absent", state=tmp_path / "other", now=DAY)
     with pytest.raises(DataError, match="time without a zone"):
         watch(package=package.folder, log=tmp_path / "log", state=tmp_path / "state", now=DAY.replace(tzinfo=None))
+
+
+def test_the_page_of_a_window_says_what_the_alarm_says_offline_and_marked(month: tuple[Path, dict[str, Any]]) -> None:
+    alarm = next(a for a in month[1]["open_alarms"] if a["kind"] == "drift")
+    text = (month[0] / "state" / "lung-nodule" / alarm["report"]).read_text()
+    assert "SYNTHETIC DATA" in text
+    assert "GE LIGHTSPEED" in text
+    assert "since 2026-03-06" in text
+    assert "<figcaption>noise<br>" in text
+    assert "http" not in text

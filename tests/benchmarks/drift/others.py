@@ -33,7 +33,8 @@ def domain_classifier(reference: Floats, window: Floats) -> bool:
     x = np.concatenate([reference, window])
     y = np.repeat([0, 1], [len(reference), len(window)])
     forest = RandomForestClassifier(60, min_samples_leaf=5, class_weight="balanced", random_state=0)
-    return float(roc_auc_score(y, cross_val_predict(forest, x, y, cv=3, method="predict_proba")[:, 1])) > 0.55
+    p = np.asarray(cross_val_predict(forest, x, y, cv=3, method="predict_proba"))
+    return float(roc_auc_score(y, p[:, 1])) > 0.55
 
 
 def evidently_preset(reference: Floats, window: Floats) -> tuple[bool, bool]:
