@@ -135,12 +135,18 @@ def compare(
 @click.option("--out", type=click.Path(path_type=Path), help="Default: <disease>.yaml in this folder.")
 @click.option("--images", default="", help="Prefix of the step images, e.g. registry.example/team/.")
 @click.option("--tag", help="Tag of the step images. Default: version and source digest.")
-def compile_(disease: str, out: Path | None, images: str, tag: str | None) -> None:
+@click.option("--monitor", "monitoring", is_flag=True, help="The monitor's pipeline, for a recurring run.")
+def compile_(disease: str, out: Path | None, images: str, tag: str | None, monitoring: bool) -> None:
     """Write the pipeline's IR: the same file runs here and on Kubeflow."""
     from pipelines import catalog
     from pipelines.assemble import compile_ir
+    from pipelines.schedule import compile_monitor
 
-    click.echo(compile_ir(catalog.load(disease), out or Path(f"{disease}.yaml"), prefix=images, tag=tag))
+    spec = catalog.load(disease)
+    if monitoring:
+        click.echo(compile_monitor(spec, out or Path(f"monitor-{disease}.yaml"), prefix=images, tag=tag))
+    else:
+        click.echo(compile_ir(spec, out or Path(f"{disease}.yaml"), prefix=images, tag=tag))
 
 
 @cli.command()
@@ -216,6 +222,28 @@ def drift(model: str, log: Path | None, out: Path | None, allow_synthetic: bool,
     with Bars(quiet=as_json) as bars, events_to(bars.event):
         found = work(package=package, log=log or home() / "inference-log", out=folder)
     click.echo(json.dumps({**found, "report": str(folder / "drift.html")}) if as_json else drift_text(found, folder / "drift.html"))
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--log", type=click.Path(path_type=Path), help="Inference log. Default: DXFLOW_HOME/inference-log.")
+@click.option("--state", type=click.Path(path_type=Path), help="Default: DXFLOW_HOME/monitor.")
+@click.option("--window", type=click.Choice(["hour", "day", "week"]), default="day", show_default=True, help="Length of a window.")
+@SYNTHETIC
+@AS_JSON
+def monitor(model: str, log: Path | None, state: Path | None, window: str, allow_synthetic: bool, as_json: bool) -> None:
+    """Read on in the inference log and judge the windows that are over. Run it as often as you like."""
+    from datetime import UTC, datetime
+
+    from components.monitor.watch import DAY_S, Schedule, watch
+    from pipelines.models import fetch
+    from pipelines.terminal import monitor_text
+
+    package = fetch(model, allow_synthetic=allow_synthetic)
+    folder = state or home() / "monitor"
+    schedule = Schedule({"hour": 3600, "day": DAY_S, "week": 7 * DAY_S}[window])
+    found = watch(package=package, log=log or home() / "inference-log", state=folder, now=datetime.now(UTC), schedule=schedule)
+    click.echo(json.dumps(found) if as_json else monitor_text(found, folder / found["disease"]))
 
 
 @cli.command()

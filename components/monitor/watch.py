@@ -332,7 +332,10 @@ class _Run:
 
     def _usual(self, device: str, when: alarms.Window) -> float:
         """Mean events of the device's last `QUIET` windows."""
-        return float(np.mean([self._n(device, when.start - k * self.schedule.window_s) for k in range(1, QUIET + 1)]))
+        first = min(self.memory.windows(), default=when.start)
+        starts = [when.start - k * self.schedule.window_s for k in range(1, QUIET + 1)]
+        counts = [self._n(device, start) for start in starts if start >= first]
+        return float(np.mean(counts)) if counts else 0.0
 
     def _n(self, device: str, start: int) -> int:
         found = self.memory.sketch(start, device)
