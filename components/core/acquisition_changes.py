@@ -151,7 +151,8 @@ def simulated(x: NDArray[np.generic], spec: DiseaseSpec, *, seed: int = 0) -> di
         asked += [(name, sign * s) for sign in ((-1, 1) if name in SIGNED else (1,)) for s in STRENGTHS]
     for name, strength in asked:
         rng = np.random.default_rng([seed, len(columns["cause"])])
-        found = image_quality.figures(changed(name, x, strength, rng, spec) if name else x, spec)
+        seen = changed(name, x, strength, rng, spec) if name else np.asarray(x, dtype=np.float32)
+        found = image_quality.figures(np.clip(seen, *spec.input.range), spec)  # nothing is stored beyond the range
         columns["cause"] += [name] * len(x)
         columns["strength"] += [strength] * len(x)
         for key, values in found.items():
