@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core import calibration, devices
+from components.core import calibration, devices, image_quality
 from components.core.cores import available_cores
 from components.core.errors import DataError, SpecError
 from components.core.models.family import onnx_input
@@ -135,7 +135,7 @@ class Predictor:
 
     def figures(self, queries: Sequence[Query]) -> list[dict[str, float]]:
         """The image figures of each sample, for the log: raw, before any normalisation."""
-        table = devices.sample_figures(np.stack([q.array for q in queries]), self.spec)
+        table = image_quality.figures(np.stack([q.array for q in queries]), self.spec)
         return [{name: float(values[n]) for name, values in table.items()} for n in range(len(queries))]
 
     def _run(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import DataError, ServiceError
-from components.core.inference_log import COLUMNS, InferenceLog, compact, frame, read_log, summary
+from components.core.inference_log import COLUMNS, IMAGE_FEATURES, InferenceLog, compact, frame, read_log, summary
 from tests.core.killed import different, kill_at_every_line
 
 RECORD = {
@@ -113,6 +113,20 @@ def test_a_record_of_an_older_server_tells_its_status_by_abstain(tmp_path: Path)
     with InferenceLog(tmp_path) as log:
         log.append([RECORD, RECORD | {"abstain": True}, RECORD | {"status": "refused"}])
     assert list(read_log(tmp_path)["status"]) == ["answered", "abstained", "refused"]
+
+
+def test_the_image_figures_of_a_record_are_columns_whichever_its_server_knew(tmp_path: Path) -> None:
+    """Records of one log may have seven figures, more, or none; each keeps its own, and nothing is made up for the others."""
+    with InferenceLog(tmp_path) as log:
+        log.append([RECORD, RECORD | {"image": {"mean": -1.0, "blockiness": 0.25, "skewness": None}}, RECORD | {"image": {}}])
+    for _ in range(2):
+        table = read_log(tmp_path)
+        assert table["mean"].tolist()[:2] == [-500.0, -1.0]
+        assert table["blockiness"].fillna(-9).tolist() == [-9, 0.25, -9]
+        assert table["skewness"].isna().all()
+        assert {str(table[name].dtype) for name in (*IMAGE_FEATURES, "blockiness", "skewness")} == {"float64"}
+        assert "fineness" not in table
+        compact(tmp_path)
 
 
 def test_the_last_line_of_a_living_writer_is_awaited_and_that_of_a_dead_one_is_torn(tmp_path: Path) -> None:

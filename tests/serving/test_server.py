@@ -24,7 +24,8 @@ import numpy as np
 import psutil
 import pytest
 
-from components.core.devices import DeviceProfile, sample_figures
+from components.core import image_quality
+from components.core.devices import DeviceProfile
 from components.core.errors import DataError, ServiceError, SpecError
 from components.core.inference_log import read_log
 from components.core.pseudonym import Pseudonymiser
@@ -427,7 +428,7 @@ def test_the_log_has_each_answer_and_each_refusal_exactly_once_with_its_figures_
     crop = image()[75:127, 74:126]
     assert row["mean"] == pytest.approx(crop.mean(), rel=1e-5)
     assert row["sd"] == pytest.approx(crop.std(), rel=1e-5)
-    figures = sample_figures(crop[None, None], lung_nodule())
+    figures = image_quality.figures(crop[None, None], lung_nodule())
     assert [row[name] for name in figures] == [figures[name][0] for name in figures]
     assert row["acq_kvp"] == 120
     assert row["latency_ms"] > 0
