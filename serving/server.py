@@ -42,7 +42,7 @@ def serve(packages: list[Path], *, host: str = "127.0.0.1", port: int, allow_syn
         DataError, GateError: A package does not load, or may not be served; nothing is served then.
         ServiceError: The port is taken, or the log's folder cannot be written. A full disk is no such error: losses are counted then.
     """
-    listener = _bind(host, port)
+    listener = bind(host, port)
     try:
         pseudonymiser, made = load_pseudonymiser()
         if made:
@@ -56,7 +56,7 @@ def serve(packages: list[Path], *, host: str = "127.0.0.1", port: int, allow_syn
             for p in predictors:
                 note = ", trained on SYNTHETIC data" if p.package.synthetic else ""
                 print(f"serving {p.package.name} {p.package.version} as {p.package.disease} at http://{host}:{port}{note}", flush=True)
-            with _own_signals(), compacting(log), exposed(journal):
+            with own_signals(), compacting(log), exposed(journal):
                 import uvicorn
 
                 uvicorn.Server(config).run(sockets=[listener])
@@ -64,7 +64,7 @@ def serve(packages: list[Path], *, host: str = "127.0.0.1", port: int, allow_syn
         listener.close()
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet: a taken port fails before seconds of imports, and no client is let in too early."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -107,7 +107,7 @@ def _kserve(predictors: list[Predictor], pseudonymiser: Any, journal: Journal, e
         from serving.model import DiseaseModel, Plane
     finally:
         sys.argv = argv
-    _quiet()
+    quiet()
     models = ModelRepository()
     for predictor in predictors:
         models.update(DiseaseModel(predictor, pseudonymiser, journal, executor))
@@ -140,7 +140,7 @@ def compacting(log: Path) -> Iterator[None]:
         thread.join()
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Errors only: access logs hold query strings, KServe's trace logs client-made request ids, and libraries quote values in warnings."""
     warnings.filterwarnings("ignore")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -152,7 +152,7 @@ def _quiet() -> None:
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
+def own_signals() -> Iterator[None]:
     """uvicorn stops at a signal and then raises it again; here it has done its work by then."""
     if threading.current_thread() is not threading.main_thread():
         yield
