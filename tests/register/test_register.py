@@ -114,6 +114,19 @@ def test_the_package_answers_as_evaluated(done: Registered):
     assert (decided == (table["score_malignant"] >= package.operating_point.threshold)).all()
 
 
+def test_a_networks_scores_are_a_linear_function_of_the_embedding_beside_them(done: Registered):
+    import onnxruntime
+
+    package = done.package("weak")
+    session = onnxruntime.InferenceSession(str(package.onnx), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).random((200, *package.spec.input.shape), dtype=np.float32)
+    scores, embedding = (np.asarray(a, dtype=np.float64) for a in session.run(["scores", "embedding"], {"x": x}))
+    assert embedding.shape == (200, package.model_facts["onnx"]["embedding"])
+    design = np.column_stack([embedding, np.ones(200)])
+    assert np.abs(design @ np.linalg.lstsq(design, scores, rcond=None)[0] - scores).max() < 1e-4
+    assert np.ptp(embedding, axis=0).max() > 0
+
+
 def test_the_drift_reference_is_what_the_server_would_have_logged(done: Registered):
     table = done.package("weak").reference
     assert len(table) == 210
