@@ -168,6 +168,21 @@ def serve(models: tuple[str, ...], port: int, host: str, log: Path | None, allow
 
 
 @cli.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--port", type=click.IntRange(1, 65535), default=8081, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--log", type=click.Path(path_type=Path), help="Inference log. Default: DXFLOW_HOME/inference-log.")
+@SYNTHETIC
+def collect(models: tuple[str, ...], port: int, host: str, log: Path | None, allow_synthetic: bool) -> None:
+    """Collect the CloudEvents of KServe's inference logger into the inference log. MODEL as for serve: the services whose events are taken."""
+    from pipelines.models import fetch
+    from serving.collector import collect as work
+
+    packages = [fetch(model, allow_synthetic=allow_synthetic) for model in models]
+    work(packages, host=host, port=port, allow_synthetic=allow_synthetic, log=log or home() / "inference-log")
+
+
+@cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--model", required=True, help="The model's name at the server, e.g. lung-nodule.")
 @click.option("--url", default="http://127.0.0.1:8080", show_default=True)
