@@ -133,8 +133,8 @@ class DiseaseModel(kserve.Model):
 def _asked(query: Query) -> dict[str, Any]:
     """What is kept of a sample before anybody looks at it: keyed hashes and acquisition parameters; no pixel, no identifier."""
     return {
-        "source": query.source, "device_key": query.device_key, "patient": query.patient, "study": query.study, "series": query.series,
-        "acquisition": dict(query.acquisition),
+        "source": query.source, "device_key": query.device_key, "software": query.software,
+        "patient": query.patient, "study": query.study, "series": query.series, "acquisition": dict(query.acquisition),
     }  # fmt: skip
 
 

@@ -34,7 +34,7 @@ class Query:
     Args:
         array: `spec.input.shape`, finite, in `spec.input.unit`.
         device_key: Pseudonym, or `UNKNOWN_DEVICE`.
-        patient, study, series: Keyed hashes, where the input names them.
+        software, patient, study, series: Keyed hashes, where the input names them.
         acquisition: `acq_*` columns of the manifest.
         source: `dicom` or `array`.
     """
@@ -43,6 +43,7 @@ class Query:
     device_key: str = UNKNOWN_DEVICE
     manufacturer: str | None = None
     device_model: str | None = None
+    software: str | None = None
     patient: str | None = None
     study: str | None = None
     series: str | None = None

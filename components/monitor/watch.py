@@ -110,8 +110,8 @@ class _Run:
         self.unheard: dict[str, dict[str, str]] = memory.get("unheard", {})
         self.next: int | None = memory.get("next", None)
         self.past: dict[str, list[tuple[int, dict[str, float]]]] = memory.get("past", {})
-        simulated = model.folder / "simulated.parquet"
-        self.signatures = Signatures(_table(simulated)) if simulated.exists() else None
+        simulated = model.simulated
+        self.signatures = None if simulated is None else Signatures(simulated.to_dict("list"))  # pyright: ignore[reportArgumentType]
         for key, rows in model.reference.groupby("device_key"):
             first = rows.iloc[0]
             self.names.setdefault(str(key), [_text(first.get("manufacturer")), _text(first.get("model"))])
@@ -304,7 +304,7 @@ class _Run:
         silent = [device for device in absent if self._misses(device, when)]
         for device, result in judged.items():
             label = self.label(device)
-            if result.status == "unseen":
+            if result.status == "unseen" and result.n:
                 text = f"{label} is not in the reference of the model: {result.n} answer{'s' if result.n != 1 else ''}"
                 twin = next((other for other in silent if self.names.get(other) == self.names.get(device) != [None, None]), None)
                 if twin is not None:
@@ -320,7 +320,7 @@ class _Run:
         for device, versions in self.software.items():
             for version, at in versions.items():
                 if when.start <= at < when.end and self._new_version(device, version):
-                    text = f"{self.label(device)}: software {version}, which the reference of the model does not have"
+                    text = f"{self.label(device)}: a software version that the reference of the model does not have ({version[:8]})"
                     yield alarms.Found("software", device, self.label(device), text, when.start)
 
     def _new_version(self, device: str, version: str) -> bool:
@@ -378,12 +378,6 @@ def _kind(change: Change) -> str:
     if change.feature.startswith("header_"):
         return "header"
     return "abstention" if change.feature == "abstained" else "drift"
-
-
-def _table(path: Path) -> dict[str, Any]:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(path).to_pydict()
 
 
 def _text(value: Any) -> str | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from components.core import image_quality
 from components.core.errors import DataError
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
@@ -50,7 +51,7 @@ class Watched:
                 groups[name] = "scores"
             elif name.startswith("acq_") or name == "software":
                 groups[name] = "acquisition"
-            elif name not in NOT_FIGURES:
+            elif name not in NOT_FIGURES and (model.spec.input.layout == "table" or name in image_quality.names(model.spec)):
                 groups[name] = "image"
         groups = {name: group for name, group in groups.items() if table[name].notna().any() and name not in _complements(model)}
         texts = {name for name in groups if not _numeric(table[name])}

@@ -179,7 +179,7 @@ def test_a_new_software_version_is_alarmed_at_once(package: ModelPackage, tmp_pa
     with InferenceLog(tmp_path / "log") as log:
         log.append([*answers(package, SAME, 0), *answers(package, MOVED, 0, software="VB2")])
     assert told(run(package, tmp_path, 1.5)) == {
-        ("software", MOVED): f"GE LIGHTSPEED ({MOVED[:8]}): software VB2, which the reference of the model does not have"
+        ("software", MOVED): f"GE LIGHTSPEED ({MOVED[:8]}): a software version that the reference of the model does not have (VB2)"
     }
 
 

@@ -81,10 +81,10 @@ def world(disease: str, *, patients: int = 0, source: Path | None = None) -> Wor
         if source is None:
             assert spec.phantom is not None
             generator(spec.phantom.generator)(folder / "source", patients=patients, seed=SEED, unseen=False)
-            spec = spec.model_copy(update={"external": ()})
         ingest(spec, str(source or folder / "source"), dataset=folder / "dataset", features=folder / "features", workers=1)
         data = Dataset(folder / "dataset", expect=spec)
-        chosen = np.sort(rng.permutation(len(data))[:POOL])
+        collected = np.flatnonzero(~data.manifest["split"].str.startswith("external"))
+        chosen = np.sort(rng.permutation(collected)[:POOL])
         x = data.read(chosen).astype(np.float32)
         label = np.isin(data.manifest["label"].to_numpy(np.int64)[chosen], spec.positive_indices or (1,)).astype(np.int64)
         group = data.manifest["group_id"].to_numpy(object)[chosen]
