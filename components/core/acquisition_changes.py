@@ -146,13 +146,14 @@ def simulated(x: NDArray[np.generic], spec: DiseaseSpec, *, seed: int = 0) -> di
     from components.core import image_quality
 
     columns: dict[str, list[object]] = {"cause": [], "strength": [], **{name: [] for name in image_quality.names(spec)}}
+    ends = min(spec.input.range[0], float(np.min(x))), max(spec.input.range[1], float(np.max(x)))  # nothing is stored beyond
     asked = [("", 0.0)]
     for name in possible(spec):
         asked += [(name, sign * s) for sign in ((-1, 1) if name in SIGNED else (1,)) for s in STRENGTHS]
     for name, strength in asked:
         rng = np.random.default_rng([seed, len(columns["cause"])])
-        seen = changed(name, x, strength, rng, spec) if name else np.asarray(x, dtype=np.float32)
-        found = image_quality.figures(np.clip(seen, *spec.input.range), spec)  # nothing is stored beyond the range
+        seen = np.clip(changed(name, x, strength, rng, spec), *ends) if name else x
+        found = image_quality.figures(seen, spec)
         columns["cause"] += [name] * len(x)
         columns["strength"] += [strength] * len(x)
         for key, values in found.items():
