@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Kind = Literal["drift", "unseen", "silent", "software", "header", "abstention", "log_loss", "data_quality"]
 CALM = 3
 """Judged windows without the finding after which an alarm is closed."""
-LASTING = ("drift", "header", "abstention", "software")
+LASTING = ("drift", "header", "abstention", "software", "data_quality")
 """Kinds that end when windows are judged without them. `silent` ends when the device answers; `unseen` stays until a model knows the device."""
 
 

@@ -14,7 +14,7 @@ that is killed has not happened, and two do not run at once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,8 @@ import numpy as np
 from components.core.errors import DataError
 from components.core.inference_log import Tally, since
 from components.core.package import ModelPackage
-from components.monitor import alarms, window_page, words
+from components.core.pseudonym import UNKNOWN_DEVICE
+from components.monitor import alarms, window_checks, window_page, words
 from components.monitor.causes import Signatures
 from components.monitor.detect import WATCH, WINDOWS, Change, Detector, Judged
 from components.monitor.sketch import BINS, MISSING, Sketch, hashes
@@ -103,6 +104,7 @@ class _Run:
         self.folder = folder
         self.model, self.watched, self.memory, self.schedule = model, watched, memory, schedule
         self.now = int(now.timestamp())
+        self.figures = [name for name, group in watched.groups.items() if group == "image"] if model.spec.input.layout != "table" else []
         self.detector = Detector(watched.reference, memory.get("history", {}))
         self.names: dict[str, list[str | None]] = memory.get("names", {})
         self.counted: Counter[str] = Counter(memory.get("counted", {}))
@@ -165,6 +167,8 @@ class _Run:
             sketch = self.detector.sketch(device)
             facts = {"errors": errors, "abstained": float(part["abstain"].sum())}
             if len(part):
+                classes, figures = self.model.spec.target.classes, self.figures
+                facts |= window_checks.tallies(part, classes=classes, figures=figures, unknown=UNKNOWN_DEVICE)
                 columns = self.watched.columns(part)
                 sketch.add(self.watched.reference.baseline(device)[0].places, columns, hashes(patients(part)))
                 if (score := self._score_column()) is not None:
@@ -231,7 +235,7 @@ class _Run:
             own = self.memory.sketch(start, device)
             sentence = self._words(device, result)
             self.memory.judged(start, device, self._row(when, device, result, own[0] if own else None, facts.get(device, {}), sentence))
-        self._alarm(when, judged)
+        self._alarm(when, judged, window_checks.failed(facts))
         self.memory.forget(start)
         self._page(when, judged, window)
 
@@ -294,8 +298,9 @@ class _Run:
         named = " ".join(part for part in (maker, model) if part)
         return f"{named or 'device without a name'} ({device[:8]})"
 
-    def _alarm(self, when: alarms.Window, judged: Mapping[str, Judged]) -> None:
+    def _alarm(self, when: alarms.Window, judged: Mapping[str, Judged], broken: Mapping[str, Sequence[str]]) -> None:
         found = list(self._found(when, judged))
+        found += [alarms.Found("data_quality", device, self.label(device), words.several(said), when.start) for device, said in broken.items()]
         settled = {device for device, result in judged.items() if not result.reason}
         alarms.update(self.memory, self.model.disease, found, when, settled)
 

@@ -216,3 +216,10 @@ def test_the_page_of_a_window_says_what_the_alarm_says_offline_and_marked(month:
     assert "since 2026-03-06" in text
     assert "<figcaption>noise<br>" in text
     assert "http" not in text
+
+
+def test_answers_that_are_broken_are_an_alarm_of_their_own(package: ModelPackage, tmp_path: Path) -> None:
+    with InferenceLog(tmp_path / "log") as log:
+        log.append([r | ({"scores": {"benign": 2.0, "malignant": 3.0}} if n % 2 else {}) for n, r in enumerate(answers(package, SAME, 0))])
+    found = told(run(package, tmp_path, 1.5))
+    assert found["data_quality", SAME] == "50 % of the answers have probabilities outside [0, 1] or with another sum than 1"

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[3]
 DISEASES = ROOT / "pipelines" / "diseases"
 DATA = Path(os.environ.get("DXFLOW_DATA") or ROOT.parent / "shared" / "data")
 PHANTOMS = {
-    "CT": ("lung-nodule", 400), "fundus": ("retinopathy-screening", 300), "histology": ("breast-metastasis", 140), "MRI": ("alzheimer-smri", 120),
+    "CT": ("lung-nodule", 400), "fundus": ("retinopathy-screening", 300), "histology": ("breast-metastasis", 140), "MRI": ("alzheimer-smri", 300),
     "skin": ("skin-lesion", 400), "sensor": ("parkinson-fog", 30),
 }  # fmt: skip
 REAL = {"HAM10000 (real)": ("skin-ham10000", "skin-ham10000"), "Daphnet (real)": ("parkinson-fog", "parkinson-daphnet")}
@@ -86,7 +86,7 @@ def world(disease: str, *, patients: int = 0, source: Path | None = None) -> Wor
         collected = np.flatnonzero(~data.manifest["split"].str.startswith("external"))
         chosen = np.sort(rng.permutation(collected)[:POOL])
         x = data.read(chosen).astype(np.float32)
-        label = np.isin(data.manifest["label"].to_numpy(np.int64)[chosen], spec.positive_indices or (1,)).astype(np.int64)
+        label = np.isin(data.manifest["label"].fillna(-1).to_numpy(np.int64)[chosen], spec.positive_indices or (1,)).astype(np.int64)
         group = data.manifest["group_id"].to_numpy(object)[chosen]
     side = rng.random(len(np.unique(group)))[np.unique(group, return_inverse=True)[1]] < 0.45
     own, held = np.flatnonzero(side), np.flatnonzero(~side)
@@ -198,12 +198,14 @@ class Watching:
 
 def row(name: str, w: World) -> dict[str, Any]:
     false = windows = 0
+    unjudged: set[str] = set()
     quiet = Watching(w, 0)
     for n in range(QUIET_WINDOWS + 2):
         judged = quiet.judge()
         if n >= 2:
             windows += DEVICES
             false += sum(bool(j.alarm) for j in judged.values())
+            unjudged |= {j.reason for j in judged.values() if j.reason}
     found: list[tuple[str, float]] = []
     right = cause = named = others = 0
     delay: list[int] = []
@@ -238,6 +240,7 @@ def row(name: str, w: World) -> dict[str, Any]:
         "data": name,
         "samples, of them held out": f"{len(w.label)}, {len(w.held)}",
         "false alarms": f"{false} of {windows}",
+        "cannot judge": next(iter(sorted(unjudged)), "-"),
         "changes found in 3 windows": f"{len(found)} of {len(w.moved)}",
         "not found": ", ".join(f"{c} {s:+.2f}" for c, s in weak) or "-",
         "mean delay (events)": round(float(np.mean(delay)) * WINDOW) if delay else "-",
