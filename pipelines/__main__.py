@@ -262,6 +262,26 @@ def monitor(model: str, log: Path | None, state: Path | None, window: str, allow
 
 
 @cli.command()
+@click.argument("model")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--log", type=click.Path(path_type=Path), help="Inference log. Default: DXFLOW_HOME/inference-log.")
+@click.option("--state", type=click.Path(path_type=Path), help="Default: DXFLOW_HOME/monitor.")
+@SYNTHETIC
+@AS_JSON
+def labels(model: str, file: Path, log: Path | None, state: Path | None, allow_synthetic: bool, as_json: bool) -> None:
+    """Take late labels: a CSV file with sample (the answer's request id), label and at (when it was made)."""
+    from datetime import UTC, datetime
+
+    from components.monitor.labelled import take
+    from pipelines.models import fetch
+
+    package = fetch(model, allow_synthetic=allow_synthetic)
+    taken = take(package=package, log=log or home() / "inference-log", state=state or home() / "monitor", file=file, now=datetime.now(UTC))
+    counts = {name: taken.counts[name] for name in ("new", "corrected", "same", "refused")}
+    click.echo(json.dumps(counts | {"reasons": dict(taken.reasons)}) if as_json else str(taken))
+
+
+@cli.command()
 @click.option("--disease", help="Only this one.")
 @AS_JSON
 def runs(disease: str | None, as_json: bool) -> None:

@@ -26,7 +26,7 @@ from components.core.errors import DataError
 from components.core.inference_log import Tally, since
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
-from components.monitor import alarms, window_checks, window_page, words
+from components.monitor import alarms, labelled, window_checks, window_page, words
 from components.monitor.causes import Signatures
 from components.monitor.detect import WATCH, WINDOWS, Change, Detector, Judged
 from components.monitor.sketch import BINS, MISSING, Sketch, hashes
@@ -93,6 +93,7 @@ def watch(*, package: Path, log: Path, state: Path, now: datetime, schedule: Sch
         run = _Run(model, watched, memory, schedule, now, folder)
         run.read(log, tally)
         run.close()
+        run.take_labels(log, state)
         summary = run.summary(tally)
         rows, told = memory.history(), memory.alarms()
     alarms.export(folder, model, rows, told, summary)
@@ -208,6 +209,22 @@ class _Run:
                 self.next += self.schedule.window_s
         for name, value in (("next", self.next), ("history", self.detector.history), ("software", self.software), ("past", self.past)):
             self.memory.put(name, value)
+
+    def take_labels(self, log: Path, state: Path) -> None:
+        """What labels that arrived meanwhile say of the windows; read again only when there is something new."""
+        folder = labelled.store(state, self.model).folder
+        signature = [sorted(p.name for p in folder.glob("*.jsonl")), self.next]
+        if not signature[0] or signature == self.memory.get("labels", None):
+            return
+        rows = {(row["window_start"], row["device_key"]): row for row in self.memory.history()}
+        windows = {row["window_start"]: row["window_end"] for row in rows.values()}
+        for key, snapshot in labelled.true_figures(log, state, self.model, windows, datetime.fromtimestamp(self.now, UTC)).items():
+            if key in rows:
+                rows[key] |= labelled.row_of(snapshot)
+                self.memory.judged(*key, rows[key])
+        answered, with_label = (sum(row[name] for row in rows.values()) for name in ("answered", "labelled"))
+        self.memory.put("coverage", with_label / answered if answered else None)
+        self.memory.put("labels", signature)
 
     def _judge(self, start: int) -> None:
         carried: dict[str, int] = self.memory.get("carried", {})
@@ -365,7 +382,7 @@ class _Run:
             "model": self.model.name, "version": self.model.version, "updated": datetime.fromtimestamp(self.now, UTC).isoformat(),
             "window_s": self.schedule.window_s, "devices": len(self.names), "events": self.counted["events"], "lost": tally.lost.n,
             "damaged": tally.damaged, "late": self.counted["late"], "skewed": self.counted["skewed"], "duplicates": self.counted["duplicates"],
-            "no_time": self.counted["no_time"], "other_version": self.counted["other_version"], "coverage": None,
+            "no_time": self.counted["no_time"], "other_version": self.counted["other_version"], "coverage": self.memory.get("coverage", None),
             "next_window": None if self.next is None else datetime.fromtimestamp(self.next, UTC).isoformat(),
         }  # fmt: skip
 
