@@ -195,3 +195,10 @@ def drift_text(found: dict[str, Any], report: Path) -> str:
     lines = [f"unseen     {', '.join(found['unseen']) or 'none'}", f"silent     {', '.join(found['silent']) or 'none'}"]
     lines += [f"alarm      {alarm if isinstance(alarm, str) else alarm.get('text', alarm)}" for alarm in found["alarms"]] or ["alarm      none"]
     return "\n".join([*lines, f"report     {report}"])
+
+
+def dashboard_text(facts: dict[str, Any]) -> str:
+    """What `dxflow dashboard --once` brought up to date."""
+    lines = [f"{len(facts['diseases'])} diseases, {facts['open_alarms']} open alarms"]
+    lines += [f"{disease} cannot be read: {why}" for disease, why in facts["unreadable"].items()]
+    return "\n".join([*lines, f"alarms: {facts['alarms']}", f"metrics: {facts['metrics']}", f"Evidently workspace: {facts['workspace']}"])
