@@ -33,13 +33,15 @@ def render(states: Sequence[DiseaseState], unreadable: Mapping[str, DataError], 
     diseases = [
         {
             "state": state, "project": project_id(state.disease), "devices": _devices(state), "unjudged": unjudged(state),
-            "closed": [alarm for alarm in state.alarms if not alarm.open], "report": state.latest_report(),
+            "closed": [alarm for alarm in state.alarms if not alarm.open],
             "window": None if state.history.empty else state.history["window_start"].max(),
+            "report": None if state.history.empty else state.report_of(state.history["window_start"].max()),
         }
         for state in states
     ]  # fmt: skip
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        diseases=diseases, unreadable=unreadable, charts=charts, synthetic=any(state.synthetic for state in states)
+        diseases=diseases, unreadable=unreadable, charts=charts, synthetic=any(state.synthetic for state in states),
+        total=sum(len(state.open_alarms) for state in states) + len(unreadable),
     )
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import html
 import io
 import logging
 import os
@@ -50,7 +49,7 @@ from litestar.config.allowed_hosts import AllowedHostsConfig
 from litestar.static_files import create_static_files_router
 
 from components.core.errors import ServiceError
-from components.monitor import dashboard, prometheus
+from components.monitor import dashboard, dashboard_look, prometheus
 from components.monitor.dashboard_state import NAME, REPORT, signature
 from components.monitor.dashboard_workspace import Changes, project_id
 
@@ -116,31 +115,10 @@ class Dashboard:
                 memory.snapshots.get(uuid.UUID(project), {}).pop(uuid.UUID(snapshot), None)
 
     def strip(self, path: str) -> str:
-        """The tabs above every page of Evidently: the alarm page, then one per disease with the number of its open alarms."""
-        tabs = [("/monitor/alarms.html", "Alarms", self.built.alarms + len(self.built.unreadable))]
-        tabs += [(f"/projects/{project_id(s.disease)}", s.disease, len(s.open_alarms)) for s in self.built.states]
-        here = "/".join(path.split("/")[:3])
-        links = []
-        for address, name, count in tabs:
-            badge = f"<b>{count}</b>" if count else ""
-            links.append(f'<a href="{address}"{" class=here" if address == here else ""}>{html.escape(name)}{badge}</a>')
-        synthetic = "<span>SYNTHETIC DATA</span>" if any(s.synthetic and address_of(s.disease) in (here, path) for s in self.built.states) else ""
-        return f"{STRIP_STYLE}<nav id=dxflow-tabs>{''.join(links)}{synthetic}</nav>"
-
-
-def address_of(disease: str) -> str:
-    """Path of a disease's charts."""
-    return f"/projects/{project_id(disease)}"
-
-
-STRIP_STYLE = """<style>
-#dxflow-tabs{background:#1b1e23;font:15px/1.45 system-ui,sans-serif;padding:0 24px;display:flex;flex-wrap:wrap;position:sticky;top:0;z-index:2000}
-#dxflow-tabs a{color:#dfe2e7;text-decoration:none;padding:10px 14px;border-bottom:3px solid transparent}
-#dxflow-tabs a:hover{border-color:#8a919c}
-#dxflow-tabs a.here{color:#fff;border-color:#fff}
-#dxflow-tabs b{background:#b3261e;color:#fff;border-radius:9px;padding:0 7px;font-size:13px;margin-left:5px}
-#dxflow-tabs span{background:#fff3cd;color:#1b1e23;margin:8px 0 8px auto;padding:1px 10px;border-radius:3px}
-</style>"""
+        """The tabs: the alarm page, then one per disease with the number of its open alarms."""
+        entries = [("/monitor/alarms.html", "Alarms", self.built.alarms + len(self.built.unreadable))]
+        entries += [(f"/projects/{project_id(s.disease)}", s.disease, len(s.open_alarms)) for s in self.built.states]
+        return dashboard_look.tabs(entries, here=path, synthetic=any(s.synthetic for s in self.built.states))
 
 
 class _Storage(LocalStorageComponent):
@@ -234,7 +212,13 @@ def _routes(board: Dashboard) -> list[Any]:
             return litestar.Response("no such report", status_code=404, media_type=litestar.MediaType.TEXT)
         return litestar.Response(path.read_text(encoding="utf-8"), media_type=litestar.MediaType.HTML)
 
-    return [page, alarms, metrics, report, create_static_files_router("/", directories=[BASE_PATH])]
+    changed = dashboard_look.scripts(Path(BASE_PATH))
+
+    @litestar.get(list(changed) or "/dxflow-no-script", include_in_schema=False, sync_to_thread=False)
+    def script(request: litestar.Request) -> litestar.Response:
+        return litestar.Response(changed.get(request.url.path, ""), media_type="text/javascript")
+
+    return [page, alarms, metrics, report, script, create_static_files_router("/", directories=[BASE_PATH])]
 
 
 def serve(state: Path, workspace: Path, *, host: str, port: int, url: str | None = None, announce: Callable[[str], None] = print) -> None:

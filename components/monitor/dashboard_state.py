@@ -83,6 +83,7 @@ class DiseaseState:
         counts: `devices`, `events`, `lost`, `damaged`, `late`, `duplicates` since the log began.
         history: One row per (window, device), columns `COLUMNS`, ordered by window_start and device_key.
         alarms: Open ones first, then the newest first.
+        reports: Names of the pages in the disease's folder `reports/`.
     """
 
     disease: str
@@ -96,6 +97,7 @@ class DiseaseState:
     counts: Mapping[str, int]
     history: pd.DataFrame
     alarms: tuple[Alarm, ...]
+    reports: frozenset[str]
 
     @property
     def open_alarms(self) -> tuple[Alarm, ...]:
@@ -106,11 +108,10 @@ class DiseaseState:
         """The rows of the newest window; none before the first."""
         return self.history[self.history["window_start"] == self.history["window_start"].max()]
 
-    def latest_report(self) -> str | None:
-        """The page of the newest window, relative to the state folder, if the monitor named it after its date."""
-        if self.history.empty:
-            return None
-        return f"{self.disease}/reports/{self.history['window_start'].max():%Y-%m-%d}.html"
+    def report_of(self, window: datetime) -> str | None:
+        """The page of the window that starts then, relative to the state folder; None where the monitor wrote none."""
+        name = f"{window:%Y-%m-%d}.html"
+        return f"{self.disease}/reports/{name}" if name in self.reports else None
 
 
 def folders(state: Path) -> list[Path]:
@@ -169,6 +170,7 @@ def read(folder: Path) -> DiseaseState:
             coverage=None if summary["coverage"] is None else float(summary["coverage"]),
             counts={name: int(summary[name]) for name in ("devices", "events", "lost", "damaged", "late", "duplicates")},
             history=history,
+            reports=frozenset(path.name for path in folder.glob("reports/*.html")),
             alarms=tuple(sorted(read_alarms, key=lambda a: (not a.open, -a.since.timestamp(), a.where, a.id))),
         )
     except KeyError as error:

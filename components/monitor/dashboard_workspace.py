@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.core.atomic import write_text
-from components.monitor.dashboard_series import SCORES, labels, roll_up
+from components.monitor.dashboard_series import SCORES, roll_up
 from components.monitor.dashboard_state import VERDICTS, Alarm, DiseaseState
 
 if TYPE_CHECKING:
@@ -161,6 +161,8 @@ def counts(state: DiseaseState, at: datetime, until: datetime, rows: pd.DataFram
         "devices": {"unseen": unseen, "silent": silent},
         "verdicts": {name: int((judged == name).sum()) for name in VERDICTS},
     }
+    if state.coverage is not None and until >= state.history["window_end"].max():
+        made["now"]["% of all answers have a label"] = 100 * state.coverage
     answered = int(rows["answered"].sum())
     if answered:
         made["coverage"] = {"all devices": int(rows["labelled"].sum()) / answered}
@@ -169,7 +171,8 @@ def counts(state: DiseaseState, at: datetime, until: datetime, rows: pd.DataFram
 
 def _widgets(state: DiseaseState, at: datetime, span: str, windows: int, rows: pd.DataFrame) -> list[dict[str, Any]]:
     note = "**SYNTHETIC DATA: says nothing about patients.** " if state.synthetic else ""
-    link = "" if windows > 1 else f" [The monitor's page of this window](/monitor/{state.disease}/reports/{at:%Y-%m-%d}.html)."
+    page = state.report_of(at) if windows == 1 else None
+    link = f" [The monitor's page of this window](/monitor/{page})." if page else ""
     text = f"{note}{state.title}, {span}, model {state.model} version {state.version}.{link}"
 
     def shown(value: float, digits: int = 3) -> str:
@@ -192,22 +195,22 @@ def _widgets(state: DiseaseState, at: datetime, span: str, windows: int, rows: p
 
 def dashboard(state: DiseaseState) -> dict[str, Any]:
     """The one dashboard of a disease: alarms as text, counts, then one line per device for each score."""
-    many = len(labels(state.history)) > 1
     panels = [
         *_alarm_panels(state),
         _panel("now", "Now", "", "counter", "full", COUNT, {"panel": "now"}, "{{name}}"),
-        _panel("score_mean", "Mean score", f"Mean predicted probability or grade, {'one line per device' if many else 'one device'}", "line", "full",
-               DEVICE, {"score": "score_mean"}, "{{device}}"),
-        _panel("auc_estimated", "Estimated AUC", "Without labels; a gap where a device could not be judged", "line", "half", DEVICE,
+        _panel("score_mean", "Mean score", "Mean predicted probability or grade, one line per device", "line", "full", DEVICE,
+               {"score": "score_mean"}, "{{device}}"),
+        _panel("auc_estimated", "Estimated AUC", "Without labels, one line per device; a gap where a device could not be judged", "line", "full", DEVICE,
                {"score": "auc_estimated"}, "{{device}}"),
-        _panel("auc_true", "True AUC", "From late labels; a gap where there were too few", "line", "half", DEVICE, {"score": "auc_true"}, "{{device}}"),
+        _panel("auc_true", "True AUC", "From late labels, one line per device; a gap where there are too few", "line", "full", DEVICE,
+               {"score": "auc_true"}, "{{device}}"),
         _panel("coverage", "Label coverage", "Share of the answers that have a label by now", "line", "half", COUNT, {"panel": "coverage"}, "{{name}}"),
-        _panel("n", "Requests", "A day, or a week where older", "line", "half", DEVICE, {"score": "n"}, "{{device}}"),
-        _panel("verdicts", "Devices by verdict", "'cannot judge' is not 'no drift'", "bar", "half", COUNT, {"panel": "verdicts"}, "{{name}}", stacked=True),
-        _panel("devices", "Unseen and silent devices", "Number of devices", "bar", "half", COUNT, {"panel": "devices"}, "{{name}}"),
         _panel("alarms", "Alarms", "Alarms that held at that time", "bar", "half", COUNT, {"panel": "alarms"}, "{{name}}"),
-        _panel("score_low", "Score, 10 % quantile", "Nine in ten answers lie above", "line", "half", DEVICE, {"score": "score_low"}, "{{device}}"),
-        _panel("score_high", "Score, 90 % quantile", "Nine in ten answers lie below", "line", "half", DEVICE, {"score": "score_high"}, "{{device}}"),
+        _panel("verdicts", "Devices by verdict", "'cannot judge' is not 'no drift'", "bar", "half", COUNT, {"panel": "verdicts"}, "{{name}}", stacked=True),
+        _panel("devices", "Unseen and silent devices", "Number of devices", "bar", "half", COUNT, {"panel": "devices"}, "{{name}}", stacked=True),
+        _panel("n", "Requests", "One line per device; of a window, a day, or a week where older", "line", "full", DEVICE, {"score": "n"}, "{{device}}"),
+        _panel("score_low", "Score, 10 % quantile", "Nine in ten answers lie above", "line", "full", DEVICE, {"score": "score_low"}, "{{device}}"),
+        _panel("score_high", "Score, 90 % quantile", "Nine in ten answers lie below", "line", "full", DEVICE, {"score": "score_high"}, "{{device}}"),
     ]  # fmt: skip
     for panel in panels:
         panel["id"] = str(uuid.uuid5(SPACE, f"{state.disease} panel {panel['id']}"))
@@ -226,7 +229,7 @@ def _panel(
 
 def _alarm_panels(state: DiseaseState) -> list[dict[str, Any]]:
     found = state.open_alarms
-    head = f"{len(found) or 'No'} open alarm{'' if len(found) == 1 else 's'}" + (" - SYNTHETIC DATA" if state.synthetic else "")
+    head = f"{len(found) or 'No'} open alarm{'' if len(found) == 1 else 's'}"
     more = f" The {ALARM_PANELS} newest are shown; all are on the alarm page." if len(found) > ALARM_PANELS else ""
     said = f"{_facts(state)}{more}" + ("" if found else f" {unjudged(state)}")
     return [_text("alarms-head", head, said, "full"), *(_alarm(alarm, len(found)) for alarm in found[:ALARM_PANELS])]
