@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 # Neighbours differ in hue and lightness, on light and on dark ground; the first ten serve most diseases.
@@ -30,35 +30,48 @@ STYLE = """<style>
 #dxflow-tabs a.here{color:#fff;border-color:#fff}
 #dxflow-tabs b{background:#b3261e;color:#fff;border-radius:9px;padding:0 7px;font-size:13px;margin-left:5px}
 #dxflow-tabs span{background:#fff3cd;color:#1b1e23;margin:8px 0 8px auto;padding:1px 10px;border-radius:3px}
+.MuiMarkElement-root{r:2.5px}
 /* The workspace is derived and read-only: what would change it, and stores that stay empty, are not offered. */
 button[value=datasets],button[value=traces],button[value=prompts],button[value=edit-mode],button[aria-label="Create new project"],
 button:has(path[d^="M6 19c0 1.1.9 2 2 2h8"]){display:none!important}
 </style>"""
 TABS_SCRIPT = """<script>
+window.dxflowColours = %s
 setInterval(() => document.querySelectorAll("#dxflow-tabs a").forEach((a) => a.classList.toggle("here", location.pathname.startsWith(a.pathname))), 300)
 </script>"""
 
 
-def tabs(entries: Sequence[tuple[str, str, int]], *, here: str, synthetic: bool) -> str:
+def colours(names: Iterable[Sequence[str]]) -> dict[str, str]:
+    """Legend -> colour: the meanings, and for the devices of each disease the palette in their order, so that a device has one colour in every chart."""
+    return {device: PALETTE[n % len(PALETTE)] for devices in names for n, device in enumerate(devices)} | MEANINGS
+
+
+def tabs(entries: Sequence[tuple[str, str, int]], *, here: str, synthetic: bool, legend: Mapping[str, str]) -> str:
     """The strip above every page.
 
     Args:
         entries: (address, name, open alarms) of each tab.
         here: Path of the page that is asked for; Evidently changes it later without asking the server, which a line of script follows.
         synthetic: Whether anything that is shown comes from synthetic data.
+        legend: As `colours` gives it.
     """
     links = []
     for address, name, count in entries:
         badge = f"<b>{count}</b>" if count else ""
         links.append(f'<a href="{html.escape(address)}"{" class=here" if here.startswith(address) else ""}>{html.escape(name)}{badge}</a>')
     mark = "<span>SYNTHETIC DATA</span>" if synthetic else ""
-    return f"{STYLE}<nav id=dxflow-tabs>{''.join(links)}{mark}</nav>{TABS_SCRIPT}"
+    return f"{STYLE}<nav id=dxflow-tabs>{''.join(links)}{mark}</nav>{TABS_SCRIPT % _in_script(legend)}"
+
+
+def _in_script(value: object) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value).replace("<", "\\u003c")
 
 
 def scripts(assets: Path) -> Mapping[str, str]:
     """Evidently's scripts that are served changed: path below `assets` -> text."""
     ours = json.dumps(PALETTE)
-    known = f"({json.dumps(MEANINGS)})[A]"
+    known = "(window.dxflowColours||{})[A]"
     series = THEIR_SERIES.replace("};", f",...({known}?{{color:{known}}}:{{}})}};")
     found = {}
     for path in sorted((assets / "static" / "js").glob("*.js")):

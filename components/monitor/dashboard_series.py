@@ -70,7 +70,7 @@ def roll_up(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def labels(history: pd.DataFrame) -> dict[str, str]:
-    """device_key -> the name that a reader sees: the newest one, with the key behind it where two devices have the same."""
-    newest = history.drop_duplicates("device_key", keep="last").set_index("device_key")["label"]
+    """device_key -> the name that a reader sees: the newest one, with the key behind it where two devices have the same. Ordered by key."""
+    newest = history.drop_duplicates("device_key", keep="last").set_index("device_key")["label"].sort_index()
     twice = newest.duplicated(keep=False)
     return {str(key): f"{label} ({key})" if twice[key] else str(label) for key, label in newest.items()}

@@ -50,6 +50,7 @@ from litestar.static_files import create_static_files_router
 
 from components.core.errors import ServiceError
 from components.monitor import dashboard, dashboard_look, prometheus
+from components.monitor.dashboard_series import labels
 from components.monitor.dashboard_state import NAME, REPORT, signature
 from components.monitor.dashboard_workspace import Changes, project_id
 
@@ -118,7 +119,8 @@ class Dashboard:
         """The tabs: the alarm page, then one per disease with the number of its open alarms."""
         entries = [("/monitor/alarms.html", "Alarms", self.built.alarms + len(self.built.unreadable))]
         entries += [(f"/projects/{project_id(s.disease)}", s.disease, len(s.open_alarms)) for s in self.built.states]
-        return dashboard_look.tabs(entries, here=path, synthetic=any(s.synthetic for s in self.built.states))
+        legend = dashboard_look.colours(list(labels(s.history).values()) for s in self.built.states)
+        return dashboard_look.tabs(entries, here=path, synthetic=any(s.synthetic for s in self.built.states), legend=legend)
 
 
 class _Storage(LocalStorageComponent):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.core.atomic import write_text
-from components.monitor.dashboard_series import SCORES, roll_up
+from components.monitor.dashboard_series import SCORES, labels, roll_up
 from components.monitor.dashboard_state import VERDICTS, Alarm, DiseaseState
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ SPACE = uuid.UUID("6b1f3c52-9a0e-4c8e-8d5b-0d7f0b1c9e11")  # namespace of every 
 METRIC = "evidently:metric_v2:"
 DEVICE, COUNT = "DeviceScore", "DiseaseCount"  # the flat custom metrics: (score, device) and (panel, name)
 ALARM_PANELS = 8
+MANY_DEVICES = 12
 
 
 @dataclass
@@ -125,7 +126,8 @@ def _facts(state: DiseaseState) -> str:
 def _snapshot(state: DiseaseState, at: datetime, until: datetime, windows: int, rows: pd.DataFrame) -> dict[str, Any]:
     values: dict[str, dict[str, Any]] = {}
     for name in (*SCORES, "n"):
-        for key, label, value in zip(rows["device_key"], rows["label"], rows[name], strict=True):
+        column = rows[name] / rows["windows"] if name == "n" else rows[name]  # a week must not look seven times as busy as a day
+        for key, label, value in zip(rows["device_key"], rows["label"], column, strict=True):
             _add(values, DEVICE, {"score": name, "device": label}, value, key=f"{name} {key}")
     for panel, named in counts(state, at, until, rows).items():
         for name, value in named.items():
@@ -198,6 +200,7 @@ def dashboard(state: DiseaseState) -> dict[str, Any]:
     panels = [
         *_alarm_panels(state),
         _panel("now", "Now", "", "counter", "full", COUNT, {"panel": "now"}, "{{name}}"),
+        *_alarmed(state),
         _panel("score_mean", "Mean score", "Mean predicted probability or grade, one line per device", "line", "full", DEVICE,
                {"score": "score_mean"}, "{{device}}"),
         _panel("auc_estimated", "Estimated AUC", "Without labels, one line per device; a gap where a device could not be judged", "line", "full", DEVICE,
@@ -208,7 +211,7 @@ def dashboard(state: DiseaseState) -> dict[str, Any]:
         _panel("alarms", "Alarms", "Alarms that held at that time", "bar", "half", COUNT, {"panel": "alarms"}, "{{name}}"),
         _panel("verdicts", "Devices by verdict", "'cannot judge' is not 'no drift'", "bar", "half", COUNT, {"panel": "verdicts"}, "{{name}}", stacked=True),
         _panel("devices", "Unseen and silent devices", "Number of devices", "bar", "half", COUNT, {"panel": "devices"}, "{{name}}", stacked=True),
-        _panel("n", "Requests", "One line per device; of a window, a day, or a week where older", "line", "full", DEVICE, {"score": "n"}, "{{device}}"),
+        _panel("n", "Requests", "Per window, one line per device; older points are means of a week", "line", "full", DEVICE, {"score": "n"}, "{{device}}"),
         _panel("score_low", "Score, 10 % quantile", "Nine in ten answers lie above", "line", "full", DEVICE, {"score": "score_low"}, "{{device}}"),
         _panel("score_high", "Score, 90 % quantile", "Nine in ten answers lie below", "line", "full", DEVICE, {"score": "score_high"}, "{{device}}"),
     ]  # fmt: skip
@@ -221,10 +224,21 @@ def dashboard(state: DiseaseState) -> dict[str, Any]:
 def _panel(
     name: str, title: str, subtitle: str, kind: str, size: str, metric: str, wanted: dict[str, str], legend: str, *, stacked: bool = False
 ) -> dict[str, Any]:
-    # One filter gives all lines of a panel. With one filter for each device Evidently reads every snapshot once for each of them.
+    # One filter gives all lines of a panel: with one for each device Evidently reads every snapshot once for each of them.
     value = {"legend": legend, "tags": [], "metadata": {}, "metric": METRIC + metric, "metric_labels": wanted, "view_params": {}}
     plot = {"plot_type": kind, **({"aggregation": "last"} if kind == "counter" else {}), **({"is_stacked": stacked} if kind == "bar" else {})}
     return {"id": name, "title": title, "subtitle": subtitle, "size": size, "values": [value], "plot_params": plot}
+
+
+def _alarmed(state: DiseaseState) -> list[dict[str, Any]]:
+    """Where there are many devices, those with an open alarm once more, alone."""
+    names = labels(state.history)
+    alarmed = sorted({names[a.device_key] for a in state.open_alarms if a.device_key in names})[:ALARM_PANELS]
+    if len(names) <= MANY_DEVICES or not alarmed:
+        return []
+    panel = _panel("alarmed", "Mean score, devices with an open alarm", f"{len(alarmed)} of {len(names)} devices", "line", "full", DEVICE, {}, "{{device}}")
+    panel["values"] = [{**panel["values"][0], "metric_labels": {"score": "score_mean", "device": device}} for device in alarmed]
+    return [panel]
 
 
 def _alarm_panels(state: DiseaseState) -> list[dict[str, Any]]:
