@@ -160,8 +160,8 @@ class _Service(LocalServiceComponent):
             builder.kwargs["allowed_hosts"] = AllowedHostsConfig(allowed_hosts=[f"{name}:{self.port}" for name in LOOPBACK])
 
 
-def application(board: Dashboard, *, host: str, port: int) -> Any:
-    """Evidently's ASGI application with our parts in place."""
+def application(board: Dashboard, *, host: str, port: int, started: Callable[[], None]) -> Any:
+    """Evidently's ASGI application with our parts in place; `started` is called when it takes requests and signals."""
     storage = _Storage(path=str(board.workspace), autorefresh=False)
     storage._manager = board.manager
     service = _Service(host=host, port=port)
@@ -170,6 +170,7 @@ def application(board: Dashboard, *, host: str, port: int) -> Any:
     @contextlib.asynccontextmanager
     async def background(_: Any) -> Any:
         task = asyncio.create_task(board.follow())
+        started()
         try:
             yield
         finally:
@@ -239,12 +240,11 @@ def serve(state: Path, workspace: Path, *, host: str, port: int, url: str | None
         port = listener.getsockname()[1]
         address = f"http://{host}:{port}"
         board = Dashboard(state, workspace, url or os.environ.get("DXFLOW_DASHBOARD_URL") or address)
-        app = application(board, host=host, port=port)
-        config = uvicorn.Config(app, log_config=None, server_header=False, timeout_graceful_shutdown=2)
+        app = application(board, host=host, port=port, started=lambda: announce(f"{address}/monitor/alarms.html"))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, server_header=False, timeout_graceful_shutdown=2))
         listener.listen(64)
-        announce(f"{address}/monitor/alarms.html")
-        with _own_signals():
-            uvicorn.Server(config).run(sockets=[listener])
+        with _own_signals(server):
+            server.run(sockets=[listener])
     finally:
         listener.close()
 
@@ -273,12 +273,16 @@ def _quiet() -> None:
 
 
 @contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """uvicorn stops at a signal and then raises it again; here it has done its work by then."""
+def _own_signals(server: uvicorn.Server) -> Iterator[None]:
+    """uvicorn stops at a signal and then raises it again: it has done its work by then. One that comes before it listens for signals counts too."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def stop(*_: Any) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
