@@ -40,14 +40,17 @@ def render(states: Sequence[DiseaseState], unreadable: Mapping[str, DataError], 
         for state in states
     ]  # fmt: skip
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        diseases=diseases, unreadable=unreadable, charts=charts, synthetic=any(state.synthetic for state in states),
+        diseases=diseases,
+        unreadable=unreadable,
+        charts=charts,
+        synthetic=any(state.synthetic for state in states),
         total=sum(len(state.open_alarms) for state in states) + len(unreadable),
     )
 
 
 def _devices(state: DiseaseState) -> list[dict[str, Any]]:
     """The newest window, what needs a look first."""
-    rows = state.latest().to_dict("records")
+    rows: list[dict[str, Any]] = [{str(name): value for name, value in row.items()} for row in state.latest().to_dict("records")]
     alarmed = {alarm.device_key for alarm in state.open_alarms}
 
     def interest(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -18,9 +18,8 @@ PALETTE = (
     *("#637939", "#e7969c", "#8c6d31", "#6baed6", "#843c39", "#7b4173", "#31a354", "#fd8d3c", "#636363", "#3182bd"),
     *("#8ca252", "#ce6dbd", "#393b79", "#e7ba52"),
 )
-MEANINGS = {
-    "drift": "#b3261e", "watch": "#e0a100", "cannot judge": "#9aa0a8", "no drift found": "#5a9e6f", "unseen": "#b3261e", "silent": "#e0a100", "alarms": "#b3261e",
-}  # fmt: skip
+RED, AMBER, GREY, GREEN = "#b3261e", "#e0a100", "#9aa0a8", "#5a9e6f"
+MEANINGS = {"drift": RED, "watch": AMBER, "cannot judge": GREY, "no drift found": GREEN, "unseen": RED, "silent": AMBER, "alarms": RED}
 THEIR_COLOURS = ('["#02B2AF","#2E96FF","#B800D8","#60009B","#2731C8","#03008D"]', '["#02B2AF","#72CCFF","#DA00FF","#9001CB","#2E96FF","#3B48E0"]')
 THEIR_SERIES = ',labelMarkType:"square"};if(e==="line")'
 STYLE = """<style>
@@ -37,12 +36,14 @@ button:has(path[d^="M6 19c0 1.1.9 2 2 2h8"]){display:none!important}
 </style>"""
 TABS_SCRIPT = """<script>
 window.dxflowColours = %s
-setInterval(() => document.querySelectorAll("#dxflow-tabs a").forEach((a) => a.classList.toggle("here", location.pathname.startsWith(a.pathname))), 300)
+setInterval(() => {
+  for (const a of document.querySelectorAll("#dxflow-tabs a")) a.classList.toggle("here", location.pathname.startsWith(a.pathname))
+}, 300)
 </script>"""
 
 
 def colours(names: Iterable[Sequence[str]]) -> dict[str, str]:
-    """Legend -> colour: the meanings, and for the devices of each disease the palette in their order, so that a device has one colour in every chart."""
+    """Legend -> colour: meanings, and for the devices of each disease the palette in their order: one colour for a device in every chart."""
     return {device: PALETTE[n % len(PALETTE)] for devices in names for n, device in enumerate(devices)} | MEANINGS
 
 

@@ -26,15 +26,15 @@ def roll_up(history: pd.DataFrame) -> pd.DataFrame:
         history: As `DiseaseState.history`.
 
     Returns:
-        One row per (at, device_key), in that order: `at` (first window's start), `until` (last window's end), `windows` (how many were merged),
-        `label`, `status`, `verdict`, `words` (of the newest window with that verdict), `n`, `patients` (largest), `labelled`, `answered` and `SCORES`.
+        One row per (at, device_key), in that order: `at` (first window's start), `until` (last window's end), `windows` (how many are merged),
+        `label`, `status`, `verdict`, `words` (of the newest window with that verdict), `n`, `patients` (largest), `labelled`, `answered`, `SCORES`.
         Windows of the last 2 days stay as they are, of the last 60 days are merged by day, older ones by ISO week; ages count from the newest window.
     """
     import pandas as pd
 
     table = history[["window_start", "window_end", "device_key", "status", "words", "n", "patients", "labelled", "answered"]].copy()
     if table.empty:
-        return table.assign(at=table["window_start"], until=table["window_end"], windows=[], label=[], verdict=[], **dict.fromkeys(SCORES, []))
+        return table.assign(at=table["window_start"], until=table["window_end"], windows=[], label=[], verdict=[], **{name: [] for name in SCORES})
     start = table["window_start"]
     newest = start.max()
     day = start.dt.floor("D")
@@ -71,6 +71,8 @@ def roll_up(history: pd.DataFrame) -> pd.DataFrame:
 
 def labels(history: pd.DataFrame) -> dict[str, str]:
     """device_key -> the name that a reader sees: the newest one, with the key behind it where two devices have the same. Ordered by key."""
-    newest = history.drop_duplicates("device_key", keep="last").set_index("device_key")["label"].sort_index()
-    twice = newest.duplicated(keep=False)
-    return {str(key): f"{label} ({key})" if twice[key] else str(label) for key, label in newest.items()}
+    newest = history.drop_duplicates("device_key", keep="last").sort_values("device_key")
+    twice = newest["label"].duplicated(keep=False)
+    return {
+        str(key): f"{label} ({key})" if same else str(label) for key, label, same in zip(newest["device_key"], newest["label"], twice, strict=True)
+    }

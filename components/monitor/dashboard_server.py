@@ -22,7 +22,7 @@ import sys
 import threading
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -162,13 +162,14 @@ class _Service(LocalServiceComponent):
 
 def application(board: Dashboard, *, host: str, port: int, started: Callable[[], None]) -> Any:
     """Evidently's ASGI application with our parts in place; `started` is called when it takes requests and signals."""
-    storage = _Storage(path=str(board.workspace), autorefresh=False)
+    # pyright asks for the `type` that Evidently's models fill in by themselves
+    storage = _Storage(path=str(board.workspace), autorefresh=False)  # pyright: ignore[reportCallIssue]
     storage._manager = board.manager
-    service = _Service(host=host, port=port)
+    service = _Service(host=host, port=port)  # pyright: ignore[reportCallIssue]
     service._handlers = _routes(board)
 
     @contextlib.asynccontextmanager
-    async def background(_: Any) -> Any:
+    async def background(_: Any) -> AsyncIterator[None]:
         task = asyncio.create_task(board.follow())
         started()
         try:
@@ -178,11 +179,11 @@ def application(board: Dashboard, *, host: str, port: int, started: Callable[[],
 
     service._background = background
     config = LocalConfig(
-        security=TokenSecurityComponent(token=SecretStr(secrets.token_hex(32))),  # nobody has it: reading needs none, writing does
+        security=TokenSecurityComponent(token=SecretStr(secrets.token_hex(32))),  # pyright: ignore[reportCallIssue] - nobody has the token: reading needs none
         service=service,
         storage=storage,
-        telemetry=TelemetryComponent(enabled=False),
-        dashboard=DashboardComponent(path=str(board.workspace)),
+        telemetry=TelemetryComponent(enabled=False),  # pyright: ignore[reportCallIssue]
+        dashboard=DashboardComponent(path=str(board.workspace)),  # pyright: ignore[reportCallIssue]
     )
     with contextlib.redirect_stdout(io.StringIO()):  # Evidently prints its dependencies
         return create_app(config)
@@ -211,7 +212,12 @@ def _routes(board: Dashboard) -> list[Any]:
     def report(disease: str, rest: str) -> litestar.Response:
         name = rest.lstrip("/")
         path = board.state / disease / name
-        if not NAME.fullmatch(disease) or not REPORT.fullmatch(name) or not path.resolve().is_relative_to(board.state.resolve()) or not path.is_file():
+        if (
+            not NAME.fullmatch(disease)
+            or not REPORT.fullmatch(name)
+            or not path.resolve().is_relative_to(board.state.resolve())
+            or not path.is_file()
+        ):
             return litestar.Response("no such report", status_code=404, media_type=litestar.MediaType.TEXT)
         return litestar.Response(path.read_text(encoding="utf-8"), media_type=litestar.MediaType.HTML)
 

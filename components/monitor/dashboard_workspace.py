@@ -16,7 +16,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,13 +78,12 @@ def _build_project(workspace: Path, state: DiseaseState, order: int, changes: Ch
     folder = workspace / project
     touched: list[str] = []
     points = roll_up(state.history)
-    wanted = {}
-    for at, rows in points.groupby("at", sort=True):
-        until, windows = rows["until"].max(), int(rows["windows"].max())
-        wanted[str(uuid.uuid5(SPACE, f"{state.disease} {at.isoformat()} {until.isoformat()}"))] = (at, until, windows, rows)
-    for snapshot, (at, until, windows, rows) in wanted.items():
-        made = _snapshot(state, at.to_pydatetime(), until.to_pydatetime(), windows, rows)
-        if _write(folder / "snapshots" / f"{snapshot}.json", made):
+    wanted = set()
+    for _, rows in points.groupby("at", sort=True):
+        at, until = (rows[name].max().to_pydatetime() for name in ("at", "until"))
+        snapshot = str(uuid.uuid5(SPACE, f"{state.disease} {at.isoformat()} {until.isoformat()}"))
+        wanted.add(snapshot)
+        if _write(folder / "snapshots" / f"{snapshot}.json", _snapshot(state, at, until, int(rows["windows"].max()), rows)):
             touched.append(snapshot)
     gone = [path for path in sorted((folder / "snapshots").glob("*.json")) if path.stem not in wanted]
     for path in gone:
@@ -93,7 +92,8 @@ def _build_project(workspace: Path, state: DiseaseState, order: int, changes: Ch
     # The list of projects is ordered by this date, the newest first: it only keeps the diseases in the order of their names.
     described = {
         "id": project, "name": state.title + (" (SYNTHETIC DATA)" if state.synthetic else ""), "description": _facts(state), "org_id": None,
-        "version": "2", "team_id": None, "date_from": None, "date_to": None, "created_at": f"2000-01-01T{23 - order // 3600:02d}:{59 - order // 60 % 60:02d}:{59 - order % 60:02d}",
+        "version": "2", "team_id": None, "date_from": None, "date_to": None,
+        "created_at": (datetime(2000, 1, 2) - timedelta(minutes=order)).isoformat(),
     }  # fmt: skip
     if _write(folder / "metadata.json", described) or touched:
         changes.written[project] = touched
@@ -120,7 +120,7 @@ def _facts(state: DiseaseState) -> str:
     )
 
 
-# Snapshots -----------------------------------------------------------------------------------------------------------------------------------------
+# Snapshots --------------------------------------------------------------------------------------------------------------------------------
 
 
 def _snapshot(state: DiseaseState, at: datetime, until: datetime, windows: int, rows: pd.DataFrame) -> dict[str, Any]:
@@ -177,13 +177,13 @@ def _widgets(state: DiseaseState, at: datetime, span: str, windows: int, rows: p
     link = f" [The monitor's page of this window](/monitor/{page})." if page else ""
     text = f"{note}{state.title}, {span}, model {state.model} version {state.version}.{link}"
 
-    def shown(value: float, digits: int = 3) -> str:
-        return f"{value:.{digits}f}" if math.isfinite(value) else "-"
+    def shown(value: float) -> str:
+        return f"{value:.3f}" if math.isfinite(value) else "-"
 
-    table = [
-        [r.label, r.status, r.verdict, r.words or "", str(r.n), shown(r.score_mean), shown(r.auc_estimated), shown(r.auc_true), f"{r.labelled} of {r.answered}"]
-        for r in rows.itertuples()
-    ]
+    table = []
+    for row in rows.to_dict("records"):
+        figures = [str(row["n"]), *(shown(row[name]) for name in ("score_mean", "auc_estimated", "auc_true"))]
+        table.append([row["label"], row["status"], row["verdict"], row["words"] or "", *figures, f"{row['labelled']} of {row['answered']}"])
     header = ["device", "status", "verdict", "what changed", "requests", "mean score", "estimated AUC", "true AUC", "labels"]
     identifiers = [uuid.uuid5(SPACE, f"{state.disease} {at.isoformat()} {part}").hex for part in ("text", "table")]
     return [
@@ -192,7 +192,7 @@ def _widgets(state: DiseaseState, at: datetime, span: str, windows: int, rows: p
     ]
 
 
-# Dashboard -----------------------------------------------------------------------------------------------------------------------------------------
+# Dashboard --------------------------------------------------------------------------------------------------------------------------------
 
 
 def dashboard(state: DiseaseState) -> dict[str, Any]:
@@ -203,15 +203,18 @@ def dashboard(state: DiseaseState) -> dict[str, Any]:
         *_alarmed(state),
         _panel("score_mean", "Mean score", "Mean predicted probability or grade, one line per device", "line", "full", DEVICE,
                {"score": "score_mean"}, "{{device}}"),
-        _panel("auc_estimated", "Estimated AUC", "Without labels, one line per device; a gap where a device could not be judged", "line", "full", DEVICE,
-               {"score": "auc_estimated"}, "{{device}}"),
+        _panel("auc_estimated", "Estimated AUC", "Without labels, one line per device; a gap where a device could not be judged", "line", "full",
+               DEVICE, {"score": "auc_estimated"}, "{{device}}"),
         _panel("auc_true", "True AUC", "From late labels, one line per device; a gap where there are too few", "line", "full", DEVICE,
                {"score": "auc_true"}, "{{device}}"),
-        _panel("coverage", "Label coverage", "Share of the answers that have a label by now", "line", "half", COUNT, {"panel": "coverage"}, "{{name}}"),
+        _panel("coverage", "Label coverage", "Share of the answers that have a label by now", "line", "half", COUNT, {"panel": "coverage"},
+               "{{name}}"),
         _panel("alarms", "Alarms", "Alarms that held at that time", "bar", "half", COUNT, {"panel": "alarms"}, "{{name}}"),
-        _panel("verdicts", "Devices by verdict", "'cannot judge' is not 'no drift'", "bar", "half", COUNT, {"panel": "verdicts"}, "{{name}}", stacked=True),
+        _panel("verdicts", "Devices by verdict", "'cannot judge' is not 'no drift'", "bar", "half", COUNT, {"panel": "verdicts"}, "{{name}}",
+               stacked=True),
         _panel("devices", "Unseen and silent devices", "Number of devices", "bar", "half", COUNT, {"panel": "devices"}, "{{name}}", stacked=True),
-        _panel("n", "Requests", "Per window, one line per device; older points are means of a week", "line", "full", DEVICE, {"score": "n"}, "{{device}}"),
+        _panel("n", "Requests", "Per window, one line per device; older points are means of a week", "line", "full", DEVICE, {"score": "n"},
+               "{{device}}"),
         _panel("score_low", "Score, 10 % quantile", "Nine in ten answers lie above", "line", "full", DEVICE, {"score": "score_low"}, "{{device}}"),
         _panel("score_high", "Score, 90 % quantile", "Nine in ten answers lie below", "line", "full", DEVICE, {"score": "score_high"}, "{{device}}"),
     ]  # fmt: skip
@@ -236,7 +239,9 @@ def _alarmed(state: DiseaseState) -> list[dict[str, Any]]:
     alarmed = sorted({names[a.device_key] for a in state.open_alarms if a.device_key in names})[:ALARM_PANELS]
     if len(names) <= MANY_DEVICES or not alarmed:
         return []
-    panel = _panel("alarmed", "Mean score, devices with an open alarm", f"{len(alarmed)} of {len(names)} devices", "line", "full", DEVICE, {}, "{{device}}")
+    panel = _panel(
+        "alarmed", "Mean score, devices with an open alarm", f"{len(alarmed)} of {len(names)} devices", "line", "full", DEVICE, {}, "{{device}}"
+    )
     panel["values"] = [{**panel["values"][0], "metric_labels": {"score": "score_mean", "device": device}} for device in alarmed]
     return [panel]
 

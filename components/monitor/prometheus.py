@@ -1,4 +1,4 @@
-"""The monitor's state as Prometheus metrics: text exposition format, for a textfile collector (`<state>/metrics.prom`) or `/metrics` of the dashboard.
+"""The monitor's state as Prometheus metrics: text exposition, for a textfile collector (`<state>/metrics.prom`) or `/metrics` of the dashboard.
 
 Device keys are pseudonyms, labels are makers and models from a vocabulary, evidence is the monitor's own sentence: nothing of a patient is in it.
 Figures that do not exist (an AUC that was not judged) have no line, so that a rule cannot take them for a number.
@@ -135,7 +135,8 @@ def _alarm(of: dict[str, str], alarms: list[Alarm], state: DiseaseState, url: st
     newest = held[-1]
     more = f" (and {len(held) - 1} more)" if len(held) > 1 else ""
     facts = {
-        "device_label": newest.where, "what": KINDS.get(newest.kind, newest.title), "evidence": newest.evidence + more, "since": f"{held[0].since:%d %b %Y %H:%M} UTC",
+        "device_label": newest.where, "what": KINDS.get(newest.kind, newest.title), "evidence": newest.evidence + more,
+        "since": f"{held[0].since:%d %b %Y %H:%M} UTC",
         "report": f"{url}/monitor/{newest.report or 'alarms.html'}", "synthetic": str(state.synthetic).lower(),
     }  # fmt: skip
     yield "dxflow_drift_alarm_since_seconds", of, held[0].since.timestamp()

@@ -24,7 +24,16 @@ TITLES = {
     "parkinson-fog": "Freezing of gait from body-worn sensors",
     "retinopathy-screening": "Referable diabetic retinopathy",
 }
-MAKERS = ("GE LightSpeed VCT", "Siemens Sensation 64", "Philips Brilliance 16", "Toshiba Aquilion", "Canon CR-2", "Topcon NW400", "Xsens MTw", "Shimmer3")
+MAKERS = (
+    "GE LightSpeed VCT",
+    "Siemens Sensation 64",
+    "Philips Brilliance 16",
+    "Toshiba Aquilion",
+    "Canon CR-2",
+    "Topcon NW400",
+    "Xsens MTw",
+    "Shimmer3",
+)
 
 
 def write(state: Path, *, days: int = 40, devices: int = 8, diseases: tuple[str, ...] = tuple(TITLES), seed: int = 0) -> Path:
@@ -57,7 +66,14 @@ def _write_disease(folder: Path, disease: str, *, days: int, devices: int, rng: 
     history.to_parquet(folder / "history.parquet", coerce_timestamps="us")
     answered, labelled = int(history["answered"].sum()), int(history["labelled"].sum())
     common: dict[str, Any] = {"schema_version": 1, "disease": disease, "synthetic": True}
-    counts = {"devices": devices, "events": int(history["n"].sum()) + 3, "lost": 3 if disease == "lung-nodule" else 0, "damaged": 0, "late": 4, "duplicates": 1}
+    counts = {
+        "devices": devices,
+        "events": int(history["n"].sum()) + 3,
+        "lost": 3 if disease == "lung-nodule" else 0,
+        "damaged": 0,
+        "late": 4,
+        "duplicates": 1,
+    }
     summary = {
         **common, "title": TITLES.get(disease, disease), "model": f"synthetic/{disease}", "version": "3", "updated": END.isoformat(),
         "window_s": 86400, **counts, "coverage": labelled / answered,
@@ -66,7 +82,9 @@ def _write_disease(folder: Path, disease: str, *, days: int, devices: int, rng: 
     (folder / "alarms.json").write_text(json.dumps({**common, "alarms": _alarms(disease, names, labels, days)}, indent=1))
     for day in {0, 6, 9, 12, days - 20 if days > 20 else 1}:
         date = f"{END - timedelta(days=max(day, 1)):%Y-%m-%d}"
-        (folder / "reports" / f"{date}.html").write_text(f"<!doctype html><meta charset=utf-8><title>{disease} {date}</title><p>SYNTHETIC report of {date}")
+        (folder / "reports" / f"{date}.html").write_text(
+            f"<!doctype html><meta charset=utf-8><title>{disease} {date}</title><p>SYNTHETIC report of {date}"
+        )
 
 
 def _row(
@@ -84,16 +102,18 @@ def _row(
     verdict = "cannot judge" if few else "drift" if drifting or repaired else "watch" if n == 1 and left == 3 else "no drift found"
     judged = not few and not new
     words = {"drift": "noise +38 %, kernel B70 instead of B30 in 91 of 140", "watch": "sharpness -6 %, in one of three windows", "cannot judge": ""}
+    true = auc + rng.normal(0, 0.01) if judged and labelled else None
     return {
         "window_start": start, "window_end": start + timedelta(days=1), "model": "synthetic", "version": "3", "device_key": key, "label": label,
         "status": "silent" if silent else "unseen" if new else "known", "verdict": verdict,
-        "reason": "no requests in this window" if silent else f"{count} requests, 30 are needed" if few else "", "n": count, "patients": float(count // 2),
-        "abstained": count // 40, "errors": 0, "score_mean": None if silent else mean, "score_low": None if silent else max(mean - 0.18, 0.01),
-        "score_high": None if silent else mean + 0.3, "drift_feature": "noise_sd" if verdict == "drift" else None,
-        "drift_effect": 0.38 if verdict == "drift" else None, "drift_p": 0.0003 if verdict == "drift" else None, "words": words.get(verdict, "no change found"),
-        "auc_estimated": auc if judged else None, "auc_estimated_low": auc - 0.05 if judged else None, "auc_estimated_high": auc + 0.05 if judged else None,
-        "auc_true": auc + rng.normal(0, 0.01) if judged and labelled else None, "auc_true_low": auc - 0.07 if judged and labelled else None,
-        "auc_true_high": auc + 0.06 if judged and labelled else None, "labelled": labelled, "answered": count - count // 40,
+        "reason": "no requests in this window" if silent else f"{count} requests, 30 are needed" if few else "",
+        "n": count, "patients": float(count // 2), "abstained": count // 40, "errors": 0,
+        "score_mean": None if silent else mean, "score_low": None if silent else max(mean - 0.18, 0.01), "score_high": None if silent else mean + 0.3,
+        "drift_feature": "noise_sd" if verdict == "drift" else None, "drift_effect": 0.38 if verdict == "drift" else None,
+        "drift_p": 0.0003 if verdict == "drift" else None, "words": words.get(verdict, "no change found"),
+        "auc_estimated": auc if judged else None, "auc_estimated_low": auc - 0.05 if judged else None,
+        "auc_estimated_high": auc + 0.05 if judged else None, "auc_true": true, "auc_true_low": None if true is None else true - 0.07,
+        "auc_true_high": None if true is None else true + 0.06, "labelled": labelled, "answered": count - count // 40,
     }  # fmt: skip
 
 

@@ -55,7 +55,13 @@ def test_metrics_and_reports_are_served_and_nothing_else_of_the_state(served: Se
     assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert f"{served.url}/monitor/lung-nodule/reports/2026-11-12.html" in metrics.text  # the link of the drift alarm
     assert "SYNTHETIC report" in httpx.get(f"{served.url}/monitor/lung-nodule/reports/2026-11-12.html").text
-    for path in ("lung-nodule/history.parquet", "lung-nodule/alarms.json", "lung-nodule/reports/..%2f..%2fx.html", "%2e%2e/dashboard/x.html", "lung-nodule/reports/no.html"):
+    for path in (
+        "lung-nodule/history.parquet",
+        "lung-nodule/alarms.json",
+        "lung-nodule/reports/..%2f..%2fx.html",
+        "%2e%2e/dashboard/x.html",
+        "lung-nodule/reports/no.html",
+    ):
         assert httpx.get(f"{served.url}/monitor/{path}").status_code == 404, path
 
 
@@ -177,7 +183,9 @@ def test_it_follows_the_monitor_while_it_runs(served: Served):
     assert "4 closed alarms" in section
     panels = httpx.get(f"{served.url}/api/v2/dashboards/{project_id('zz-new')}", timeout=60).json()["panels"]
     panel = next(p for p in panels if p["title"] == "Requests")
-    answer = httpx.post(f"{served.url}/api/v2/snapshots/{project_id('zz-new')}/data_series_batch", json={"series_filter": panel["values"]}, timeout=60).json()
+    answer = httpx.post(
+        f"{served.url}/api/v2/snapshots/{project_id('zz-new')}/data_series_batch", json={"series_filter": panel["values"]}, timeout=60
+    ).json()
     assert len(answer["sources"]) == 12
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.core.errors import DataError
 from components.monitor import alarm_page, dashboard, prometheus
 from components.monitor.dashboard_series import labels, roll_up
 from components.monitor.dashboard_state import COLUMNS, read, read_all, signature
@@ -115,7 +114,9 @@ def test_an_empty_history_is_no_all_clear(own: Path, tmp_path: Path):
 def test_a_link_never_leaves_the_state_folder(own: Path):
     path = own / "lung-nodule" / "alarms.json"
     alarms = json.loads(path.read_text())["alarms"]
-    for entry, report in zip(alarms, ["../../../etc/passwd.html", "/etc/x.html", "javascript:alert(1)", "reports/a.html", "lung-nodule/reports/b.html"], strict=True):
+    for entry, report in zip(
+        alarms, ["../../../etc/passwd.html", "/etc/x.html", "javascript:alert(1)", "reports/a.html", "lung-nodule/reports/b.html"], strict=True
+    ):
         entry["report"] = report
     edit(path, alarms=alarms)
     by_id = {a.id: a.report for a in read(own / "lung-nodule").alarms}
@@ -129,7 +130,7 @@ def test_signature_changes_when_a_file_is_replaced(own: Path):
     assert signature(own) != before
 
 
-# Rolling up ------------------------------------------------------------------------------------------------------------------------------------------
+# Rolling up -------------------------------------------------------------------------------------------------------------------------------
 
 
 def year(days: int = 365, devices: int = 3) -> pd.DataFrame:
@@ -208,7 +209,7 @@ def test_two_devices_with_one_label_are_told_apart():
     assert labels(table) == {"k0": "Maker Model (k0)", "k1": "Maker Model (k1)"}
 
 
-# Metrics ---------------------------------------------------------------------------------------------------------------------------------------------
+# Metrics ----------------------------------------------------------------------------------------------------------------------------------
 
 
 def samples(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
@@ -279,7 +280,7 @@ def test_promtool_finds_nothing_to_object_to(own: Path):
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-# Alarm page ------------------------------------------------------------------------------------------------------------------------------------------
+# Alarm page -------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_page_names_disease_device_evidence_since_when_and_links(state: Path):
