@@ -234,6 +234,7 @@ def serve(state: Path, workspace: Path, *, host: str, port: int, url: str | None
     """Serve until SIGINT or SIGTERM.
 
     Args:
+        host: An address of this machine. Beyond loopback there must be a gateway that authenticates: reading needs no password.
         port: 0 takes a free one.
         announce: Called with the address of the alarm page once requests are accepted.
 

@@ -16,7 +16,7 @@ def dxflow(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_help_lists_every_command(tmp_path: Path) -> None:
     text = dxflow("--help", cwd=tmp_path).stdout
-    for command in ("diseases", "show", "phantom", "run", "compile", "serve", "predict", "drift", "runs", "doctor"):
+    for command in ("diseases", "show", "phantom", "run", "compile", "serve", "predict", "drift", "dashboard", "runs", "doctor"):
         assert f"  {command} " in text
 
 
