@@ -282,6 +282,36 @@ def labels(model: str, file: Path, log: Path | None, state: Path | None, allow_s
 
 
 @cli.command()
+@click.option("--state", type=click.Path(path_type=Path), help="The monitor's folder. Default: DXFLOW_HOME/monitor.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--url", help="Where people reach it; links of alarms begin with it. Default: DXFLOW_DASHBOARD_URL, else host and port.")
+@click.option("--once", is_flag=True, help="Bring workspace, alarm page and metrics up to date, and do not serve.")
+@AS_JSON
+def dashboard(state: Path | None, port: int, host: str, url: str | None, once: bool, as_json: bool) -> None:
+    """Show what the monitor found: alarms, one Evidently page per disease, /metrics for Prometheus."""
+    folder, workspace = state or home() / "monitor", home() / "dashboard"
+    if once:
+        from components.monitor.dashboard import build
+        from pipelines.terminal import dashboard_text
+
+        built = build(folder, workspace, url=url)
+        facts = {
+            "diseases": [s.disease for s in built.states], "unreadable": {name: str(error) for name, error in built.unreadable.items()},
+            "open_alarms": built.alarms, "workspace": str(workspace), "alarms": str(folder / "alarms.html"), "metrics": str(folder / "metrics.prom"),
+        }  # fmt: skip
+        click.echo(json.dumps(facts) if as_json else dashboard_text(facts))
+        return
+    from components.core.step import die_with_parent
+    from components.monitor.dashboard_server import serve as work
+
+    if "DXFLOW_RUN_PID" in os.environ:
+        die_with_parent()
+    say = (lambda page: click.echo(json.dumps({"url": page}))) if as_json else (lambda page: click.echo(f"dashboard at {page} (Ctrl-C ends it)"))
+    work(folder, workspace, host=host, port=port, url=url, announce=say)
+
+
+@cli.command()
 @click.option("--disease", help="Only this one.")
 @AS_JSON
 def runs(disease: str | None, as_json: bool) -> None:

@@ -212,3 +212,10 @@ def monitor_text(found: dict[str, Any], folder: Path) -> str:
     if not found["open_alarms"]:
         lines.append("alarm      none")
     return "\n".join([*lines, f"state      {folder}"])
+
+
+def dashboard_text(facts: dict[str, Any]) -> str:
+    """What `dxflow dashboard --once` brought up to date."""
+    lines = [f"{len(facts['diseases'])} diseases, {facts['open_alarms']} open alarms"]
+    lines += [f"{disease} cannot be read: {why}" for disease, why in facts["unreadable"].items()]
+    return "\n".join([*lines, f"alarms: {facts['alarms']}", f"metrics: {facts['metrics']}", f"Evidently workspace: {facts['workspace']}"])

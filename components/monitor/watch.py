@@ -26,7 +26,7 @@ from components.core.errors import DataError
 from components.core.inference_log import Tally, since
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
-from components.monitor import alarms, labelled, window_checks, window_page, words
+from components.monitor import alarms, labelled, prometheus, window_checks, window_page, words
 from components.monitor.causes import Signatures
 from components.monitor.detect import WATCH, WINDOWS, Change, Detector, Judged
 from components.monitor.sketch import BINS, MISSING, Sketch, hashes
@@ -97,6 +97,7 @@ def watch(*, package: Path, log: Path, state: Path, now: datetime, schedule: Sch
         summary = run.summary(tally)
         rows, told = memory.history(), memory.alarms()
     alarms.export(folder, model, rows, told, summary)
+    prometheus.write(state)
     return summary | {"open_alarms": [a for a in told if a["open"]]}
 
 
@@ -329,10 +330,12 @@ class _Run:
             if result.status == "unseen" and result.n:
                 text = f"{label} is not in the reference of the model: {result.n} answer{'s' if result.n != 1 else ''}"
                 twin = next((other for other in silent if self.names.get(other) == self.names.get(device) != [None, None]), None)
+                if said := self._words(device, result):
+                    text += f"; unlike the reference: {said}"
                 if twin is not None:
                     text += f"; {self.label(twin)}, of the same make, fell silent: perhaps it changed its key"
                 yield alarms.Found("unseen", device, label, text, when.start)
-            if result.alarm:
+            elif result.alarm:
                 name = result.alarm[0].name
                 first = min((start for start, tested in self.past[device] if tested.get(name, 1.0) <= WATCH), default=when.start)
                 yield alarms.Found(_kind(result.alarm[0]), device, label, f"{self._words(device, result)} (n={result.n})", first)
