@@ -21,6 +21,8 @@ from components.core.errors import DataError, ServiceError
 from components.monitor.sketch import TUGS, Counts, Sketch
 
 SCHEMA_VERSION = 1
+KEPT = 1000
+"""Answers of a device and window that the label-free AUC looks at; more do not make it surer, its calibration is what is in doubt."""
 TABLES = """
 create table if not exists memory (key text primary key, value text not null);
 create table if not exists position (segment integer primary key, records integer not null);
@@ -28,6 +30,9 @@ create table if not exists sketch (
   start integer, device text, counts blob not null, tugs blob not null, facts text not null, primary key (start, device)
 );
 create table if not exists seen (start integer primary key, ids blob not null);
+create table if not exists answer (
+  start integer, device text, ids blob not null, patients blob not null, probabilities blob not null, primary key (start, device)
+);
 create table if not exists history (start integer, device text, row text not null, primary key (start, device));
 create table if not exists alarm (id text primary key, alarm text not null);
 """
@@ -92,6 +97,26 @@ class State:
 
     # ---- events of windows that are still open
 
+    def add_answers(self, start: int, device: str, ids: NDArray[np.uint64], patients: NDArray[np.uint64], probabilities: NDArray[np.float32]) -> None:
+        """Keep the answers with the smallest hashes, at most `KEPT` a device and window: a fair sample, however the events were batched.
+
+        Args:
+            ids, patients: (n,) hashes.
+            probabilities: (n, K).
+        """
+        before = self.answers(start, device, probabilities.shape[1])
+        ids = np.concatenate([before[0], ids])
+        chosen = np.argsort(ids, kind="stable")[:KEPT]
+        kept = (ids[chosen], np.concatenate([before[1], patients])[chosen], np.concatenate([before[2], probabilities])[chosen])
+        self._db.execute("insert or replace into answer values (?, ?, ?, ?, ?)", (start, device, *(part.tobytes() for part in kept)))
+
+    def answers(self, start: int, device: str, classes: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.float32]]:
+        """(ids, patients, probabilities (n, classes)) of an open window's sample."""
+        found = self._db.execute("select ids, patients, probabilities from answer where start = ? and device = ?", (start, device)).fetchone()
+        if found is None:
+            return np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros((0, classes), np.float32)
+        return np.frombuffer(found[0], np.uint64), np.frombuffer(found[1], np.uint64), np.frombuffer(found[2], np.float32).reshape(-1, classes)
+
     def seen(self, start: int) -> NDArray[np.uint64]:
         """Hashes of the answers already counted in an open window, ascending."""
         found = self._db.execute("select ids from seen where start = ?", (start,)).fetchone()
@@ -103,6 +128,7 @@ class State:
     def forget(self, start: int) -> None:
         """A judged window takes no more events."""
         self._db.execute("delete from seen where start = ?", (start,))
+        self._db.execute("delete from answer where start = ?", (start,))
 
     # ---- what was found
 

@@ -17,10 +17,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.core.errors import DataError
 from components.core.inference_log import Tally, since
@@ -29,9 +31,10 @@ from components.core.pseudonym import UNKNOWN_DEVICE
 from components.monitor import alarms, labelled, prometheus, window_checks, window_page, words
 from components.monitor.causes import Signatures
 from components.monitor.detect import WATCH, WINDOWS, Change, Detector, Judged
+from components.monitor.performance import Learned, estimate, learn
 from components.monitor.sketch import BINS, MISSING, Sketch, hashes
 from components.monitor.state import State, opened
-from components.monitor.watched import Watched, devices, patients
+from components.monitor.watched import Watched, devices, patients, probabilities, reference_patients
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,7 +179,40 @@ class _Run:
                 if (score := self._score_column()) is not None:
                     finite = columns[score][np.isfinite(columns[score])]
                     facts |= {"score_sum": float(finite.sum()), "score_n": float(len(finite))}
+                self._keep(start, device, part, ids[own & answered])
             self.memory.add(start, device, sketch, facts)
+
+    def _keep(self, start: int, device: str, part: pd.DataFrame, ids: NDArray[np.uint64]) -> None:
+        """A sample of the decided answers' probabilities, for the AUC that is expected without labels."""
+        p = probabilities(part, self.model.spec.target.classes)
+        usable = np.isfinite(p).all(1) & (p >= 0).all(1) & (p <= 1).all(1) & ~part["abstain"].to_numpy(bool)
+        if usable.any():
+            self.memory.add_answers(start, device, ids[usable], hashes(patients(part))[usable], p[usable].astype(np.float32))
+
+    @cached_property
+    def learned(self) -> Learned | None:
+        """What the reference says of each device's calibration; None where it has no labels of one of a few classes."""
+        table, spec = self.model.reference, self.model.spec
+        if "label" not in table or spec.target.kind not in ("binary", "multiclass", "ordinal"):
+            return None
+        p = probabilities(table, spec.target.classes)
+        usable = np.isfinite(p).all(1) & table["label"].notna().to_numpy()
+        if not usable.any():
+            return None
+        rows = table[usable]
+        return learn(
+            p[usable], rows["label"].to_numpy(np.int64), rows["device_key"].astype(str), reference_patients(rows), positive=spec.positive_indices
+        )
+
+    def _expected(self, start: int, device: str, result: Judged) -> dict[str, float | None]:
+        """The history's columns of the label-free AUC; none where the device drifted, is unseen or its assumptions fail."""
+        names = ("auc_estimated", "auc_estimated_low", "auc_estimated_high")
+        _, who, p = self.memory.answers(start, device, len(self.model.spec.target.classes))
+        if self.learned is None or not len(p):
+            return dict.fromkeys(names)
+        drifted = self._words(device, result) if result.alarm else ""
+        found = estimate(self.learned, p.astype(np.float64), device, who, drift=drifted, about="device")
+        return dict(zip(names, (found.value, found.low, found.high), strict=True))
 
     def _score_column(self) -> str | None:
         return next((name for name, group in self.watched.groups.items() if group == "scores"), None)
@@ -291,8 +327,9 @@ class _Run:
             "score_mean": mean, "score_low": low, "score_high": high,
             "drift_feature": strongest.feature if strongest else None, "drift_effect": strongest.effect if strongest else None,
             "drift_p": (strongest.adjusted if result.alarm else strongest.p) if strongest else None, "words": sentence,
-            "auc_estimated": None, "auc_estimated_low": None, "auc_estimated_high": None, "auc_true": None, "auc_true_low": None,
-            "auc_true_high": None, "labelled": 0, "answered": sketch.n - int(facts.get("abstained", 0)) if sketch else 0,
+            **self._expected(when.start, device, result),
+            "auc_true": None, "auc_true_low": None, "auc_true_high": None,
+            "labelled": 0, "answered": sketch.n - int(facts.get("abstained", 0)) if sketch else 0,
         }  # fmt: skip
 
     def _quantiles(self, device: str, sketch: Sketch | None) -> tuple[float | None, float | None]:

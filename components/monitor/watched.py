@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.core import image_quality
 from components.core.errors import DataError
@@ -57,7 +58,7 @@ class Watched:
         texts = {name for name in groups if not _numeric(table[name])}
         images = [name for name, group in groups.items() if group == "image"]
         tags = [name for name, group in groups.items() if group == "acquisition"]
-        headers = Headers.learn(table, images, tags, _patients(table))
+        headers = Headers.learn(table, images, tags, reference_patients(table))
         groups |= dict.fromkeys(headers.features, "header")
         texts |= set(headers.features)
         if "abstain" in table:
@@ -71,7 +72,7 @@ class Watched:
         table = self.model.reference
         columns = self._columns(table)
         columns |= {name: values for name, values in zip(self.headers.features, self.headers.reference, strict=True)}
-        return Reference.of({name: columns[name] for name in self.groups}, table["device_key"].astype(str).tolist(), _patients(table))
+        return Reference.of({name: columns[name] for name in self.groups}, table["device_key"].astype(str).tolist(), reference_patients(table))
 
     def columns(self, answers: pd.DataFrame) -> dict[str, Any]:
         """Feature -> (n,) values of logged answers; what a record does not have is missing."""
@@ -106,13 +107,25 @@ def patients(answers: pd.DataFrame) -> list[str]:
     return answers["patient"].fillna(answers["request_id"]).astype(str).tolist()
 
 
+def probabilities(table: pd.DataFrame, classes: Sequence[str]) -> NDArray[np.float64]:
+    """(n, K) of the columns `score_<class>`; NaN where there is none."""
+    import pandas as pd
+
+    out = np.full((len(table), len(classes)), np.nan)
+    for k, name in enumerate(classes):
+        if f"score_{name}" in table:
+            out[:, k] = pd.to_numeric(table[f"score_{name}"], errors="coerce").to_numpy(dtype=np.float64)
+    return out
+
+
 def _complements(model: ModelPackage) -> set[str]:
     """Of two probabilities that sum to 1 one says it all."""
     target = model.spec.target
     return {f"score_{name}" for n, name in enumerate(target.classes) if n != model.spec.positive_index} if target.kind == "binary" else set()
 
 
-def _patients(table: pd.DataFrame) -> list[str]:
+def reference_patients(table: pd.DataFrame) -> list[str]:
+    """Whose each sample of a reference is; one without a patient is its own."""
     import pandas as pd
 
     own = pd.Series([f"sample-{n}" for n in range(len(table))], index=table.index)

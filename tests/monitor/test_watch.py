@@ -208,6 +208,15 @@ def test_a_run_that_fails_changes_nothing_and_two_do_not_run_at_once(package: Mo
         watch(package=package.folder, log=tmp_path / "log", state=tmp_path / "state", now=DAY.replace(tzinfo=None))
 
 
+def test_the_auc_is_expected_without_labels_and_not_where_a_device_drifted(month: tuple[Path, dict[str, Any]]) -> None:
+    rows = history(month[0])
+    same = rows[rows["device_key"] == SAME]
+    assert ((same["auc_estimated_low"] < same["auc_estimated"]) & (same["auc_estimated"] < same["auc_estimated_high"])).all()
+    moved = rows[rows["device_key"] == MOVED]
+    assert moved["auc_estimated"].isna().tolist() == [verdict == "drift" for verdict in moved["verdict"]]
+    assert rows[rows["device_key"] == NEW]["auc_estimated"].isna().all()
+
+
 def test_the_page_of_a_window_says_what_the_alarm_says_offline_and_marked(month: tuple[Path, dict[str, Any]]) -> None:
     alarm = next(a for a in month[1]["open_alarms"] if a["kind"] == "drift")
     text = (month[0] / "state" / "lung-nodule" / alarm["report"]).read_text()

@@ -18,12 +18,13 @@ from typing import Any
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[2] / "docs"
-PARTS = ("quiet", "detection", "others", "pixels", "cost")
+PARTS = ("quiet", "detection", "others", "pixels", "label_free", "cost")
 HEADS = {
     "quiet": "False alarms: device-windows without any change in which the monitor raised an alarm",
     "detection": "Detection within three windows of a change of one feature's mean on one of eight devices",
     "others": "Other methods on the same windows, one window each, at the false-alarm rates that they have",
     "pixels": "Changes of pixels on one of eight devices, windows of 100 (see pixels.py)",
+    "label_free": "AUC without labels: share of windows judged, of intervals that hold the device's true AUC, median width",
     "cost": "Cost",
 }
 
