@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from components.core.errors import DataError
 from components.monitor import two_sample
-from components.monitor.reference import Baseline, Reference
+from components.monitor.reference import MIN_REFERENCE, POOLED, Baseline, Reference
 from components.monitor.sketch import BINS, MISSING, NEW, Sketch
 from components.monitor.tests_by_device import benjamini_hochberg
 
@@ -154,6 +154,8 @@ class Detector:
                 judged.reason = f"too few events (n={n}, at least {MIN_N})"
             elif patients < MIN_PATIENTS:
                 judged.reason = f"too few patients (about {patients:.0f}, at least {MIN_PATIENTS})"
+            elif status == "known" and against == POOLED:
+                judged.reason = f"its own reference is too small (at least {MIN_REFERENCE} samples)"  # other devices' tags would be news for ever
             else:
                 changes, judged.shifts, judged.reason = _changes(self.reference, baseline, sketch)
                 if not judged.reason:

@@ -14,8 +14,8 @@ from components.core.errors import DataError
 from components.monitor.sketch import MISSING, Places, Sketch, hashes
 
 POOLED = "pooled"
-MIN_REFERENCE = 100
-"""Fewer events of a device are no reference of its own: it is compared with all devices, and the answer says so."""
+MIN_REFERENCE = 30
+"""Fewer events of a device are no reference of its own: what changed on it cannot be said."""
 
 
 @dataclass(frozen=True)

@@ -431,7 +431,8 @@ def _distinct(changes: Iterable[Change], categories: Mapping[str, tuple[str, ...
     """One sentence for each feature, tags first: an operator can look them up at the machine."""
     once: dict[str, Change] = {}
     for change in changes:
-        once.setdefault(change.feature, change)
+        if not (change.aspect == "missing" and change.feature.startswith("header_")):  # the tag itself is missing or new, and is told
+            once.setdefault(change.feature, change)
     ordered = sorted(once.values(), key=lambda c: 0 if c.feature.startswith(("acq_", "software", "header_")) else 1)
     return [words.say(c, categories[c.feature][0] if categories.get(c.feature) else None, unheard.get(c.feature)) for c in ordered]
 

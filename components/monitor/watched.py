@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Group = Literal["header", "acquisition", "image", "scores", "answers"]
 NOT_FIGURES = ("sample_id", "group_id", "patient_id", "device_key", "manufacturer", "model", "split", "label", "abstain", "decision", "software")
+NOT_PHYSICAL = ("software", "acq_transfer_syntax", "acq_rows", "acq_columns", "acq_bits", "acq_photometric", "acq_modality")
+"""Tags that say how an image is stored: pixels cannot contradict them."""
 ABSTAIN = "abstained"
 
 
@@ -57,7 +59,7 @@ class Watched:
         groups = {name: group for name, group in groups.items() if table[name].notna().any() and name not in _complements(model)}
         texts = {name for name in groups if not _numeric(table[name])}
         images = [name for name, group in groups.items() if group == "image"]
-        tags = [name for name, group in groups.items() if group == "acquisition"]
+        tags = [name for name, group in groups.items() if group == "acquisition" and name not in NOT_PHYSICAL]
         headers = Headers.learn(table, images, tags, reference_patients(table))
         groups |= dict.fromkeys(headers.features, "header")
         texts |= set(headers.features)
