@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 export DO_NOT_TRACK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup run test check bench real rows test-containers lock clean
+.PHONY: help setup run test check bench bench-drift real rows test-containers lock clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ check: setup ## lint, types, import rules, lock and wheel
 
 bench: setup ## benchmarks: writes docs/benchmarks.json and docs/benchmarks.md
 	@$(BIN)/python -m tests.benchmarks
+
+bench-drift: setup ## the drift monitor's figures: writes docs/drift.json and docs/drift.md
+	@$(BIN)/python -m tests.benchmarks.drift
 
 real: setup ## every row on real data (DXFLOW_DATA), with its references: writes docs/real.json and docs/real.md
 	@$(BIN)/python -m tests.real

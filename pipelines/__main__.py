@@ -135,12 +135,18 @@ def compare(
 @click.option("--out", type=click.Path(path_type=Path), help="Default: <disease>.yaml in this folder.")
 @click.option("--images", default="", help="Prefix of the step images, e.g. registry.example/team/.")
 @click.option("--tag", help="Tag of the step images. Default: version and source digest.")
-def compile_(disease: str, out: Path | None, images: str, tag: str | None) -> None:
+@click.option("--monitor", "monitoring", is_flag=True, help="The monitor's pipeline, for a recurring run.")
+def compile_(disease: str, out: Path | None, images: str, tag: str | None, monitoring: bool) -> None:
     """Write the pipeline's IR: the same file runs here and on Kubeflow."""
     from pipelines import catalog
     from pipelines.assemble import compile_ir
+    from pipelines.schedule import compile_monitor
 
-    click.echo(compile_ir(catalog.load(disease), out or Path(f"{disease}.yaml"), prefix=images, tag=tag))
+    spec = catalog.load(disease)
+    if monitoring:
+        click.echo(compile_monitor(spec, out or Path(f"monitor-{disease}.yaml"), prefix=images, tag=tag))
+    else:
+        click.echo(compile_ir(spec, out or Path(f"{disease}.yaml"), prefix=images, tag=tag))
 
 
 @cli.command()
@@ -157,6 +163,21 @@ def serve(models: tuple[str, ...], port: int, host: str, log: Path | None, allow
 
     if "DXFLOW_RUN_PID" in os.environ:
         die_with_parent()
+    packages = [fetch(model, allow_synthetic=allow_synthetic) for model in models]
+    work(packages, host=host, port=port, allow_synthetic=allow_synthetic, log=log or home() / "inference-log")
+
+
+@cli.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--port", type=click.IntRange(1, 65535), default=8081, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--log", type=click.Path(path_type=Path), help="Inference log. Default: DXFLOW_HOME/inference-log.")
+@SYNTHETIC
+def collect(models: tuple[str, ...], port: int, host: str, log: Path | None, allow_synthetic: bool) -> None:
+    """Collect the CloudEvents of KServe's inference logger into the inference log. MODEL as for serve: the services whose events are taken."""
+    from pipelines.models import fetch
+    from serving.collector import collect as work
+
     packages = [fetch(model, allow_synthetic=allow_synthetic) for model in models]
     work(packages, host=host, port=port, allow_synthetic=allow_synthetic, log=log or home() / "inference-log")
 
@@ -216,6 +237,78 @@ def drift(model: str, log: Path | None, out: Path | None, allow_synthetic: bool,
     with Bars(quiet=as_json) as bars, events_to(bars.event):
         found = work(package=package, log=log or home() / "inference-log", out=folder)
     click.echo(json.dumps({**found, "report": str(folder / "drift.html")}) if as_json else drift_text(found, folder / "drift.html"))
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--log", type=click.Path(path_type=Path), help="Inference log. Default: DXFLOW_HOME/inference-log.")
+@click.option("--state", type=click.Path(path_type=Path), help="Default: DXFLOW_HOME/monitor.")
+@click.option("--window", type=click.Choice(["hour", "day", "week"]), default="day", show_default=True, help="Length of a window.")
+@SYNTHETIC
+@AS_JSON
+def monitor(model: str, log: Path | None, state: Path | None, window: str, allow_synthetic: bool, as_json: bool) -> None:
+    """Read on in the inference log and judge the windows that are over. Run it as often as you like."""
+    from datetime import UTC, datetime
+
+    from components.monitor.watch import DAY_S, Schedule, watch
+    from pipelines.models import fetch
+    from pipelines.terminal import monitor_text
+
+    package = fetch(model, allow_synthetic=allow_synthetic)
+    folder = state or home() / "monitor"
+    schedule = Schedule({"hour": 3600, "day": DAY_S, "week": 7 * DAY_S}[window])
+    found = watch(package=package, log=log or home() / "inference-log", state=folder, now=datetime.now(UTC), schedule=schedule)
+    click.echo(json.dumps(found) if as_json else monitor_text(found, folder / found["disease"]))
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--log", type=click.Path(path_type=Path), help="Inference log. Default: DXFLOW_HOME/inference-log.")
+@click.option("--state", type=click.Path(path_type=Path), help="Default: DXFLOW_HOME/monitor.")
+@SYNTHETIC
+@AS_JSON
+def labels(model: str, file: Path, log: Path | None, state: Path | None, allow_synthetic: bool, as_json: bool) -> None:
+    """Take late labels: a CSV file with sample (the answer's request id), label and at (when it was made)."""
+    from datetime import UTC, datetime
+
+    from components.monitor.labelled import take
+    from pipelines.models import fetch
+
+    package = fetch(model, allow_synthetic=allow_synthetic)
+    taken = take(package=package, log=log or home() / "inference-log", state=state or home() / "monitor", file=file, now=datetime.now(UTC))
+    counts = {name: taken.counts[name] for name in ("new", "corrected", "same", "refused")}
+    click.echo(json.dumps(counts | {"reasons": dict(taken.reasons)}) if as_json else str(taken))
+
+
+@cli.command()
+@click.option("--state", type=click.Path(path_type=Path), help="The monitor's folder. Default: DXFLOW_HOME/monitor.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--url", help="Where people reach it; links of alarms begin with it. Default: DXFLOW_DASHBOARD_URL, else host and port.")
+@click.option("--once", is_flag=True, help="Bring workspace, alarm page and metrics up to date, and do not serve.")
+@AS_JSON
+def dashboard(state: Path | None, port: int, host: str, url: str | None, once: bool, as_json: bool) -> None:
+    """Show what the monitor found: alarms, one Evidently page per disease, /metrics for Prometheus."""
+    folder, workspace = state or home() / "monitor", home() / "dashboard"
+    if once:
+        from components.monitor.dashboard import build
+        from pipelines.terminal import dashboard_text
+
+        built = build(folder, workspace, url=url)
+        facts = {
+            "diseases": [s.disease for s in built.states], "unreadable": {name: str(error) for name, error in built.unreadable.items()},
+            "open_alarms": built.alarms, "workspace": str(workspace), "alarms": str(folder / "alarms.html"), "metrics": str(folder / "metrics.prom"),
+        }  # fmt: skip
+        click.echo(json.dumps(facts) if as_json else dashboard_text(facts))
+        return
+    from components.core.step import die_with_parent
+    from components.monitor.dashboard_server import serve as work
+
+    if "DXFLOW_RUN_PID" in os.environ:
+        die_with_parent()
+    say = (lambda page: click.echo(json.dumps({"url": page}))) if as_json else (lambda page: click.echo(f"dashboard at {page} (Ctrl-C ends it)"))
+    work(folder, workspace, host=host, port=port, url=url, announce=say)
 
 
 @cli.command()

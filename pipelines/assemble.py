@@ -70,7 +70,7 @@ def assemble(spec: DiseaseSpec, image_of: dict[str, str]) -> Any:
             spec=spec, deployment=deployment, dataset=raw, features=profiles, validation=verdict, model=net, evaluation=figures
         )
         for name, task in (("ingest", data), ("validate", checked), ("train", fitted), ("evaluate", judged), ("register", kept)):
-            _place(task, resources[name])
+            place(task, resources[name])
         return Outputs(raw, verdict, net, figures, kept.outputs["package"])
 
     return pipeline
@@ -96,7 +96,7 @@ def assemble_comparison(spec: DiseaseSpec, families: tuple[str, ...], image_of: 
             costs=dsl.Collected(fitted.outputs["cost"]),
         )  # fmt: skip
         for name, task in (("ingest", data), ("validate", checked), ("train", fitted), ("evaluate", judged), ("evaluate", together)):
-            _place(task, resources[name])
+            place(task, resources[name])
         return Comparison(raw, verdict, together.outputs["comparison"])
 
     return pipeline
@@ -113,7 +113,7 @@ def _steps(image_of: dict[str, str]) -> dict[str, Any]:
         }
 
 
-def _place(task: dsl.PipelineTask, resources: Resources) -> None:
+def place(task: dsl.PipelineTask, resources: Resources) -> None:
     """Everything a cluster needs to know of one task."""
     task.set_cpu_request(str(resources.cpu)).set_cpu_limit(str(resources.cpu))
     memory = f"{round(resources.memory_gb * 1000)}M"

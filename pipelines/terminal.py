@@ -195,3 +195,27 @@ def drift_text(found: dict[str, Any], report: Path) -> str:
     lines = [f"unseen     {', '.join(found['unseen']) or 'none'}", f"silent     {', '.join(found['silent']) or 'none'}"]
     lines += [f"alarm      {alarm if isinstance(alarm, str) else alarm.get('text', alarm)}" for alarm in found["alarms"]] or ["alarm      none"]
     return "\n".join([*lines, f"report     {report}"])
+
+
+def monitor_text(found: dict[str, Any], folder: Path) -> str:
+    """A run of the monitor in a few lines."""
+    left = ", ".join(
+        f"{found[name]} {name.replace('_', ' ')}" for name in ("late", "duplicates", "skewed", "no_time", "other_version") if found[name]
+    )
+    lines = [f"events     {found['events']}" + (f" ({left}, left out)" if left else "")]
+    if found["lost"] or found["damaged"]:
+        lines.append(f"log        {found['lost']} records lost, {found['damaged']} damaged")
+    lines.append(f"window     the next one begins {found['next_window']}" if found["next_window"] else "window     none is over yet")
+    for alarm in found["open_alarms"]:
+        lines.append(f"alarm      {alarm['kind'].replace('_', ' ')}, {alarm['label']}: {alarm['evidence']}, since {alarm['since'][:10]}")
+        lines.append(f"           {folder / alarm['report']}")
+    if not found["open_alarms"]:
+        lines.append("alarm      none")
+    return "\n".join([*lines, f"state      {folder}"])
+
+
+def dashboard_text(facts: dict[str, Any]) -> str:
+    """What `dxflow dashboard --once` brought up to date."""
+    lines = [f"{len(facts['diseases'])} diseases, {facts['open_alarms']} open alarms"]
+    lines += [f"{disease} cannot be read: {why}" for disease, why in facts["unreadable"].items()]
+    return "\n".join([*lines, f"alarms: {facts['alarms']}", f"metrics: {facts['metrics']}", f"Evidently workspace: {facts['workspace']}"])

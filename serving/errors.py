@@ -1,7 +1,7 @@
 """What a client is told when something is wrong: one line that names the field, and never a value out of a request.
 
     400  the request: InvalidInput        413  the request is too large        501  not offered
-    503  the log cannot be written        500  a defect: an id, and nothing else
+    503  a service is absent              500  a defect: an id, and nothing else
 
 KServe's own handlers log and return exception messages, FastAPI's 422 returns the body: both may hold patient data, so all are replaced here.
 """
@@ -11,12 +11,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.core.errors import ServiceError
+
+if TYPE_CHECKING:
+    from serving.journal import Journal
 
 log = logging.getLogger("dxflow.serving")
 
@@ -29,6 +33,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 MAX_BODY_BYTES = 64 << 20
 CLOSED = ("/v2/repository", "/openai", "/docs", "/openapi.json")
 """Paths that KServe opens without asking who calls: loading and unloading models, and pages that tell about the server."""
+
+TOLD = "dxflow.told"
+"""Key of the request's scope under which the handlers leave for the guard what the client is told."""
 
 FIELDS = {"id", "inputs", "name", "shape", "datatype", "data", "parameters", "outputs"}
 
@@ -43,10 +50,11 @@ class Guard:
     Args:
         app: The ASGI application of KServe.
         limit: Largest body in bytes.
+        journal: Where requests are written down that get an error.
     """
 
-    def __init__(self, app: App, *, limit: int = MAX_BODY_BYTES) -> None:
-        self._app, self._limit = app, limit
+    def __init__(self, app: App, *, limit: int = MAX_BODY_BYTES, journal: Journal | None = None) -> None:
+        self._app, self._limit, self._journal = app, limit, journal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -56,14 +64,24 @@ class Guard:
         headers = [(name, value) for name, value in scope["headers"] if name != b"x-request-id"]
         scope["headers"] = [*headers, (b"x-request-id", request_id.encode())]
         path = str(scope["path"])
+        began = time.perf_counter()
+        told: dict[str, str] = {}
+        scope[TOLD] = told
+
+        async def settle(status: int, text: str) -> None:
+            if self._journal is not None:
+                await self._journal.settle(request_id, path, status, text, began)
+
         if path.startswith(CLOSED):
             await _answer(send, 404, "not offered by this server", request_id)
             return
         if path.endswith(":explain"):  # KServe returns the request's headers, cookies too, with an explanation
             await _answer(send, 501, "no explanations", request_id)
             return
+        large = f"body: larger than allowed; allowed: {self._limit} bytes"
         if _length(headers) > self._limit:
-            await _answer(send, 413, f"body: larger than allowed; allowed: {self._limit} bytes", request_id)
+            await settle(413, large)
+            await _answer(send, 413, large, request_id)
             return
         started = over = False
         read = 0
@@ -83,6 +101,7 @@ class Guard:
                 return
             if message["type"] == "http.response.start":
                 started = True
+                await settle(message["status"], told.get("text", ""))
                 message["headers"] = [
                     *(h for h in message.get("headers", []) if h[0].lower() != b"x-request-id"),
                     (b"x-request-id", request_id.encode()),
@@ -95,9 +114,15 @@ class Guard:
             if not over:
                 report(error, request_id)
                 if not started:
+                    await settle(500, "a defect of the server")
                     await _answer(send, 500, "a defect of the server", request_id)
+        finally:
+            if over and not started:
+                await settle(413, large)
+            if self._journal is not None:
+                self._journal.forget(request_id)
         if over and not started:
-            await _answer(send, 413, f"body: larger than allowed; allowed: {self._limit} bytes", request_id)
+            await _answer(send, 413, large, request_id)
 
 
 def report(error: BaseException, request_id: str) -> None:
@@ -114,6 +139,7 @@ def install(app: Any) -> None:
     from starlette.responses import JSONResponse
 
     def reply(status: int, text: str, request: Any) -> JSONResponse:
+        request.scope.get(TOLD, {})["text"] = text
         return JSONResponse({"error": text, "request_id": request.headers.get("x-request-id")}, status_code=status)
 
     async def invalid(request: Any, error: Any) -> JSONResponse:
@@ -136,7 +162,7 @@ def install(app: Any) -> None:
 
     async def service(request: Any, error: Any) -> JSONResponse:
         log.error("%s, request %s", error, request.headers.get("x-request-id"))
-        return reply(503, "the answer could not be logged, so it is withheld", request)
+        return reply(503, "a service that the model needs is not there", request)
 
     async def failed(request: Any, error: Any) -> JSONResponse:
         report(error, str(request.headers.get("x-request-id")))

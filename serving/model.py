@@ -14,19 +14,20 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import kserve
+import numpy as np
 import orjson
 from kserve.errors import InvalidInput
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.infer_type import InferInput, InferOutput, InferRequest, InferResponse
+from numpy.typing import NDArray
 
 from components.core.errors import DataError
-from components.core.inference_log import InferenceLog
 from components.core.pseudonym import Pseudonymiser
 from serving import queries
+from serving.journal import Journal, finite, milliseconds, now
 from serving.predictor import Predictor, Query
 
 DICOM = "application/dicom"
@@ -46,9 +47,9 @@ class Work:
 class DiseaseModel(kserve.Model):
     """One disease at the server, named by its disease. `ready` from the start: a model that does not load never gets here."""
 
-    def __init__(self, predictor: Predictor, pseudonymiser: Pseudonymiser, log: InferenceLog, executor: Executor) -> None:
+    def __init__(self, predictor: Predictor, pseudonymiser: Pseudonymiser, journal: Journal, executor: Executor) -> None:
         super().__init__(predictor.package.disease)
-        self._predictor, self._pseudonymiser, self._log, self._executor = predictor, pseudonymiser, log, executor
+        self._predictor, self._pseudonymiser, self._journal, self._executor = predictor, pseudonymiser, journal, executor
         self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
@@ -85,19 +86,32 @@ class DiseaseModel(kserve.Model):
             raise InvalidInput(str(error)) from None
 
     async def predict(self, payload: Work, headers: dict[str, str] | None = None, response_headers: dict[str, str] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Answer and log; the answers leave only when all of them are in the log."""
+        """Answer and log; the answers leave when all of them are in the log, or are counted because no disk takes them."""
         return await self._aside(lambda: self._answer(payload))
 
     def _answer(self, work: Work) -> Any:
-        answers = self._predictor.answer(work.queries)
-        several = len(answers) > 1
-        for n, answer in enumerate(answers):
-            answer["request_id"] = f"{work.request_id}-{n}" if several else work.request_id
-        figures = self._predictor.figures(work.queries)
-        now = datetime.now(UTC).isoformat(timespec="microseconds")
-        latency = round((time.perf_counter() - work.started) * 1000, 3)
-        self._log.append([_record(now, latency, *parts) for parts in zip(work.queries, answers, figures, strict=True)])
+        ids = [f"{work.request_id}-{n}" if len(work.queries) > 1 else work.request_id for n in range(len(work.queries))]
+        try:
+            answers, embeddings = self._predictor.answer_and_embed(work.queries)
+            figures = self._predictor.figures(work.queries)
+        except Exception:
+            self._journal.write(work.request_id, [self._failed(i, query, work.started) for i, query in zip(ids, work.queries, strict=True)])
+            raise
+        for answer, own in zip(answers, ids, strict=True):
+            answer["request_id"] = own
+        at, latency = now(), milliseconds(work.started)
+        records = [_record(at, latency, *parts) for parts in zip(work.queries, answers, figures, embeddings, strict=True)]
+        self._journal.write(work.request_id, records)
         return {"predictions": answers} if work.reply_to is None else self._reply(work.reply_to, answers)
+
+    def _failed(self, request_id: str, query: Query, started: float) -> dict[str, Any]:
+        """The record of a sample that the server has no answer for, by a defect: its device is known, and its defect may come from there."""
+        package = self._predictor.package
+        return {
+            "time": now(), "request_id": request_id, "status": "error", "model": package.name, "version": package.version, "digest": package.digest,
+            "abstain": False, "reasons": ["a defect of the server"], "latency_ms": milliseconds(started),
+            **_asked(query), "manufacturer": query.manufacturer, "device_model": query.device_model,
+        }  # fmt: skip
 
     def _reply(self, request: InferRequest, answers: list[dict[str, Any]]) -> InferResponse:
         """The answers as v2 tensors. Where the model was not asked, probabilities are null (JSON has no NaN) and the decision is ""."""
@@ -116,31 +130,40 @@ class DiseaseModel(kserve.Model):
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
-def _record(time_utc: str, latency_ms: float, query: Query, answer: dict[str, Any], figures: dict[str, float]) -> dict[str, Any]:
+def _asked(query: Query) -> dict[str, Any]:
+    """What is kept of a sample before anybody looks at it: keyed hashes and acquisition parameters; no pixel, no identifier."""
+    return {
+        "source": query.source, "device_key": query.device_key, "software": query.software,
+        "patient": query.patient, "study": query.study, "series": query.series, "acquisition": dict(query.acquisition),
+    }  # fmt: skip
+
+
+def _record(
+    time_utc: str, latency_ms: float, query: Query, answer: dict[str, Any], figures: dict[str, float], embedding: NDArray[np.float32] | None
+) -> dict[str, Any]:
     """What is kept of an answer: figures and keyed hashes; no pixel, no identifier."""
     device = answer["device"]
-    return {
+    record = _asked(query) | {
         "time": time_utc,
         "request_id": answer["request_id"],
+        "status": "abstained" if answer["abstain"] else "answered",
         "model": answer["model"],
         "version": answer["version"],
         "digest": answer["digest"],
-        "source": query.source,
-        "device_key": device["key"],
         "manufacturer": device["manufacturer"],
         "device_model": device["model"],
         "device_status": device["status"],
         "profile": device["profile"],
-        "patient": query.patient,
-        "series": query.series,
         "scores": answer["probabilities"],
         "decision": answer["decision"],
         "abstain": answer["abstain"],
         "reasons": answer["reasons"],
-        "image": figures,
-        "acquisition": dict(query.acquisition),
+        "image": finite(figures),
         "latency_ms": latency_ms,
     }
+    if embedding is not None and np.isfinite(embedding).all():
+        record["embedding"] = [float(f"{value:.9g}") for value in embedding]  # nine digits give the same float32 back
+    return record
 
 
 class Plane(DataPlane):

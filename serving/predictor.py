@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core import calibration, devices
+from components.core import calibration, devices, image_quality
 from components.core.cores import available_cores
 from components.core.errors import DataError, SpecError
 from components.core.models.family import onnx_input
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WITHOUT_PROFILE, STALE_PROFILE, CONSTANT = "device without profile", "stale device profile", "image without content"
 POOLED = "pooled profile used: "
+EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Query:
     Args:
         array: `spec.input.shape`, finite, in `spec.input.unit`.
         device_key: Pseudonym, or `UNKNOWN_DEVICE`.
-        patient, series: Keyed hashes, where the input names them.
+        software, patient, study, series: Keyed hashes, where the input names them.
         acquisition: `acq_*` columns of the manifest.
         source: `dicom` or `array`.
     """
@@ -42,7 +43,9 @@ class Query:
     device_key: str = UNKNOWN_DEVICE
     manufacturer: str | None = None
     device_model: str | None = None
+    software: str | None = None
     patient: str | None = None
+    study: str | None = None
     series: str | None = None
     acquisition: Mapping[str, Any] = field(default_factory=dict)
     source: str = "array"
@@ -62,6 +65,7 @@ class Predictor:
         self._feature_name = package.model_facts.get("feature_name")
         self._session = _session(package)
         self._input = self._session.get_inputs()[0].name
+        self._outputs = [EMBEDDING] * any(o.name == EMBEDDING for o in self._session.get_outputs())
         known = package.reference.groupby("device_key")[["manufacturer", "model"]].first()
         self._devices = {str(key): (_text(row["manufacturer"]), _text(row["model"])) for key, row in known.iterrows()}
         self._warm_up()
@@ -71,7 +75,7 @@ class Predictor:
         sample = np.linspace(low, high, int(np.prod(self.spec.input.shape)), dtype=np.float32).reshape(1, *self.spec.input.shape)
         x = devices.normalise(sample, self.spec, None, self.package.reference_profile)
         try:
-            scores = self._scores(x)
+            scores, embedding = self._run(x)
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise DataError(
                 "ONNX graph does not run on the spec's input", where=f"{self.package.name}/model.onnx", got=type(error).__name__
@@ -80,6 +84,8 @@ class Predictor:
             raise DataError(
                 "ONNX graph gives other scores than the spec", where=self.package.name, got=list(scores.shape), allowed=[1, self.spec.n_scores]
             )
+        if embedding is not None and len(embedding) != 1:
+            raise DataError("ONNX graph gives other embeddings than one a sample", where=self.package.name, got=list(embedding.shape))
         self._decision.names(calibration.apply(self._calibration, scores))
 
     def answer(self, queries: Sequence[Query]) -> list[dict[str, Any]]:
@@ -89,20 +95,28 @@ class Predictor:
             model, version, digest, disease, synthetic; `probabilities` {class: p}, empty when the model was not asked; `decision`, None on
             abstention; `abstain`, `reasons`; `device` {key, manufacturer, model, status, profile}; `operating_point`.
         """
+        return self.answer_and_embed(queries)[0]
+
+    def answer_and_embed(self, queries: Sequence[Query]) -> tuple[list[dict[str, Any]], list[NDArray[np.float32] | None]]:
+        """The answers, and beside each the sample's embedding (d,), where the graph has an output of that name and the model was asked."""
         states = [self._device(query) for query in queries]
         asked = [n for n, state in enumerate(states) if not state.abstain]
         probabilities: dict[int, NDArray[np.float64]] = {}
         names: dict[int, str] = {}
+        embeddings: dict[int, NDArray[np.float32]] = {}
         if asked:
             batch = np.stack([np.asarray(queries[n].array, dtype=np.float32) for n in asked])
             x = devices.normalise(batch, self.spec, [states[n].profile for n in asked], self.package.reference_profile)
-            p = calibration.apply(self._calibration, self._scores(x))
+            scores, embedded = self._run(x)
+            if embedded is not None:
+                embeddings = dict(zip(asked, embedded, strict=True))
+            p = calibration.apply(self._calibration, scores)
             if not np.isfinite(p).all():
                 raise DataError("the model gave values that are not finite", where=self.package.name)
             probabilities = dict(zip(asked, p, strict=True))
             names = dict(zip(asked, self._decision.names(p), strict=True))
         package = self.package
-        return [
+        answers = [
             {
                 "model": package.name,
                 "version": package.version,
@@ -118,14 +132,17 @@ class Predictor:
             }
             for n, state in enumerate(states)
         ]
+        return answers, [embeddings.get(n) for n in range(len(queries))]
 
     def figures(self, queries: Sequence[Query]) -> list[dict[str, float]]:
         """The image figures of each sample, for the log: raw, before any normalisation."""
-        table = devices.sample_figures(np.stack([q.array for q in queries]), self.spec)
+        table = image_quality.figures(np.stack([q.array for q in queries]), self.spec)
         return [{name: float(values[n]) for name, values in table.items()} for n in range(len(queries))]
 
-    def _scores(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(self._session.run(["scores"], {self._input: onnx_input(self._feature_name, x)})[0])
+    def _run(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Scores (n, K), and embeddings (n, d) where the graph offers them."""
+        found = [np.asarray(a) for a in self._session.run(["scores", *self._outputs], {self._input: onnx_input(self._feature_name, x)})]
+        return found[0], found[1].reshape(len(found[1]), -1).astype(np.float32) if self._outputs else None
 
     def _device(self, query: Query) -> _State:
         """What is known of a sample's device, and what follows for the answer."""

@@ -79,7 +79,8 @@ def from_dicom(
         raise DataError(error.what, where=error.where if error.where in names else where, got=error.got, allowed=error.allowed) from None
     device = image.device
     return Query(
-        array=array, device_key=device.key, manufacturer=device.manufacturer, device_model=device.model, patient=image.patient, series=image.series,
+        array=array, device_key=device.key, manufacturer=device.manufacturer, device_model=device.model, software=device.software or None,
+        patient=image.patient, study=image.study, series=image.series,
         acquisition={key: value for key, value in image.facts.items() if _loggable(value)}, source="dicom",
     )  # fmt: skip
 

@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import ServiceError
-from components.core.inference_log import InferenceLog
+from components.core.errors import DxflowError, ServiceError
+from components.core.inference_log import InferenceLog, compact
 from components.core.package import ModelPackage
 from components.core.pseudonym import load_pseudonymiser
+from serving.journal import Journal, exposed
 from serving.predictor import Predictor, check_unique
 
 GRACE_S = 10
@@ -39,9 +40,9 @@ def serve(packages: list[Path], *, host: str = "127.0.0.1", port: int, allow_syn
 
     Raises:
         DataError, GateError: A package does not load, or may not be served; nothing is served then.
-        ServiceError: The port is taken, or the log cannot be written.
+        ServiceError: The port is taken, or the log's folder cannot be written. A full disk is no such error: losses are counted then.
     """
-    listener = _bind(host, port)
+    listener = bind(host, port)
     try:
         pseudonymiser, made = load_pseudonymiser()
         if made:
@@ -49,12 +50,13 @@ def serve(packages: list[Path], *, host: str = "127.0.0.1", port: int, allow_syn
         predictors = [_predictor(folder, allow_synthetic) for folder in packages]
         check_unique(predictors)
         with InferenceLog(log) as answers, ThreadPoolExecutor(1, thread_name_prefix="predict") as executor:
-            config = _kserve(predictors, pseudonymiser, answers, executor, port)
+            journal = Journal(answers, predictors)
+            config = _kserve(predictors, pseudonymiser, journal, executor, port)
             config.host = host
             for p in predictors:
                 note = ", trained on SYNTHETIC data" if p.package.synthetic else ""
                 print(f"serving {p.package.name} {p.package.version} as {p.package.disease} at http://{host}:{port}{note}", flush=True)
-            with _own_signals():
+            with own_signals(), compacting(log), exposed(journal):
                 import uvicorn
 
                 uvicorn.Server(config).run(sockets=[listener])
@@ -62,7 +64,7 @@ def serve(packages: list[Path], *, host: str = "127.0.0.1", port: int, allow_syn
         listener.close()
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet: a taken port fails before seconds of imports, and no client is let in too early."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -91,7 +93,7 @@ def _predictor(folder: Path, allow_synthetic: bool) -> Predictor:
     return Predictor(package, profiles)
 
 
-def _kserve(predictors: list[Predictor], pseudonymiser: Any, answers: InferenceLog, executor: ThreadPoolExecutor, port: int) -> Any:
+def _kserve(predictors: list[Predictor], pseudonymiser: Any, journal: Journal, executor: ThreadPoolExecutor, port: int) -> Any:
     """uvicorn's configuration for KServe's application with our models, handlers and guard in place."""
     argv, sys.argv = sys.argv, sys.argv[:1]  # KServe parses the command line at import: our --log would abbreviate its --log_config_file
     try:
@@ -105,20 +107,40 @@ def _kserve(predictors: list[Predictor], pseudonymiser: Any, answers: InferenceL
         from serving.model import DiseaseModel, Plane
     finally:
         sys.argv = argv
-    _quiet()
+    quiet()
     models = ModelRepository()
     for predictor in predictors:
-        models.update(DiseaseModel(predictor, pseudonymiser, answers, executor))
+        models.update(DiseaseModel(predictor, pseudonymiser, journal, executor))
     rest = RESTServer("kserve.model_server:app", Plane(model_registry=models), ModelRepositoryExtension(models), port, grace_period=GRACE_S)
     rest.create_application()
     install(app)
-    rest.config.app = Guard(app)
+    rest.config.app = Guard(app, journal=journal)
     rest.config.server_header = False
     rest.config.limit_concurrency = MAX_CONNECTIONS
     return rest.config
 
 
-def _quiet() -> None:
+@contextmanager
+def compacting(log: Path) -> Iterator[None]:
+    """Compact what earlier processes left in the log, aside: nobody waits for it, and it may be killed at any point."""
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            compact(log, stop=stop)
+        except DxflowError as error:
+            logging.getLogger("dxflow.serving").error("%s", error)
+
+    thread = threading.Thread(target=work, name="compact", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def quiet() -> None:
     """Errors only: access logs hold query strings, KServe's trace logs client-made request ids, and libraries quote values in warnings."""
     warnings.filterwarnings("ignore")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -130,7 +152,7 @@ def _quiet() -> None:
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
+def own_signals() -> Iterator[None]:
     """uvicorn stops at a signal and then raises it again; here it has done its work by then."""
     if threading.current_thread() is not threading.main_thread():
         yield

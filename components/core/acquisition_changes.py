@@ -21,12 +21,17 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Acquisition:
-    """What an operation needs to know of the samples: (n, channels, ...) in a range, the last `axes` dimensions are space or time."""
+    """What an operation needs to know of the samples: (n, channels, ...) in a range, the last `axes` dimensions are space or time.
+
+    Args:
+        zero: What an amplifier does not move: 0 of a signal that swings about it, black (or air) of an image.
+    """
 
     low: float
     high: float
     axes: int
     spread: float
+    zero: float
 
     @property
     def width(self) -> float:
@@ -46,7 +51,8 @@ def changed(name: str, x: NDArray[np.generic], strength: float, rng: np.random.G
     y = np.asarray(x, dtype=np.float32)
     low, high = spec.input.range
     spread = float(np.median(y.reshape(len(y), -1).std(1))) if len(y) else 0.0
-    return CHANGES[name](y, strength, rng, Acquisition(low, high, SPATIAL_AXES[spec.input.layout], spread)).astype(np.float32)
+    zero = 0.0 if SPATIAL_AXES[spec.input.layout] == 1 and low < 0 < high else low
+    return CHANGES[name](y, strength, rng, Acquisition(low, high, SPATIAL_AXES[spec.input.layout], spread, zero)).astype(np.float32)
 
 
 def possible(spec: DiseaseSpec) -> tuple[str, ...]:
@@ -59,7 +65,7 @@ def possible(spec: DiseaseSpec) -> tuple[str, ...]:
 
 
 def _gain(x: Floats, strength: float, _: np.random.Generator, a: Acquisition) -> Floats:
-    return (x - a.low) * np.float32(1.35**strength) + np.float32(a.low)
+    return (x - a.zero) * np.float32(1.35**strength) + np.float32(a.zero)
 
 
 def _offset(x: Floats, strength: float, _: np.random.Generator, a: Acquisition) -> Floats:
@@ -146,12 +152,14 @@ def simulated(x: NDArray[np.generic], spec: DiseaseSpec, *, seed: int = 0) -> di
     from components.core import image_quality
 
     columns: dict[str, list[object]] = {"cause": [], "strength": [], **{name: [] for name in image_quality.names(spec)}}
+    ends = min(spec.input.range[0], float(np.min(x))), max(spec.input.range[1], float(np.max(x)))  # nothing is stored beyond
     asked = [("", 0.0)]
     for name in possible(spec):
         asked += [(name, sign * s) for sign in ((-1, 1) if name in SIGNED else (1,)) for s in STRENGTHS]
     for name, strength in asked:
         rng = np.random.default_rng([seed, len(columns["cause"])])
-        found = image_quality.figures(changed(name, x, strength, rng, spec) if name else x, spec)
+        seen = np.clip(changed(name, x, strength, rng, spec), *ends) if name else x
+        found = image_quality.figures(seen, spec)
         columns["cause"] += [name] * len(x)
         columns["strength"] += [strength] * len(x)
         for key, values in found.items():

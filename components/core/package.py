@@ -2,7 +2,7 @@
 
     package.json         schema, name, disease, family, synthetic, verdict, reasons, files {path: sha256}; its SHA-256 is the digest
     spec.json model.safetensors model.onnx model.json preprocessing.json calibration.json operating_point.json metrics.json
-    reference.parquet features.json card.md
+    reference.parquet simulated.parquet features.json card.md           tables, and packages of before, have no simulated.parquet
 
 `registration.json` (what the registry answered) and `inference-service.yaml` (where it may run) come after the digest exists, so they stand
 beside the package, not in it. Opening verifies every hash before anything is read from a file.
@@ -44,6 +44,7 @@ REQUIRED = (
     "features.json",
     "card.md",
 )
+SIMULATED = "simulated.parquet"
 BESIDE = {"registration.json", "inference-service.yaml", ".dxflow.json"}  # written after the digest, the last one by the object store
 SYNTHETIC = "synthetic/"
 
@@ -157,6 +158,13 @@ class ModelPackage:
         import pyarrow.parquet as pq
 
         return pq.read_table(self.folder / "reference.parquet").to_pandas()
+
+    @cached_property
+    def simulated(self) -> pd.DataFrame | None:
+        """What each change of the acquisition does to the image figures: `cause`, `strength`, figures. None where the package does not say."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.folder / SIMULATED).to_pandas() if SIMULATED in self.info["files"] else None
 
     @cached_property
     def metrics(self) -> dict[str, Any]:

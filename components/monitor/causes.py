@@ -28,17 +28,19 @@ TOLERANCE = 0.1
 """Standard deviations by which a real change may differ from its simulation."""
 RELATIVE = 0.25
 """The same, as a share of the predicted shift: a strong change is simulated less exactly."""
-EXPLAINED = 0.5
-"""Share of the pattern, beyond chance, that a cause must explain to be named."""
+MISFIT = 6.0
+"""Mean squared distance of what is seen from what a cause predicts, in what chance and simulation leave open: 1 is expected, beyond this no cause is
+named. A real change is simulated within 4 on the phantoms of development; patterns that nothing makes lie at 30."""
 
 
 @dataclass(frozen=True)
 class Cause:
-    """One explanation: `strength` as in `acquisition_changes`, `explained` at most 1 of what moved."""
+    """One explanation: `strength` as in `acquisition_changes`, `explained` at most 1 of what moved, `misfit` as in `MISFIT`."""
 
     name: str
     strength: float
     explained: float
+    misfit: float
 
 
 class Signatures:
@@ -78,7 +80,7 @@ class Signatures:
             self._lines.append((name, float(sign * s), *(part[k - 1] + share * (part[k] - part[k - 1]) for part in (base, slope))))
 
     def name(self, shifts: Mapping[str, float], baseline: Baseline, n: float) -> list[Cause]:
-        """Explanations of a pattern, the best first; empty when none explains `EXPLAINED` of it.
+        """Explanations of a pattern, the best first; empty when none fits it.
 
         Args:
             shifts: Figure -> shift, as `detect.Judged.shifts`.
@@ -95,14 +97,17 @@ class Signatures:
         patterns = self._patterns(baseline, figures)
         spread = chance + (RELATIVE * patterns)[:, None, :] ** 2 * np.eye(len(figures))
         left = seen - patterns
-        likely = -np.einsum("kf,kf->k", left, np.linalg.solve(spread, left[..., None])[..., 0]) - np.linalg.slogdet(spread)[1]
+        distance = np.einsum("kf,kf->k", left, np.linalg.solve(spread, left[..., None])[..., 0])
+        likely = -distance - np.linalg.slogdet(spread)[1]
         noise = len(figures) / max(n, 1.0)  # of what moved, this much is expected by chance and needs no explanation
         explained = 1 - np.maximum((left**2).sum(1) - noise, 0) / max(whole - noise, noise)
         best: dict[str, tuple[float, Cause]] = {}
-        for (name, strength, _, _), fit, share in zip(self._lines, likely.tolist(), explained.tolist(), strict=True):
-            if name not in best or fit > best[name][0]:
-                best[name] = (fit, Cause(name, strength, share))
-        return [cause for _, cause in sorted(best.values(), key=lambda pair: -pair[0]) if cause.explained >= EXPLAINED]
+        misfit = distance / len(figures)
+        for k, (name, strength, _, _) in enumerate(self._lines):
+            if name not in best or likely[k] > best[name][0]:
+                best[name] = (float(likely[k]), Cause(name, strength, float(explained[k]), float(misfit[k])))
+        ordered = [cause for _, cause in sorted(best.values(), key=lambda pair: -pair[0])]
+        return [cause for cause in ordered if cause.misfit <= MISFIT]
 
     def _patterns(self, baseline: Baseline, figures: Sequence[int]) -> Floats:
         """(lines, figures): the shifts that each change at each strength would give on this device."""

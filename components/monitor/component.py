@@ -3,19 +3,21 @@
 from kfp import dsl
 
 
-def monitor(package: dsl.Input[dsl.Model], log: dsl.Input[dsl.Artifact], drift: dsl.Output[dsl.Artifact]):
-    """Compare the inference log with the model package's reference, device by device.
+def monitor(package: str, log: str, state: str, window_s: int, findings: dsl.Output[dsl.Artifact]):
+    """Read on in the inference log, judge the windows that are over, and tell.
 
     Args:
-        package: As written by register.
-        log: The inference log of the server.
-        drift: `drift.json` and `drift.html`.
+        package: A model package: a folder, or its URI in the store.
+        log: Folder of the inference log.
+        state: Folder of the monitor, kept between runs.
+        window_s: Length of a window.
+        findings: `summary.json`, `alarms.json`, `history.parquet` and the pages that open alarms link to.
     """
     from components.core.step import step
 
     with step("monitor"):
         from pathlib import Path
 
-        from components.monitor.step import drift as work
+        from components.monitor.scheduled import run
 
-        work(package=Path(package.path), log=Path(log.path), out=Path(drift.path))
+        run(package=package, log=Path(log), state=Path(state), window_s=window_s, out=Path(findings.path))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from components.core.errors import DataError
 from components.monitor import two_sample
-from components.monitor.reference import Baseline, Reference
+from components.monitor.reference import MIN_REFERENCE, POOLED, Baseline, Reference
 from components.monitor.sketch import BINS, MISSING, NEW, Sketch
 from components.monitor.tests_by_device import benjamini_hochberg
 
@@ -33,6 +33,7 @@ Aspect = Literal["location", "any", "scale", "missing", "category"]
 LEAST = {"location": MIN_SHIFT, "scale": MIN_SCALE, "any": MIN_DISTANCE, "missing": MIN_SHARE, "category": MIN_SHARE}
 Past = dict[str, tuple[float, float]]
 """What is remembered of a window: `Change.name` -> p, effect."""
+UNHEARD = "a value that the reference does not have"
 KINDS: tuple[Aspect, ...] = ("location", "any", "scale")
 
 
@@ -153,6 +154,8 @@ class Detector:
                 judged.reason = f"too few events (n={n}, at least {MIN_N})"
             elif patients < MIN_PATIENTS:
                 judged.reason = f"too few patients (about {patients:.0f}, at least {MIN_PATIENTS})"
+            elif status == "known" and against == POOLED:
+                judged.reason = f"its own reference is too small (at least {MIN_REFERENCE} samples)"  # other devices' tags would be news for ever
             else:
                 changes, judged.shifts, judged.reason = _changes(self.reference, baseline, sketch)
                 if not judged.reason:
@@ -235,7 +238,7 @@ def _changes(reference: Reference, baseline: Baseline, window: Sketch) -> tuple[
 
 def _categories(baseline: Baseline, f: int, name: str, before: NDArray[np.float64], after: NDArray[np.float64], m: float, n: float) -> list[Change]:
     """The value whose share changed most clearly; one comparison for each feature, corrected for the number of values."""
-    values = [*baseline.places.categories[name], "a value that the reference does not have"]
+    values = [*baseline.places.categories[name], UNHEARD]
     at = np.array([*range(1, 2 * len(values) - 2, 2), NEW])
     a, b = before[at] / max(before[:MISSING].sum(), 1e-300), after[at] / max(after[:MISSING].sum(), 1e-300)
     if not before[:MISSING].sum() or not after[:MISSING].sum():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,14 +93,41 @@ def histogram_svg(reference: pd.Series, current: pd.Series, *, alarm: bool) -> s
     if high <= low:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, BINS + 1)
-    heights = [np.histogram(np.clip(side, low, high), edges)[0] / len(side) for side in (a, b)]
-    top = max(float(h.max()) for h in heights)
+    sides = [np.histogram(np.clip(side, low, high), edges)[0].astype(np.float64) for side in (a, b)]
+    title = f"grey: reference, median {_number(np.median(a))}; line: this window, median {_number(np.median(b))}"
+    return histogram_of(sides[0], sides[1], (_number(low), _number(high)), alarm=alarm, title=title)
+
+
+def histogram_of(
+    before: NDArray[np.float64], after: NDArray[np.float64], ends: Sequence[str], *, alarm: bool, title: str = "grey: reference; line: this window"
+) -> str:
+    """Counts of the same bars, before and after, as SVG.
+
+    Args:
+        ends: Texts under the axis: of its two ends, or one for each bar.
+    """
+    import html
+
+    heights = [side / max(side.sum(), 1e-300) for side in (before, after)]
+    top = max(float(h.max()) for h in heights) or 1.0
     colour = "#b3261e" if alarm else "#1f5fa8"
     filled = f'<path d="{_steps(heights[0] / top)}V{HEIGHT - 12}H0Z" fill="#c9cdd3"/>'
     line = f'<path d="{_steps(heights[1] / top)}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
-    axis = f'<text x="0" y="{HEIGHT - 1}">{_number(low)}</text><text x="{WIDTH}" y="{HEIGHT - 1}" text-anchor="end">{_number(high)}</text>'
-    title = f"<title>grey: reference, median {_number(np.median(a))}; line: this window, median {_number(np.median(b))}</title>"
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img">{title}{filled}{line}{axis}</svg>'
+    if len(ends) == len(before):
+        wide = WIDTH / len(ends)
+        most = max(3, int(wide / 5.5))  # characters that fit under a bar
+        short = [t[: most - 1] + "…" if len(t) > most else t for t in ends]
+        axis = "".join(_label((n + 0.5) * wide, "middle", t) for n, t in enumerate(short))
+    else:
+        axis = _label(0, "start", ends[0]) + _label(WIDTH, "end", ends[-1])
+    head = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img"><title>{html.escape(title)}</title>'
+    return f"{head}{filled}{line}{axis}</svg>"
+
+
+def _label(x: float, anchor: str, text: str) -> str:
+    import html
+
+    return f'<text x="{x:.0f}" y="{HEIGHT - 1}" text-anchor="{anchor}">{html.escape(text)}</text>'
 
 
 def _steps(heights: NDArray[np.float64]) -> str:

@@ -14,8 +14,8 @@ from components.core.errors import DataError
 from components.monitor.sketch import MISSING, Places, Sketch, hashes
 
 POOLED = "pooled"
-MIN_REFERENCE = 100
-"""Fewer events of a device are no reference of its own: it is compared with all devices, and the answer says so."""
+MIN_REFERENCE = 30
+"""Fewer events of a device are no reference of its own: what changed on it cannot be said."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +81,19 @@ class Reference:
         keys, times = np.unique(device, return_counts=True)
         arrays = {name: np.asarray(values) for name, values in columns.items()}
 
-        def baseline(rows: NDArray[np.int64]) -> Baseline:
+        def baseline(rows: NDArray[np.int64], like: Places | None = None) -> Baseline:
             part = {name: values[rows] for name, values in arrays.items()}
-            places = Places.of(part)
+            places = Places.of(part, like)
             sketch = Sketch.empty(len(names), len(arrays))
             sketch.add(places, part, patient[rows], code[rows])
             within = np.unique(device[rows], return_inverse=True)[1]
             alike = [_alike(places.place(f, part[name]), patient[rows], within) for f, name in enumerate(places.features)]
             return Baseline(places, sketch, np.array(alike))
 
-        own = {str(key): baseline(np.flatnonzero(device == key)) for key, n in zip(keys, times, strict=True) if n >= least}
+        pooled = baseline(np.arange(len(device)))
+        own = {str(key): baseline(np.flatnonzero(device == key), pooled.places) for key, n in zip(keys, times, strict=True) if n >= least}
         shares = {str(key): float(n) / len(device) for key, n in zip(keys, times, strict=True)}
-        return cls(tuple(arrays), names, own, baseline(np.arange(len(device))), shares)
+        return cls(tuple(arrays), names, own, pooled, shares)
 
     def baseline(self, device: str) -> tuple[Baseline, str]:
         """The baseline that a device's windows are counted on and compared with, and its name: `own` or `pooled`."""

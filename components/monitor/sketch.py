@@ -36,7 +36,7 @@ class Places:
     Args:
         features: Names, in order.
         edges: (features, EDGES) float64, ascending; what is not needed is +inf. Numbers only.
-        categories: Feature name -> its values in the reference, most frequent first, for features that are names; at most EDGES.
+        categories: Feature name -> its values in the reference, most frequent first, for features that are names; fewer than EDGES.
     """
 
     features: tuple[str, ...]
@@ -44,8 +44,12 @@ class Places:
     categories: Mapping[str, tuple[str, ...]]
 
     @classmethod
-    def of(cls, columns: Mapping[str, Any]) -> Places:
-        """Places from a reference: name -> (n,) numbers (NaN where missing), or texts (None where missing)."""
+    def of(cls, columns: Mapping[str, Any], like: Places | None = None) -> Places:
+        """Places from a reference: name -> (n,) numbers (NaN where missing), or texts (None where missing).
+
+        Args:
+            like: Of all devices: a name that another device has is known by its name here, too, behind this device's own.
+        """
         names = tuple(columns)
         edges = np.full((len(names), EDGES), np.inf)
         categories: dict[str, tuple[str, ...]] = {}
@@ -54,7 +58,9 @@ class Places:
             if values.dtype.kind not in "biuf":
                 present = [v for v in _texts(values) if v is not None]
                 kinds, times = np.unique(np.asarray(present, dtype=str), return_counts=True)
-                categories[name] = tuple(kinds[np.argsort(-times, kind="stable")][: EDGES - 1].tolist())
+                own = kinds[np.argsort(-times, kind="stable")].tolist()
+                others = like.categories.get(name, ()) if like else ()
+                categories[name] = tuple(dict.fromkeys((*own, *others)))[: EDGES - 1]
                 continue
             finite = np.sort(values[np.isfinite(values)].astype(np.float64))
             if not len(finite):

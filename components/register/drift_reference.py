@@ -1,4 +1,5 @@
-"""What production is compared with: every validation and test sample as the server would have logged it.
+"""What production is compared with: every validation and test sample as the server would have logged it, and what each change of the
+acquisition would have made of some of them.
 
 With cross-validation only validation samples were answered by the model that is served. External sets come from elsewhere, and would hide a
 drift towards them.
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from components.core import acquisition_changes, image_quality
 from components.core.dataset import Dataset
-from components.core.devices import sample_figures
 from components.core.errors import DataError
 from components.core.operating_point import Decision
 from components.core.spec import DiseaseSpec
@@ -21,19 +22,29 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHUNK = 512
+SAMPLES = 100  # samples: the mean shift of a figure is then known to a tenth of its spread
 KEPT = ("sample_id", "group_id", "device_key", "manufacturer", "model", "split", "label", "abstain")
 
 
-def write(path: Path, spec: DiseaseSpec, dataset: Path, predictions: pd.DataFrame, decision: Decision) -> None:
-    """Write `reference.parquet`: device, label, `score_<class>`, decision, image figures in the spec's unit, acquisition; sorted by sample."""
+def write(folder: Path, spec: DiseaseSpec, dataset: Path, predictions: pd.DataFrame, decision: Decision) -> None:
+    """Write `reference.parquet` (device, label, `score_<class>`, decision, image figures in the spec's unit, acquisition; sorted by sample) and,
+    where samples can be acquired differently, `simulated.parquet` (`acquisition_changes.simulated` of some of them, evenly over the reference).
+    """
+    reference = build(spec, dataset, predictions, decision)
+    _write(folder / "reference.parquet", reference)
+    if acquisition_changes.possible(spec):
+        _write(folder / "simulated.parquet", simulated(spec, dataset, reference))
+
+
+def _write(path: Path, table: pd.DataFrame) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pandas(build(spec, dataset, predictions, decision), preserve_index=False).replace_schema_metadata(None), path)
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None), path)
 
 
 def build(spec: DiseaseSpec, dataset: Path, predictions: pd.DataFrame, decision: Decision) -> pd.DataFrame:
-    """See `write`. Raises DataError when the predictions are of another dataset."""
+    """The reference. Raises DataError when the predictions are of another dataset."""
     import pandas as pd
 
     data = Dataset(dataset, expect=spec)
@@ -48,10 +59,21 @@ def build(spec: DiseaseSpec, dataset: Path, predictions: pd.DataFrame, decision:
     scores = [f"score_{name}" for name in spec.target.classes]
     columns: dict[str, Any] = {name: ordered[name].to_numpy() for name in (*KEPT, *scores)}
     columns["decision"] = decision.names(ordered[scores].to_numpy(dtype=np.float64))
-    parts = [sample_figures(data.read(rows[start : start + CHUNK]), spec) for start in range(0, len(rows), CHUNK)]
+    parts = [image_quality.figures(data.read(rows[start : start + CHUNK]), spec) for start in range(0, len(rows), CHUNK)]
     for name in parts[0]:
         columns[name] = np.concatenate([part[name] for part in parts])
     manifest = data.manifest.iloc[rows]
     columns["software"] = manifest["software"].to_numpy()
     columns |= {name: manifest[name].to_numpy() for name in data.manifest.columns if name.startswith("acq_")}
     return pd.DataFrame(columns)
+
+
+def simulated(spec: DiseaseSpec, dataset: Path, reference: pd.DataFrame) -> pd.DataFrame:
+    """Columns `cause`, `strength` and the image figures of up to `SAMPLES` of the reference's samples, changed and unchanged."""
+    import pandas as pd
+
+    data = Dataset(dataset, expect=spec)
+    place = pd.Series(np.arange(len(data.manifest)), index=data.manifest["sample_id"])
+    chosen = np.unique(np.linspace(0, len(reference) - 1, min(SAMPLES, len(reference))).astype(np.int64))
+    rows = place[reference["sample_id"].iloc[chosen]].to_numpy(dtype=np.int64)
+    return pd.DataFrame(acquisition_changes.simulated(data.read(rows), spec))

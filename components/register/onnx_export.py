@@ -9,6 +9,7 @@ import numpy as np
 
 from components.core.errors import GateError
 from components.core.models.samples import Samples
+from components.register import onnx_embedding
 
 if TYPE_CHECKING:
     from components.core.models.family import Estimator
@@ -21,7 +22,7 @@ def export(estimator: Estimator, samples: Samples, path: Path) -> dict[str, Any]
     """Write `path` and compare it with the estimator on real samples, in two batch sizes, since the batch must be free.
 
     Returns:
-        `input` (name, shape, type), `feature_name`, `checked` (samples), `max_difference` (logits).
+        `input` (name, shape, type), `feature_name`, `checked` (samples), `difference_below` (logits), `embedding` (its length, None for none).
 
     Raises:
         GateError: The exported model answers differently.
@@ -30,15 +31,17 @@ def export(estimator: Estimator, samples: Samples, path: Path) -> dict[str, Any]
     import onnxruntime
 
     from components.core.models.family import onnx_input
+    from components.core.models.torch_fit import TorchEstimator
 
     estimator.export_onnx(path)
+    rows = np.unique(np.linspace(0, len(samples) - 1, min(CHECKED, len(samples))).astype(np.int64))  # over the whole split, so over its devices
+    x = samples.batch(rows)
+    given = onnx_input(estimator.feature_name, x).astype(np.float32)
+    embedding = onnx_embedding.add(path, given) if isinstance(estimator, TorchEstimator) else None
     onnx.checker.check_model(str(path))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    rows = np.unique(np.linspace(0, len(samples) - 1, min(CHECKED, len(samples))).astype(np.int64))  # over the whole split, so over its devices
-    x = samples.batch(rows)
-    given = onnx_input(estimator.feature_name, x).astype(np.float32)
     expected = estimator.scores(x)
     found = np.asarray(session.run(["scores"], {"x": given})[0])
     alone = np.asarray(session.run(["scores"], {"x": given[:1]})[0])
@@ -54,5 +57,6 @@ def export(estimator: Estimator, samples: Samples, path: Path) -> dict[str, Any]
         "input": {"name": facts.name, "shape": [None, *given.shape[1:]], "type": "float32"},
         "feature_name": estimator.feature_name,
         "checked": len(rows),
+        "embedding": embedding,
         "difference_below": allowed if difference > 1e-4 else 1e-4,
     }

@@ -107,7 +107,7 @@ def _pack(
     operating = _read(evaluation / "operating_point.json")
     of_samples = evaluation / "samples.parquet"  # where predictions are of groups
     predictions = pq.read_table(of_samples if of_samples.exists() else evaluation / "predictions.parquet").to_pandas()
-    drift_reference.write(drafts / "reference.parquet", spec, dataset, predictions, Decision.from_dict(operating))
+    drift_reference.write(drafts, spec, dataset, predictions, Decision.from_dict(operating))
     figures, profiles = _read(evaluation / "metrics.json"), _profiles(features)
     known = {
         "dataset": info,

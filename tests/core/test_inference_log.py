@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import DataError, ServiceError
-from components.core.inference_log import COLUMNS, InferenceLog, compact, frame, read_log, summary
+from components.core.inference_log import COLUMNS, IMAGE_FEATURES, InferenceLog, compact, frame, read_log, summary
 from tests.core.killed import different, kill_at_every_line
 
 RECORD = {
@@ -115,6 +119,20 @@ def test_a_record_of_an_older_server_tells_its_status_by_abstain(tmp_path: Path)
     assert list(read_log(tmp_path)["status"]) == ["answered", "abstained", "refused"]
 
 
+def test_the_image_figures_of_a_record_are_columns_whichever_its_server_knew(tmp_path: Path) -> None:
+    """Records of one log may have seven figures, more, or none; each keeps its own, and nothing is made up for the others."""
+    with InferenceLog(tmp_path) as log:
+        log.append([RECORD, RECORD | {"image": {"mean": -1.0, "blockiness": 0.25, "skewness": None}}, RECORD | {"image": {}}])
+    for _ in range(2):
+        table = read_log(tmp_path)
+        assert table["mean"].tolist()[:2] == [-500.0, -1.0]
+        assert table["blockiness"].fillna(-9).tolist() == [-9, 0.25, -9]
+        assert table["skewness"].isna().all()
+        assert {str(table[name].dtype) for name in (*IMAGE_FEATURES, "blockiness", "skewness")} == {"float64"}
+        assert "fineness" not in table
+        compact(tmp_path)
+
+
 def test_the_last_line_of_a_living_writer_is_awaited_and_that_of_a_dead_one_is_torn(tmp_path: Path) -> None:
     log = InferenceLog(tmp_path)
     log.append([numbered(0)])
@@ -145,3 +163,68 @@ def test_kill_9_on_any_line_of_the_writer_loses_only_what_was_not_confirmed(tmp_
         assert found in (confirmed, [f"r{n}" for n in range(len(confirmed) + 1)]), folder
         compact(folder)
         assert list(read_log(folder)["request_id"]) == found
+
+
+ON_A_SMALL_DISK = """
+import json, os, sys
+from pathlib import Path
+from components.core.inference_log import InferenceLog, compact, read_log, summary
+folder, filler = Path(sys.argv[1]) / "log", Path(sys.argv[1]) / "filler"
+
+def fill():
+    with open(filler, "ab", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(512))
+        except OSError as error:
+            return error.errno
+
+def record(n):
+    return {"request_id": f"r{n}", "padding": "x" * 900}
+
+log = InferenceLog(folder)
+took = {n for n in range(10) if log.append([record(n)])}
+errno = fill()
+took |= {n for n in range(10, 110) if log.append([record(n)])}
+told = summary(folder)
+filler.unlink()
+took |= {n for n in range(110, 120) if log.append([record(n)])}
+fill()
+full_again = log.append([record(n) for n in range(120, 123)] * 10)
+os.fork() or os.kill(os.getpid(), 9)  # as a child, without closing anything
+os.wait()
+filler.unlink()
+log.close()
+table = read_log(folder)
+late = InferenceLog(folder)  # and one that starts where there is no room at all
+fill()
+starved = InferenceLog(folder)
+lost_at_once = starved.append([record(200)])
+filler.unlink()
+starved.close()
+print(json.dumps({
+    "errno": errno, "took": sorted(took), "found": [int(i[1:]) for i in table["request_id"]], "damaged": table.attrs["damaged"],
+    "told": told["lost"], "lost": table.attrs["lost"], "full_again": full_again, "lost_at_once": lost_at_once, "at_last": summary(folder)["lost"],
+}))
+"""
+
+
+def test_on_a_real_full_disk_nothing_torn_is_kept_and_each_loss_is_counted(tmp_path: Path) -> None:
+    """A tmpfs of 96 kB in a mount namespace of its own, where this machine allows one."""
+    (tmp_path / "disk").mkdir()
+    mount = f"mount -t tmpfs -o size=96k none {shlex.quote(str(tmp_path / 'disk'))}"
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-Urm", "sh", "-c", mount], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespaces here")
+    arguments = [sys.executable, "-c", ON_A_SMALL_DISK, str(tmp_path / "disk")]
+    done = subprocess.run(["unshare", "-Urm", "sh", "-c", f"{mount} && exec {shlex.join(arguments)}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["errno"] == errno.ENOSPC
+    assert found["found"] == found["took"]
+    assert set(range(10)) | set(range(110, 120)) <= set(found["took"])
+    assert found["damaged"] == 0
+    assert found["told"] == 120 - len(found["took"]) > 80  # readable while the disk was full
+    assert found["full_again"] is False
+    assert found["lost"] == found["told"] + 30
+    assert found["lost_at_once"] is False
+    assert found["at_last"] == found["lost"] + 1

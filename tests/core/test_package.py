@@ -43,6 +43,19 @@ def write(folder: Path, files: dict[str, Path | bytes] | None = None, *, synthet
     return package.write(folder, files or content(), disease=SPEC.name, family="cnn", synthetic=synthetic, verdict="fail", reasons=["AUC too low"])
 
 
+def test_a_package_with_simulated_changes_has_them_and_one_of_before_says_none(tmp_path: Path):
+    import pandas as pd
+
+    table = io.BytesIO()
+    pd.DataFrame({"cause": ["", "gain"], "strength": [0.0, 1.0], "mean": [1.0, 2.0]}).to_parquet(table, index=False)
+    write(tmp_path / "new", content() | {"simulated.parquet": table.getvalue()})
+    found = ModelPackage.open(tmp_path / "new").simulated
+    assert found is not None
+    assert found["mean"].tolist() == [1.0, 2.0]
+    write(tmp_path / "old")
+    assert ModelPackage.open(tmp_path / "old").simulated is None
+
+
 def test_what_is_written_is_what_opens(tmp_path: Path):
     written = write(tmp_path / "p")
     opened = ModelPackage.open(tmp_path / "p", digest=written.digest)

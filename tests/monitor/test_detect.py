@@ -159,3 +159,18 @@ def test_nothing_happened_for_long_and_no_alarm_came() -> None:
 def test_a_window_counted_for_another_reference_is_refused() -> None:
     with pytest.raises(DataError, match="another reference"):
         Detector(reference()).judge({"a": Sketch.empty(1, 3)})
+
+
+def test_a_known_device_with_a_small_reference_is_not_judged_by_the_others() -> None:
+    """Its own kernel would be news against all devices' for ever."""
+    rng = np.random.default_rng(12)
+    devices = ["many"] * 200 + ["few"] * 20
+    kernel = np.array(["B30"] * 200 + ["B50"] * 20, dtype=object)
+    reference = Reference.of({"x": rng.standard_normal(220), "kernel": kernel}, devices, list(range(220)))
+    detector = Detector(reference)
+    sketch = detector.sketch("few")
+    part = {"x": rng.standard_normal(60), "kernel": np.array(["B50"] * 60, dtype=object)}
+    sketch.add(reference.baseline("few")[0].places, part, hashes(range(60)))
+    judged = detector.judge({"few": sketch})["few"]
+    assert (judged.verdict, judged.status) == ("cannot judge", "known")
+    assert judged.reason == "its own reference is too small (at least 30 samples)"

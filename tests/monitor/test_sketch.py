@@ -77,7 +77,7 @@ def test_how_alike_the_events_of_one_patient_are() -> None:
 
 
 def test_a_device_with_few_events_is_compared_with_all() -> None:
-    reference = Reference.of({"x": np.arange(150.0)}, ["a"] * 120 + ["b"] * 30, np.arange(150))
+    reference = Reference.of({"x": np.arange(149.0)}, ["a"] * 120 + ["b"] * 29, np.arange(149))
     assert reference.baseline("a")[1] == "own"
     assert reference.baseline("b")[1] == reference.baseline("c")[1] == "pooled"
     with pytest.raises(DataError, match="empty drift reference"):

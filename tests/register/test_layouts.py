@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from components.core.inference_log import IMAGE_FEATURES
+from components.core import acquisition_changes, image_quality
+from components.core.dataset_writer import Sample, write_dataset
+from components.core.operating_point import Decision
 from components.core.package import ModelPackage
 from components.core.spec import DiseaseSpec
 from components.evaluate.step import evaluate
+from components.register import drift_reference
 from components.register.step import register
 from tests.evaluate.small_kinds import CLINIC, FOLDS, GRADES, made, spec_of
 from tests.small_run import CATALOGUE
@@ -70,6 +74,34 @@ def test_volumes_and_windows(disease: str, shape: list[int] | None, options: dic
     spec = DiseaseSpec.model_validate(raw)
     record, package = packed(spec, tmp_path, groups=32)
     assert record["alias"] == "candidate"
-    assert np.isfinite(package.reference[list(IMAGE_FEATURES)].to_numpy(dtype=float)).all()
+    names = list(image_quality.names(spec))
+    assert np.isfinite(package.reference[names].to_numpy(dtype=float)).all()
+    assert package.simulated is not None
+    assert set(package.simulated["cause"]) == {"", *acquisition_changes.possible(spec)}
+    assert np.isfinite(package.simulated[names].to_numpy(dtype=float)).all()
     onnx = json.loads((tmp_path / "package/model.json").read_text())["onnx"]
     assert onnx["input"]["shape"] == [None, *spec.input.shape]
+
+
+def test_a_table_has_a_reference_and_no_simulated_changes(tmp_path: Path):
+    spec = DiseaseSpec.from_toml(CATALOGUE / "breast-cytology.toml")
+    rng = np.random.default_rng(0)
+    rows = [
+        Sample(
+            {"sample_id": f"s{n:02d}", "group_id": f"p{n:02d}", "device_key": "unknown", "label": n % 2, "split": ("train", "val", "test")[n % 3]}
+            | {"synthetic": True},
+            rng.normal(10, 2, spec.input.shape).astype(spec.input.dtype),
+        )
+        for n in range(12)
+    ]
+    write_dataset(tmp_path / "dataset", spec, rows, count=len(rows), quarantine=[], provenance={"reader": "image-csv"})
+    scores = {f"score_{name}": [0.5] * 12 for name in spec.target.classes}
+    told = {"manufacturer": None, "model": None, "abstain": False}
+    predictions = pd.DataFrame([r.row | told for r in rows]).assign(**scores)
+    decision = Decision("highest", tuple(spec.target.classes))
+    (tmp_path / "package").mkdir()
+    drift_reference.write(tmp_path / "package", spec, tmp_path / "dataset", predictions, decision)
+    assert [p.name for p in (tmp_path / "package").iterdir()] == ["reference.parquet"]
+    table = pd.read_parquet(tmp_path / "package/reference.parquet")
+    assert set(table["split"]) == {"val"}  # it has folds
+    assert np.isfinite(table[list(image_quality.names(spec))].to_numpy(dtype=float)).all()

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.core import calibration, registry
+from components.core import acquisition_changes, calibration, image_quality, registry
 from components.core.errors import DataError, GateError
-from components.core.inference_log import IMAGE_FEATURES
 from components.core.models.family import onnx_input
 from components.core.package import ModelPackage
 from components.core.storage import open_store
@@ -115,12 +114,26 @@ def test_the_package_answers_as_evaluated(done: Registered):
     assert (decided == (table["score_malignant"] >= package.operating_point.threshold)).all()
 
 
+def test_a_networks_scores_are_a_linear_function_of_the_embedding_beside_them(done: Registered):
+    import onnxruntime
+
+    package = done.package("weak")
+    session = onnxruntime.InferenceSession(str(package.onnx), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).random((200, *package.spec.input.shape), dtype=np.float32)
+    scores, embedding = (np.asarray(a, dtype=np.float64) for a in session.run(["scores", "embedding"], {"x": x}))
+    assert embedding.shape == (200, package.model_facts["onnx"]["embedding"])
+    design = np.column_stack([embedding, np.ones(200)])
+    assert np.abs(design @ np.linalg.lstsq(design, scores, rcond=None)[0] - scores).max() < 1e-4
+    assert np.ptp(embedding, axis=0).max() > 0
+
+
 def test_the_drift_reference_is_what_the_server_would_have_logged(done: Registered):
     table = done.package("weak").reference
     assert len(table) == 210
     assert set(table["split"]) == {"val", "test"}
     assert table["sample_id"].is_monotonic_increasing
-    assert {"device_key", "group_id", "score_malignant", "decision", "acq_kvp", *IMAGE_FEATURES} <= set(table.columns)
+    spec = example("weak")[0]
+    assert {"device_key", "group_id", "score_malignant", "decision", "acq_kvp", *image_quality.names(spec)} <= set(table.columns)
     assert set(table["decision"]) == {"benign", "malignant"}
     from components.core.dataset import Dataset
 
@@ -129,6 +142,27 @@ def test_the_drift_reference_is_what_the_server_would_have_logged(done: Register
     pixels = data.read([row])[0].astype(float)
     assert table["mean"][7] == pytest.approx(pixels.mean(), rel=1e-4)
     assert table["sd"][7] == pytest.approx(pixels.std(), rel=1e-4)
+    figures = image_quality.figures(pixels[None], spec)
+    assert {name: table[name][7] for name in figures} == {name: values[0] for name, values in figures.items()}
+
+
+def test_the_package_says_what_each_change_of_the_acquisition_does_to_a_hundred_of_the_references_samples(done: Registered):
+    package, spec = done.package("weak"), example("weak")[0]
+    table = package.simulated
+    assert table is not None
+    assert set(table["cause"]) == {"", *acquisition_changes.possible(spec)}
+    assert (table.groupby(["cause", "strength"]).size() == 100).all()
+    unchanged = table[table["cause"] == ""]
+    names = list(image_quality.names(spec))
+    assert unchanged[names].merge(package.reference, on=names).shape[0] >= 100  # each of them is a row of the reference
+    louder = table[(table["cause"] == "noise") & (table["strength"] == 1)]
+    assert (louder["noise_sd"].to_numpy() > unchanged["noise_sd"].to_numpy()).all()
+    path = done.root / "weak/package/simulated.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"x")
+    with pytest.raises(DataError, match=r"simulated\.parquet: file of the model package was changed"):
+        done.package("weak")
+    path.write_bytes(whole)
 
 
 def test_profiles_are_published_for_the_server(done: Registered):

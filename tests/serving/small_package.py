@@ -26,8 +26,8 @@ def lung_nodule(**changes: Any) -> DiseaseSpec:
     return DiseaseSpec.model_validate(spec.model_dump() | changes)
 
 
-def onnx_bytes(shape: tuple[int, ...]) -> bytes:
-    """scores = [0, GAIN * (mean(x) - MIDDLE)]."""
+def onnx_bytes(shape: tuple[int, ...], *, embedding: bool = False) -> bytes:
+    """scores = [0, GAIN * (mean(x) - MIDDLE)]; embedding = [mean(x)]."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -38,6 +38,10 @@ def onnx_bytes(shape: tuple[int, ...]) -> bytes:
         helper.make_node("MatMul", ["mean", "weight"], ["product"]),
         helper.make_node("Add", ["product", "bias"], ["scores"]),
     ]
+    outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 2])]
+    if embedding:
+        nodes.append(helper.make_node("Identity", ["mean"], ["embedding"]))
+        outputs.append(helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 1]))
     constants = {
         "one": np.array([1], dtype=np.int64),
         "weight": np.array([[0, GAIN]], dtype=np.float32),
@@ -47,7 +51,7 @@ def onnx_bytes(shape: tuple[int, ...]) -> bytes:
         nodes,
         "small",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 2])],
+        outputs,
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from serving.predictor import Predictor, Query, check_unique
 from serving.server import serve
 from tests.serving.small_dicom import PERSON, image
 from tests.serving.small_package import GAIN, MIDDLE, build, lung_nodule, onnx_bytes, reference
+from tests.serving.small_server import free_port
 
 DEVICE = "0123456789abcdef"
 TABLE = reference({DEVICE: ("SIEMENS", "SOMATOM FORCE")}, patients=3)
@@ -98,12 +97,6 @@ def test_the_predictor_needs_neither_torch_nor_kserve_nor_feast(tmp_path: Path) 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.parametrize(
     ("case", "kind", "text"),
     [
@@ -170,44 +163,3 @@ def test_a_defect_is_an_id_for_the_client_and_a_place_in_the_log(caplog: pytest.
     assert request_id in caplog.text
     assert "ValueError at test_predictor.py" in caplog.text
     assert "Miller" not in str(start) + str(body) + caplog.text
-
-
-def test_an_answer_that_cannot_be_logged_does_not_leave(tmp_path: Path) -> None:
-    """A file-size limit of 200 bytes stands in for a full disk; it comes once the server is up."""
-    import httpx
-    import psutil
-
-    code = (
-        "import signal; from pathlib import Path; from serving.server import serve\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        f"serve([Path({str(build(tmp_path / 'p', lung_nodule(normalise=RANGE), TABLE).folder)!r})], port={(port := free_port())}, "
-        f"allow_synthetic=False, log=Path({str(tmp_path / 'log')!r}))"
-    )
-    environment = _environment(tmp_path) | {"PYTHONDONTWRITEBYTECODE": "1"}  # the limit would also cut bytecode short, for everybody
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
-        try:
-            body = {"instances": [{"array": query().array.tolist()}]}
-            url = f"http://127.0.0.1:{port}/v1/models/lung-nodule:predict"
-            assert _patient_post(url, body, process).status_code == 200
-            psutil.Process(process.pid).rlimit(psutil.RLIMIT_FSIZE, (200, 200))
-            reply = httpx.post(url, json=body, timeout=30)
-        finally:
-            process.kill()
-        assert (reply.status_code, "predictions" in reply.text) == (503, False)
-        assert "withheld" in reply.json()["error"]
-
-
-def _environment(home: Path) -> dict[str, str]:
-    return os.environ | {"DXFLOW_HOME": str(home), "DXFLOW_KEY": "a key of the tests only"}
-
-
-def _patient_post(url: str, body: Any, process: subprocess.Popen[bytes]) -> Any:
-    import httpx
-
-    for _ in range(300):
-        try:
-            return httpx.post(url, json=body, timeout=30)
-        except httpx.TransportError:
-            assert process.poll() is None
-            time.sleep(0.1)
-    raise AssertionError("the server did not come up")

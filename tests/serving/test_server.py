@@ -24,7 +24,8 @@ import numpy as np
 import psutil
 import pytest
 
-from components.core.devices import DeviceProfile, sample_figures
+from components.core import image_quality
+from components.core.devices import DeviceProfile
 from components.core.errors import DataError, ServiceError, SpecError
 from components.core.inference_log import read_log
 from components.core.pseudonym import Pseudonymiser
@@ -53,10 +54,13 @@ class Server:
     output: Path
     home: Path
     answered: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def post(self, path: str, **request: Any) -> httpx.Response:
-        """Send; remember the ids of what was answered, for the count at the end."""
+        """Send; remember the ids of what was answered and refused, for the count at the end."""
         reply = httpx.post(self.url + path, timeout=30, **request)
+        if reply.status_code != 200:
+            self.refused[reply.json()["request_id"]] = reply.json()["error"]
         if reply.status_code == 200 and "predictions" in reply.json():
             self.answered += [a["request_id"] for a in reply.json()["predictions"]]
         elif reply.status_code == 200:
@@ -321,12 +325,17 @@ def test_a_bad_v2_request_is_400_naming_the_field_and_echoing_nothing(server: Se
     assert clean(reply.text)
 
 
-def test_one_bad_instance_refuses_the_request_and_logs_nothing(server: Server) -> None:
+def test_one_bad_instance_refuses_the_request_which_is_one_record_without_any_value_of_it(server: Server) -> None:
     before = len(read_log(server.log))
-    instances = [{"array": ARRAY.tolist(), "device_key": KNOWN}, {"array": [1]}]
+    instances = [{"array": ARRAY.tolist(), "device_key": KNOWN}, {"array": [[PERSON]]}]
     reply = server.post("/v1/models/lung-nodule:predict", json={"instances": instances})
     assert (reply.status_code, reply.json()["error"][:18]) == (400, "instances[1].array")
-    assert len(read_log(server.log)) == before
+    table = read_log(server.log)
+    assert len(table) == before + 1
+    row = table.iloc[-1].dropna().to_dict()
+    assert row.pop("latency_ms") > 0
+    assert set(row) == {"time", "request_id", "model", "version", "digest", "status", "reasons", "abstain"}
+    assert (row["model"], row["status"], row["reasons"]) == ("lung-nodule", "refused", [reply.json()["error"]])
 
 
 @pytest.mark.parametrize(
@@ -340,14 +349,18 @@ def test_one_bad_instance_refuses_the_request_and_logs_nothing(server: Server) -
 def test_what_is_not_offered_says_so_without_headers_or_names(server: Server, method: str, path: str, status: int) -> None:
     reply = httpx.request(method, server.url + path, json=tensor(), headers={"Cookie": "secret=Miller", "X-Request-Id": "PID-4711"})
     assert reply.status_code == status, reply.text
+    if "lung-nodule/versions" in path:  # a prediction that was asked for
+        server.refused[reply.json()["request_id"]] = reply.json()["error"]
     assert clean(reply.text + str(reply.headers))
 
 
 def test_a_body_over_the_limit_is_413_by_its_length_and_by_its_chunks(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as raw:
-        raw.sendall(b"POST /v1/models/lung-nodule:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")
-        assert raw.recv(100).startswith(b"HTTP/1.1 413")
+        raw.sendall(b"POST /v1/models/lung-nodule:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\nConnection: close\r\n\r\n")
+        head, _, body = b"".join(iter(lambda: raw.recv(1000), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 413")
+    server.refused[json.loads(body)["request_id"]] = json.loads(body)["error"]
     chunk = b" " * (1 << 20)
     reply = server.post("/v1/models/lung-nodule:predict", content=(chunk for _ in range(66)))
     assert reply.status_code == 413
@@ -397,21 +410,31 @@ def test_the_client_says_in_one_line_what_failed(server: Server, tmp_path: Path)
         client.predict("ftp://host", "lung-nodule", tmp_path / "note.txt", 1, 1, 5)
 
 
-def test_the_log_has_each_answer_exactly_once_with_its_figures_and_no_person(server: Server) -> None:
-    table = read_log(server.log)
-    assert table.attrs["damaged"] == 0
+def test_the_log_has_each_answer_and_each_refusal_exactly_once_with_its_figures_and_no_person(server: Server) -> None:
+    everything = read_log(server.log)
+    assert (everything.attrs["damaged"], everything.attrs["lost"]) == (0, 0)
+    refused = everything[everything["status"] == "refused"]
+    assert refused["request_id"].is_unique
+    told = dict(zip(refused["request_id"], refused["reasons"].map("".join), strict=True))
+    by_the_client = {i: text for i, text in told.items() if i not in server.refused}  # the client tells the user, not us, the id
+    assert list(by_the_client.values()) == ["body: not a DICOM file"]
+    assert told == server.refused | by_the_client
+    assert len(server.refused) > 40
+    table = everything[everything["status"] != "refused"]
     assert sorted(table["request_id"]) == sorted(server.answered)
+    assert list(table["status"]) == ["abstained" if abstained else "answered" for abstained in table["abstain"]]
     assert len(server.answered) > 40
     row = table[(table["source"] == "dicom") & (table["device_key"] == KNOWN) & (table["model"] == "lung-nodule")].iloc[0]
     crop = image()[75:127, 74:126]
     assert row["mean"] == pytest.approx(crop.mean(), rel=1e-5)
     assert row["sd"] == pytest.approx(crop.std(), rel=1e-5)
-    figures = sample_figures(crop[None, None], lung_nodule())
+    figures = image_quality.figures(crop[None, None], lung_nodule())
     assert [row[name] for name in figures] == [figures[name][0] for name in figures]
     assert row["acq_kvp"] == 120
     assert row["latency_ms"] > 0
     assert row["score_malignant"] == pytest.approx(expected(image(), shift=SHIFT), abs=1e-4)
-    assert len(row["patient"]) == len(row["series"]) == 16
+    assert len({row["patient"], row["study"], row["series"]}) == 3
+    assert all(re.fullmatch(r"[0-9a-f]{16}", row[name]) for name in ("patient", "study", "series"))
     assert set(table[table["abstain"]]["score_malignant"].isna()) == {True}
     kept = b"".join(p.read_bytes() for p in [*server.log.glob("*"), server.output])
     assert clean(kept.decode("utf-8", "replace"))

@@ -31,7 +31,7 @@ class DicomImage:
         pixel_mm: Distance of rows and of columns, or None.
         facts: `acq_*` columns of the manifest.
         acquired_at: Shifted by the key's offset, UTC.
-        patient, series, sop: Pseudonyms.
+        patient, study, series, sop: Pseudonyms.
     """
 
     frames: NDArray[Any]
@@ -41,6 +41,7 @@ class DicomImage:
     acquired_at: datetime | None
     synthetic: bool
     patient: str | None
+    study: str
     series: str
     sop: str
 
@@ -64,7 +65,7 @@ def _read(handle: BinaryIO, size: int, spec: DiseaseSpec, pseudonymiser: Pseudon
     frames = np.stack([frame_in_unit(handle, image, i, spec=spec) for i in range(len(image.frames))])
     return DicomImage(
         frames=frames, pixel_mm=image.pixel_mm, device=image.device, facts=image.facts, acquired_at=image.acquired, synthetic=image.synthetic,
-        patient=image.patient, series=image.series, sop=image.sop,
+        patient=image.patient, study=image.study, series=image.series, sop=image.sop,
     )  # fmt: skip
 
 

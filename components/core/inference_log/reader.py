@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,20 +82,37 @@ def batches(path: str | Path, tally: Tally | None = None) -> Iterator[pd.DataFra
     Raises:
         DataError: There is no such log, or a compacted segment is damaged.
     """
-    folder, tally = _folder(path), tally or Tally()
+    for _, table in in_segments(path, tally or Tally()):
+        yield table
+
+
+def in_segments(path: str | Path, tally: Tally, done: Mapping[int, int] | None = None) -> Iterator[tuple[int, pd.DataFrame]]:
+    """As `batches`, each table with the number of its segment; a table never spans two.
+
+    Args:
+        done: Segment -> records that nobody asks for any more; a compacted segment that has no others is not opened.
+    """
+    folder = _folder(path)
     for number, compacted in listing(folder):
         if not compacted:
             before = Tally(tally.records, tally.damaged, tally.lost)
             lost = read_ledger(named(folder, number, LOST))
             try:
-                yield from _from_lines(named(folder, number, LOG), tally)
+                for table in _from_lines(named(folder, number, LOG), tally):
+                    yield number, table
                 tally.lost += lost
                 continue
             except FileNotFoundError:  # raised on opening, before anything was given
                 tally.records, tally.damaged = before.records, before.damaged
         final = named(folder, number, PARQUET)
-        if final.exists():  # an empty segment leaves none
-            yield from _from_parquet(final, tally)
+        if not final.exists():  # an empty segment leaves none
+            continue
+        own = facts(final)
+        if done is not None and done.get(number, 0) >= own.records > 0:
+            tally.records, tally.damaged, tally.lost = tally.records + own.records, tally.damaged + own.damaged, tally.lost + own.lost
+            continue
+        for table in _from_parquet(final, tally):
+            yield number, table
 
 
 def _from_lines(path: Path, tally: Tally) -> Iterator[pd.DataFrame]:

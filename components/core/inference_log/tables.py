@@ -11,15 +11,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 IMAGE_FEATURES = ("mean", "sd", "p01", "p50", "p99", "noise_sd", "sharpness")
-"""Per-sample figures of `components/core/devices.py`, in the spec's unit (sharpness: unitless)."""
+"""The figures of `components/core/devices.py` that records of every age have, in the spec's unit (sharpness: unitless)."""
 
 COLUMNS: dict[str, str] = {
     "time": "datetime64[us, UTC]", "request_id": "str", "model": "str", "version": "str", "digest": "str", "source": "str", "status": "str",
     "device_key": "str", "manufacturer": "str", "device_model": "str", "device_status": "str", "profile": "str",
     "patient": "str", "study": "str", "series": "str", "decision": "str", "abstain": "bool", "reasons": "object", "latency_ms": "float64",
-    **dict.fromkeys(IMAGE_FEATURES, "float64"), "embedding": "object",
+    "embedding": "object",
 }  # fmt: skip
-"""Columns that every frame of `read_log` has. `score_<class>` and `acq_*` come beside them, as numbers, or as text where one of them is text.
+"""Columns that every frame of `read_log` has. Beside them come what the records hold: `score_<class>`, `acq_*`, and image figures by their name
+(`components/core/image_quality.py`; which of them, the spec decides, and an older server knew fewer), as numbers, or as text where one is text.
 
 `patient`, `study` and `series` are keyed hashes. `status`: `answered`, `abstained`, `refused` (the request was wrong), `error` (the server was),
 `unanswered` (a collector saw the request and never an answer). `embedding`: float32 (d,) where the model offers one.

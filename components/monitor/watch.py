@@ -1,0 +1,447 @@
+"""The scheduled monitor: what is new in the log, counted into windows; windows that are over, judged; alarms opened, kept and closed.
+
+Every run does the same: read on, close what is over, tell. Run it as often as one likes: the same log and the same time give the same state, a run
+that is killed has not happened, and two do not run at once.
+
+    event of a judged window     counted as late, left out (it stays in the log)
+    event from the future        counted as skewed, left out
+    event that comes twice       counted once
+    event of another model       left alone; of another version: counted
+    window with few events       carried on into the next one, until enough are there
+    device without a name        a device like any other, that is never in the reference
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.core.errors import DataError
+from components.core.inference_log import Tally, since
+from components.core.package import ModelPackage
+from components.core.pseudonym import UNKNOWN_DEVICE
+from components.monitor import alarms, labelled, prometheus, window_checks, window_page, words
+from components.monitor.causes import Signatures
+from components.monitor.detect import WATCH, WINDOWS, Change, Detector, Judged
+from components.monitor.performance import Learned, estimate, learn
+from components.monitor.sketch import BINS, MISSING, Sketch, hashes
+from components.monitor.state import State, opened
+from components.monitor.watched import Watched, devices, patients, probabilities, reference_patients
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DAY_S = 86_400
+LATE_S = 3_600
+"""How long after its end a window still takes events."""
+SKEW_S = 300
+"""How far ahead of the monitor a server's clock may be."""
+CARRIED = 14
+"""Windows after which events that never became enough are given up."""
+QUIET = 7
+"""Windows over which a device's usual number of events is taken."""
+SILENT_P = 0.01
+MOST_OF_A_VALUE = 40
+"""Characters of a tag's value that are repeated to a reader."""
+REQUEST = "request"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a window begins, ends and is judged. `window_s`: length, in seconds; windows begin at multiples of it (UTC)."""
+
+    window_s: int = DAY_S
+    late_s: int = LATE_S
+
+    def __post_init__(self) -> None:
+        if not 60 <= self.window_s <= 31 * DAY_S or self.late_s < 0:
+            raise DataError("not a window", where="schedule", got=f"{self.window_s} s, {self.late_s} s late", allowed="60 s to 31 days, late_s >= 0")
+
+
+def watch(*, package: Path, log: Path, state: Path, now: datetime, schedule: Schedule | None = None) -> dict[str, Any]:
+    """One run.
+
+    Args:
+        package: A model package folder; every hash in it is verified first.
+        log: The folder that the server writes. Records of other models in it are left alone.
+        state: Folder of the monitor; this model's own is `<state>/<disease>`.
+        now: With a time zone; the caller's clock, so that a run can be repeated.
+
+    Returns:
+        The contents of summary.json, with `open_alarms`: those that are open now.
+
+    Raises:
+        DataError: Not a package, a log or a state; a time without a zone. ServiceError: another run is at work.
+    """
+    if now.tzinfo is None:
+        raise DataError("a time without a zone", where="now", got=now.isoformat())
+    schedule = schedule or Schedule()
+    model = ModelPackage.open(package, allow_synthetic=True)  # looking at a model's data is not using it
+    watched = Watched.of(model)
+    reference = watched.reference
+    folder = state / model.disease
+    tally = Tally()
+    with opened(folder / f"{model.digest[:12]}.db", (len(reference.strata), len(reference.features), BINS)) as memory:
+        if (before := memory.get("window_s", schedule.window_s)) != schedule.window_s:
+            raise DataError("windows of another length", where=str(folder), got=schedule.window_s, allowed=before)
+        memory.put("window_s", schedule.window_s)
+        run = _Run(model, watched, memory, schedule, now, folder)
+        run.read(log, tally)
+        run.close()
+        run.take_labels(log, state)
+        summary = run.summary(tally)
+        rows, told = memory.history(), memory.alarms()
+    alarms.export(folder, model, rows, told, summary)
+    prometheus.write(state)
+    return summary | {"open_alarms": [a for a in told if a["open"]]}
+
+
+class _Run:
+    def __init__(self, model: ModelPackage, watched: Watched, memory: State, schedule: Schedule, now: datetime, folder: Path) -> None:
+        self.folder = folder
+        self.model, self.watched, self.memory, self.schedule = model, watched, memory, schedule
+        self.now = int(now.timestamp())
+        self.figures = [name for name, group in watched.groups.items() if group == "image"] if model.spec.input.layout != "table" else []
+        self.detector = Detector(watched.reference, memory.get("history", {}))
+        self.names: dict[str, list[str | None]] = memory.get("names", {})
+        self.counted: Counter[str] = Counter(memory.get("counted", {}))
+        self.software: dict[str, dict[str, int]] = memory.get("software", {})
+        self.unheard: dict[str, dict[str, str]] = memory.get("unheard", {})
+        self.next: int | None = memory.get("next", None)
+        self.past: dict[str, list[tuple[int, dict[str, float]]]] = memory.get("past", {})
+        simulated = model.simulated
+        self.signatures = None if simulated is None else Signatures(simulated.to_dict("list"))  # pyright: ignore[reportArgumentType]
+        for key, rows in model.reference.groupby("device_key"):
+            first = rows.iloc[0]
+            self.names.setdefault(str(key), [_text(first.get("manufacturer")), _text(first.get("model"))])
+
+    # ---- events into windows
+
+    def read(self, log: Path, tally: Tally) -> None:
+        for segment, table in since(log, self.memory.position(), tally):
+            self.memory.advance(segment, len(table))
+            self._take(table)
+        for name, value in (("counted", dict(self.counted)), ("names", self.names), ("unheard", self.unheard)):
+            self.memory.put(name, value)
+
+    def _take(self, table: pd.DataFrame) -> None:
+        mine = table[table["model"] == self.model.name]
+        if "event" in mine:
+            mine = mine[mine["event"] != REQUEST]  # its response says everything that is watched
+        current = mine[(mine["digest"] == self.model.digest).to_numpy()]
+        self.counted["other_version"] += len(mine) - len(current)
+        self.counted["events"] += len(current)
+        at = current["time"]
+        self.counted["no_time"] += int(at.isna().sum())
+        current = current[at.notna().to_numpy()]
+        second = current["time"].to_numpy("datetime64[s]").astype(np.int64)
+        ahead = second > self.now + SKEW_S
+        self.counted["skewed"] += int(ahead.sum())
+        start = second // self.schedule.window_s * self.schedule.window_s
+        late = start < self.next if self.next is not None else np.zeros(len(start), bool)
+        self.counted["late"] += int((late & ~ahead).sum())
+        usable = ~ahead & ~late
+        for window in np.unique(start[usable]).tolist():
+            self._count(int(window), current[usable & (start == window)].reset_index(drop=True))
+
+    def _count(self, start: int, rows: pd.DataFrame) -> None:
+        ids = hashes(rows["request_id"].astype(str).tolist())
+        new = np.zeros(len(ids), bool)
+        new[np.unique(ids, return_index=True)[1]] = True
+        new &= ~np.isin(ids, self.memory.seen(start))
+        self.counted["duplicates"] += int((~new).sum())
+        self.memory.see(start, ids)
+        answered = new & rows["status"].isin(("answered", "abstained")).to_numpy(bool)
+        failed = new & rows["status"].isin(("error", "refused")).to_numpy(bool)
+        key = np.array(devices(rows))
+        for device in np.unique(key).tolist():
+            own = key == device
+            self._remember(device, rows[own])
+            errors = float((own & failed).sum())
+            part = rows[own & answered]
+            if not len(part) and not errors:
+                continue
+            sketch = self.detector.sketch(device)
+            facts = {"errors": errors, "abstained": float(part["abstain"].sum())}
+            if len(part):
+                classes, figures = self.model.spec.target.classes, self.figures
+                facts |= window_checks.tallies(part, classes=classes, figures=figures, unknown=UNKNOWN_DEVICE)
+                columns = self.watched.columns(part)
+                sketch.add(self.watched.reference.baseline(device)[0].places, columns, hashes(patients(part)))
+                if (score := self._score_column()) is not None:
+                    finite = columns[score][np.isfinite(columns[score])]
+                    facts |= {"score_sum": float(finite.sum()), "score_n": float(len(finite))}
+                self._keep(start, device, part, ids[own & answered])
+            self.memory.add(start, device, sketch, facts)
+
+    def _keep(self, start: int, device: str, part: pd.DataFrame, ids: NDArray[np.uint64]) -> None:
+        """A sample of the decided answers' probabilities, for the AUC that is expected without labels."""
+        p = probabilities(part, self.model.spec.target.classes)
+        usable = np.isfinite(p).all(1) & (p >= 0).all(1) & (p <= 1).all(1) & ~part["abstain"].to_numpy(bool)
+        if usable.any():
+            self.memory.add_answers(start, device, ids[usable], hashes(patients(part))[usable], p[usable].astype(np.float32))
+
+    @cached_property
+    def learned(self) -> Learned | None:
+        """What the reference says of each device's calibration; None where it has no labels of one of a few classes."""
+        table, spec = self.model.reference, self.model.spec
+        if "label" not in table or spec.target.kind not in ("binary", "multiclass", "ordinal"):
+            return None
+        p = probabilities(table, spec.target.classes)
+        usable = np.isfinite(p).all(1) & table["label"].notna().to_numpy()
+        if not usable.any():
+            return None
+        rows = table[usable]
+        return learn(
+            p[usable], rows["label"].to_numpy(np.int64), rows["device_key"].astype(str), reference_patients(rows), positive=spec.positive_indices
+        )
+
+    def _expected(self, start: int, device: str, result: Judged) -> dict[str, float | None]:
+        """The history's columns of the label-free AUC; none where the device drifted, is unseen or its assumptions fail."""
+        names = ("auc_estimated", "auc_estimated_low", "auc_estimated_high")
+        _, who, p = self.memory.answers(start, device, len(self.model.spec.target.classes))
+        if self.learned is None or not len(p):
+            return dict.fromkeys(names)
+        drifted = self._words(device, result) if result.alarm else ""
+        found = estimate(self.learned, p.astype(np.float64), device, who, drift=drifted, about="device")
+        return dict(zip(names, (found.value, found.low, found.high), strict=True))
+
+    def _score_column(self) -> str | None:
+        return next((name for name, group in self.watched.groups.items() if group == "scores"), None)
+
+    def _remember(self, device: str, rows: pd.DataFrame) -> None:
+        names = self.names.setdefault(device, [None, None])
+        for n, column in enumerate(("manufacturer", "device_model")):
+            known = rows[column].dropna()
+            if names[n] is None and len(known) and str(known.iloc[0]):
+                names[n] = str(known.iloc[0])
+        places = self.watched.reference.baseline(device)[0].places
+        for name, known in places.categories.items():
+            if name in rows:
+                other = [v for v in rows[name].dropna().astype(str).unique().tolist() if v not in known]
+                if other:
+                    self.unheard.setdefault(device, {})[name] = other[-1][:MOST_OF_A_VALUE]
+        if "software" in rows:
+            versions = self.software.setdefault(device, {})
+            for version, at in rows.dropna(subset=["software"]).groupby("software")["time"].min().items():
+                versions.setdefault(str(version), int(at.timestamp()))
+
+    # ---- windows that are over
+
+    def close(self) -> None:
+        if self.next is None:
+            self.next = min(self.memory.windows(), default=None)
+        if self.next is not None:
+            last = self.now - self.schedule.late_s - self.schedule.window_s
+            while self.next <= last:
+                self._judge(self.next)
+                self.next += self.schedule.window_s
+        for name, value in (("next", self.next), ("history", self.detector.history), ("software", self.software), ("past", self.past)):
+            self.memory.put(name, value)
+
+    def take_labels(self, log: Path, state: Path) -> None:
+        """What labels that arrived meanwhile say of the windows; read again only when there is something new."""
+        folder = labelled.store(state, self.model).folder
+        signature = [sorted(p.name for p in folder.glob("*.jsonl")), self.next]
+        if not signature[0] or signature == self.memory.get("labels", None):
+            return
+        rows = {(row["window_start"], row["device_key"]): row for row in self.memory.history()}
+        windows = {row["window_start"]: row["window_end"] for row in rows.values()}
+        for key, snapshot in labelled.true_figures(log, state, self.model, windows, datetime.fromtimestamp(self.now, UTC)).items():
+            if key in rows:
+                rows[key] |= labelled.row_of(snapshot)
+                self.memory.judged(*key, rows[key])
+        answered, with_label = (sum(row[name] for row in rows.values()) for name in ("answered", "labelled"))
+        self.memory.put("coverage", with_label / answered if answered else None)
+        self.memory.put("labels", signature)
+
+    def _judge(self, start: int) -> None:
+        carried: dict[str, int] = self.memory.get("carried", {})
+        window: dict[str, Sketch] = {}
+        facts: dict[str, dict[str, float]] = {}
+        for device in {*self.memory.devices(start), *carried}:
+            first = carried.get(device, start)
+            whole = self.memory.merged(device, first, start + self.schedule.window_s)
+            if whole is not None:
+                window[device] = whole
+            found = self.memory.sketch(start, device)
+            facts[device] = found[1] if found else {}
+        judged = self.detector.judge(window)
+        for device, result in judged.items():
+            few = result.reason.startswith("too few")
+            first = carried.pop(device, start)
+            if not result.reason:
+                tested = {name: p for name, (p, _) in self.detector.history[device][-1].items()}
+                self.past[device] = [*self.past.get(device, []), (first, tested)][-WINDOWS:]
+            if few and (start - first) // self.schedule.window_s + 1 < CARRIED:
+                carried[device] = first
+        self.memory.put("carried", carried)
+        when = alarms.Window(start, start + self.schedule.window_s)
+        for device, result in judged.items():
+            own = self.memory.sketch(start, device)
+            sentence = self._words(device, result)
+            self.memory.judged(start, device, self._row(when, device, result, own[0] if own else None, facts.get(device, {}), sentence))
+        self._alarm(when, judged, window_checks.failed(facts))
+        self.memory.forget(start)
+        self._page(when, judged, window)
+
+    def _page(self, when: alarms.Window, judged: Mapping[str, Judged], window: Mapping[str, Sketch]) -> None:
+        rows = {row["device_key"]: row for row in self.memory.rows(when.start)}
+        parts = [
+            window_page.DevicePart(rows[device], result.alarm or result.watch, self.watched.reference.baseline(device)[0], window.get(device))
+            for device, result in judged.items()
+        ]
+        model = self.model
+        facts = {"title": model.spec.title, "model": model.name, "version": model.version, "digest": model.digest, "synthetic": model.synthetic}
+        facts |= {name: f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}" for name, at in (("start", when.start), ("end", when.end))}
+        window_page.write(self.folder / "reports" / alarms.report_name(when), facts, parts, [a for a in self.memory.alarms() if a["open"]])
+
+    def _words(self, device: str, result: Judged) -> str:
+        changes = result.alarm or result.watch
+        if not changes:
+            return ""
+        baseline = self.watched.reference.baseline(device)[0]
+        named = self.signatures.name(result.shifts, baseline, result.patients) if self.signatures else []
+        cause = words.why(named)
+        said = words.several(_distinct(changes, baseline.places.categories, self.unheard.get(device, {})))
+        return f"{said}, {cause}" if cause else said
+
+    def _row(
+        self, when: alarms.Window, device: str, result: Judged, sketch: Sketch | None, facts: Mapping[str, float], sentence: str
+    ) -> dict[str, Any]:
+        strongest = (result.alarm or result.watch or [None])[0]
+        low, high = self._quantiles(device, sketch)
+        mean = facts["score_sum"] / facts["score_n"] if facts.get("score_n") else None
+        return {
+            "window_start": when.start, "window_end": when.end, "model": self.model.name, "version": self.model.version, "device_key": device,
+            "label": self.label(device), "status": result.status, "verdict": result.verdict, "reason": result.reason, "n": sketch.n if sketch else 0,
+            "patients": result.patients, "abstained": int(facts.get("abstained", 0)), "errors": int(facts.get("errors", 0)),
+            "score_mean": mean, "score_low": low, "score_high": high,
+            "drift_feature": strongest.feature if strongest else None, "drift_effect": strongest.effect if strongest else None,
+            "drift_p": (strongest.adjusted if result.alarm else strongest.p) if strongest else None, "words": sentence,
+            **self._expected(when.start, device, result),
+            "auc_true": None, "auc_true_low": None, "auc_true_high": None,
+            "labelled": 0, "answered": sketch.n - int(facts.get("abstained", 0)) if sketch else 0,
+        }  # fmt: skip
+
+    def _quantiles(self, device: str, sketch: Sketch | None) -> tuple[float | None, float | None]:
+        """10 % and 90 % of the positive class's probability, to the nearest edge of the reference."""
+        name = self._score_column()
+        if sketch is None or name is None or not sketch.n:
+            return None, None
+        baseline = self.watched.reference.baseline(device)[0]
+        f = baseline.places.features.index(name)
+        counts = sketch.counts[:, f, :MISSING].sum(0)
+        edges = baseline.places.edges[f][np.isfinite(baseline.places.edges[f])]
+        if not counts.sum() or not len(edges):
+            return None, None
+        at = np.searchsorted(np.cumsum(counts), np.array([0.1, 0.9]) * counts.sum())
+        low, high = (float(edges[min(int(a) // 2, len(edges) - 1)]) for a in at)
+        return low, high
+
+    def label(self, device: str) -> str:
+        """What a reader sees."""
+        maker, model = self.names.get(device, [None, None])
+        named = " ".join(part for part in (maker, model) if part)
+        return f"{named or 'device without a name'} ({device[:8]})"
+
+    def _alarm(self, when: alarms.Window, judged: Mapping[str, Judged], broken: Mapping[str, Sequence[str]]) -> None:
+        found = list(self._found(when, judged))
+        found += [alarms.Found("data_quality", device, self.label(device), words.several(said), when.start) for device, said in broken.items()]
+        settled = {device for device, result in judged.items() if not result.reason}
+        alarms.update(self.memory, self.model.disease, found, when, settled)
+
+    def _found(self, when: alarms.Window, judged: Mapping[str, Judged]) -> Iterable[alarms.Found]:
+        absent = [device for device in self.names if device not in judged or judged[device].status == "silent"]
+        silent = [device for device in absent if self._misses(device, when)]
+        for device, result in judged.items():
+            label = self.label(device)
+            if result.status == "unseen" and result.n:
+                text = f"{label} is not in the reference of the model: {result.n} answer{'s' if result.n != 1 else ''}"
+                twin = next((other for other in silent if self.names.get(other) == self.names.get(device) != [None, None]), None)
+                if said := self._words(device, result):
+                    text += f"; unlike the reference: {said}"
+                if twin is not None:
+                    text += f"; {self.label(twin)}, of the same make, fell silent: perhaps it changed its key"
+                yield alarms.Found("unseen", device, label, text, when.start)
+            elif result.alarm:
+                name = result.alarm[0].name
+                first = min((start for start, tested in self.past[device] if tested.get(name, 1.0) <= WATCH), default=when.start)
+                yield alarms.Found(_kind(result.alarm[0]), device, label, f"{self._words(device, result)} (n={result.n})", first)
+        for device in silent:
+            text = f"no answer from {self.label(device)}, {self._usual(device, when):.0f} usual in a window"
+            yield alarms.Found("silent", device, self.label(device), text, when.start)
+        for device, versions in self.software.items():
+            for version, at in versions.items():
+                if when.start <= at < when.end and self._new_version(device, version):
+                    text = f"{self.label(device)}: a software version that the reference of the model does not have ({version[:8]})"
+                    yield alarms.Found("software", device, self.label(device), text, when.start)
+
+    def _new_version(self, device: str, version: str) -> bool:
+        table = self.model.reference
+        if "software" not in table:
+            return False
+        known = table.loc[table["device_key"].astype(str) == device, "software"].dropna().astype(str)
+        return len(known) > 0 and version not in set(known)
+
+    def _usual(self, device: str, when: alarms.Window) -> float:
+        """Mean events of the device's last `QUIET` windows."""
+        first = min(self.memory.windows(), default=when.start)
+        starts = [when.start - k * self.schedule.window_s for k in range(1, QUIET + 1)]
+        counts = [self._n(device, start) for start in starts if start >= first]
+        return float(np.mean(counts)) if counts else 0.0
+
+    def _n(self, device: str, start: int) -> int:
+        found = self.memory.sketch(start, device)
+        return found[0].n if found else 0
+
+    def _misses(self, device: str, when: alarms.Window) -> bool:
+        """Poisson: would so quiet a window come less than once in a hundred? Once silent, a device stays so until it answers.
+
+        A day on which the device was silent a week ago, too, is its day off.
+        """
+        if any(a["open"] and a["kind"] == "silent" and a["device_key"] == device for a in self.memory.alarms()):
+            return True
+        week_ago = when.start - 7 * DAY_S
+        if self.schedule.window_s == DAY_S and not self._n(device, week_ago) and self.memory.merged(device, 0, week_ago) is not None:
+            return False
+        return float(np.exp(-self._usual(device, when))) < SILENT_P
+
+    def summary(self, tally: Tally) -> dict[str, Any]:
+        """What summary.json says."""
+        return {
+            "schema_version": 1, "disease": self.model.disease, "title": self.model.spec.title, "synthetic": self.model.synthetic,
+            "model": self.model.name, "version": self.model.version, "updated": datetime.fromtimestamp(self.now, UTC).isoformat(),
+            "window_s": self.schedule.window_s, "devices": len(self.names), "events": self.counted["events"], "lost": tally.lost.n,
+            "damaged": tally.damaged, "late": self.counted["late"], "skewed": self.counted["skewed"], "duplicates": self.counted["duplicates"],
+            "no_time": self.counted["no_time"], "other_version": self.counted["other_version"], "coverage": self.memory.get("coverage", None),
+            "next_window": None if self.next is None else datetime.fromtimestamp(self.next, UTC).isoformat(),
+        }  # fmt: skip
+
+
+def _distinct(changes: Iterable[Change], categories: Mapping[str, tuple[str, ...]], unheard: Mapping[str, str]) -> list[str]:
+    """One sentence for each feature, tags first: an operator can look them up at the machine."""
+    once: dict[str, Change] = {}
+    for change in changes:
+        if not (change.aspect == "missing" and change.feature.startswith("header_")):  # the tag itself is missing or new, and is told
+            once.setdefault(change.feature, change)
+    ordered = sorted(once.values(), key=lambda c: 0 if c.feature.startswith(("acq_", "software", "header_")) else 1)
+    return [words.say(c, categories[c.feature][0] if categories.get(c.feature) else None, unheard.get(c.feature)) for c in ordered]
+
+
+def _kind(change: Change) -> str:
+    if change.feature.startswith("header_"):
+        return "header"
+    return "abstention" if change.feature == "abstained" else "drift"
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

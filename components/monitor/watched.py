@@ -1,0 +1,139 @@
+"""What of an answer is watched, in which group, and how a table of logged answers becomes the columns of a sketch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.core import image_quality
+from components.core.errors import DataError
+from components.core.package import ModelPackage
+from components.core.pseudonym import UNKNOWN_DEVICE
+from components.monitor.header import Headers
+from components.monitor.reference import Reference
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Group = Literal["header", "acquisition", "image", "scores", "answers"]
+NOT_FIGURES = ("sample_id", "group_id", "patient_id", "device_key", "manufacturer", "model", "split", "label", "abstain", "decision", "software")
+NOT_PHYSICAL = ("software", "acq_transfer_syntax", "acq_rows", "acq_columns", "acq_bits", "acq_photometric", "acq_modality")
+"""Tags that say how an image is stored: pixels cannot contradict them."""
+ABSTAIN = "abstained"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The features of one model's answers.
+
+    Args:
+        groups: Feature -> group, in the order of the reference's columns.
+        texts: Features whose values are names.
+        headers: What the pixels say of the declared acquisition parameters.
+    """
+
+    model: ModelPackage
+    groups: Mapping[str, Group]
+    texts: frozenset[str]
+    headers: Headers
+
+    @classmethod
+    def of(cls, model: ModelPackage) -> Watched:
+        """From a package's reference. Raises DataError where it has no devices or nothing to compare."""
+        table = model.reference
+        if "device_key" not in table or not len(table):
+            raise DataError("reference without devices", where=f"{model.name}/reference.parquet", got=f"{len(table)} rows", allowed="device_key")
+        groups: dict[str, Group] = {}
+        for name in table.columns:
+            if name.startswith("score_"):
+                groups[name] = "scores"
+            elif name.startswith("acq_") or name == "software":
+                groups[name] = "acquisition"
+            elif name not in NOT_FIGURES and (model.spec.input.layout == "table" or name in image_quality.names(model.spec)):
+                groups[name] = "image"
+        groups = {name: group for name, group in groups.items() if table[name].notna().any() and name not in _complements(model)}
+        texts = {name for name in groups if not _numeric(table[name])}
+        images = [name for name, group in groups.items() if group == "image"]
+        tags = [name for name, group in groups.items() if group == "acquisition" and name not in NOT_PHYSICAL]
+        headers = Headers.learn(table, images, tags, reference_patients(table))
+        groups |= dict.fromkeys(headers.features, "header")
+        texts |= set(headers.features)
+        if "abstain" in table:
+            groups[ABSTAIN] = "answers"
+            texts.add(ABSTAIN)
+        return cls(model, groups, frozenset(texts), headers)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The baselines of all devices."""
+        table = self.model.reference
+        columns = self._columns(table)
+        columns |= {name: values for name, values in zip(self.headers.features, self.headers.reference, strict=True)}
+        return Reference.of({name: columns[name] for name in self.groups}, table["device_key"].astype(str).tolist(), reference_patients(table))
+
+    def columns(self, answers: pd.DataFrame) -> dict[str, Any]:
+        """Feature -> (n,) values of logged answers; what a record does not have is missing."""
+        columns = self._columns(answers)
+        return columns | self.headers.of(answers)
+
+    def _columns(self, table: pd.DataFrame) -> dict[str, Any]:
+        import pandas as pd
+
+        out: dict[str, Any] = {}
+        for name, group in self.groups.items():
+            if group == "header":
+                continue
+            if name == ABSTAIN:
+                out[name] = np.where(table["abstain"].astype(bool), "yes", "no").astype(object)
+            elif name not in table:
+                out[name] = np.full(len(table), None if name in self.texts else np.nan, dtype=object if name in self.texts else np.float64)
+            elif name in self.texts:
+                out[name] = np.array([None if pd.isna(v) else str(v) for v in table[name]], dtype=object)
+            else:
+                out[name] = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
+        return out
+
+
+def devices(answers: pd.DataFrame) -> list[str]:
+    """Device keys of logged answers; what has none is `UNKNOWN_DEVICE`."""
+    return answers["device_key"].fillna(UNKNOWN_DEVICE).astype(str).tolist()
+
+
+def patients(answers: pd.DataFrame) -> list[str]:
+    """Whose each answer is; one without a patient is its own."""
+    return answers["patient"].fillna(answers["request_id"]).astype(str).tolist()
+
+
+def probabilities(table: pd.DataFrame, classes: Sequence[str]) -> NDArray[np.float64]:
+    """(n, K) of the columns `score_<class>`; NaN where there is none."""
+    import pandas as pd
+
+    out = np.full((len(table), len(classes)), np.nan)
+    for k, name in enumerate(classes):
+        if f"score_{name}" in table:
+            out[:, k] = pd.to_numeric(table[f"score_{name}"], errors="coerce").to_numpy(dtype=np.float64)
+    return out
+
+
+def _complements(model: ModelPackage) -> set[str]:
+    """Of two probabilities that sum to 1 one says it all."""
+    target = model.spec.target
+    return {f"score_{name}" for n, name in enumerate(target.classes) if n != model.spec.positive_index} if target.kind == "binary" else set()
+
+
+def reference_patients(table: pd.DataFrame) -> list[str]:
+    """Whose each sample of a reference is; one without a patient is its own."""
+    import pandas as pd
+
+    own = pd.Series([f"sample-{n}" for n in range(len(table))], index=table.index)
+    named = next((table[c] for c in ("group_id", "patient_id") if c in table), own)
+    return named.where(named.notna(), own).astype(str).tolist()
+
+
+def _numeric(column: pd.Series) -> bool:
+    return column.dtype.kind in "biuf"

@@ -1,0 +1,88 @@
+"""What the last linear layer of a network looks at, as a second output of its ONNX file: the server logs it, so that drift shows where scores do not.
+
+Networks export scores only; the layer is found in the graph, whatever the architecture. Where the scores come from several last layers, of an
+ensemble or of several views, there is none, and hand-made features are watched themselves.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NAME = "embedding"
+LARGEST = 1024  # numbers a sample: more would make the log of a busy server mostly this
+LINEAR = ("Gemm", "MatMul")
+LEARNED = {*LINEAR, "Conv", "LSTM", "GRU"}
+FIRST_ONLY = {"Identity", "Reshape", "Flatten", "Cast", "Squeeze", "Unsqueeze", "Transpose"}  # their other inputs are shapes
+ELEMENTWISE = {"Add", "Sub", "Mul", "Div"}
+
+
+def add(path: Path, x: NDArray[np.float32]) -> int | None:
+    """Give the graph at `path` the output `embedding`, (n, d), where there is one to give; the scores stay as they are.
+
+    Args:
+        x: A few samples as the graph takes them.
+
+    Returns:
+        d, or None where the file was left alone.
+    """
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(str(path))
+    found = _last_input(model.graph)
+    if found is None:
+        return None
+    model.graph.node.append(onnx.helper.make_node("Identity", [found], [NAME]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info(NAME, onnx.TensorProto.FLOAT, None))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    shapes = {np.asarray(session.run([NAME], {"x": given})[0]).shape for given in (x[:2], x[:1])}
+    width = next(iter(shapes))[-1] if all(len(shape) == 2 for shape in shapes) else 0
+    if not 1 <= width <= LARGEST or shapes != {(n, width) for n in {len(x[:2]), 1}}:
+        return None
+    model.graph.output[-1].CopyFrom(onnx.helper.make_tensor_value_info(NAME, onnx.TensorProto.FLOAT, ["n", width]))
+    onnx.save(model, str(path))
+    return width
+
+
+def _last_input(graph: Any) -> str | None:
+    """The tensor that the last linear layer before `scores` multiplies, where one and only one leads there and something was learned before it."""
+    makers = {output: node for node in graph.node for output in node.output}
+    constants = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:  # in topological order: a constant, or made of constants
+        if node.op_type != "Shape" and all(name in constants or not name for name in node.input):
+            constants |= set(node.output)
+    name = "scores"
+    while name in makers:
+        node = makers[name]
+        varying = [i for i in node.input if i and i not in constants]
+        if node.op_type in LINEAR and node.input[1] in constants:
+            return node.input[0] if _learned(node.input[0], makers) else None
+        if node.op_type in FIRST_ONLY:
+            name = node.input[0]
+        elif node.op_type in ELEMENTWISE and len(varying) == 1:
+            name = varying[0]
+        else:
+            return None
+    return None
+
+
+def _learned(name: str, makers: dict[str, Any]) -> bool:
+    """Whether a layer with weights stands before a tensor."""
+    waiting, seen = [name], set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in makers:
+            continue
+        seen.add(name)
+        if makers[name].op_type in LEARNED:
+            return True
+        waiting += makers[name].input
+    return False

@@ -1,0 +1,106 @@
+"""What became of each request to a model, in the inference log before the answer leaves: answered, abstained, refused or failed.
+
+The model writes what it answered. What never got that far (a body that is no JSON, a tensor of another shape, a defect) the guard settles, one
+record for the request, when it sees the answer's status. A disk that takes no record stops no answer: the log counts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from components.core.inference_log import InferenceLog
+from serving.predictor import Predictor
+
+NOT_OFFERED = 501
+PREDICT = re.compile(r"/v1/models/([^/:]+):predict|/v2/models/([^/]+)(?:/versions/[^/]+)?/infer")
+
+
+class Journal:
+    """The inference log as the server's parts use it. Safe to share between threads.
+
+    Args:
+        log: Where records go.
+        predictors: Of the models served. Only their names get into records: a client may put anything into a path.
+    """
+
+    def __init__(self, log: InferenceLog, predictors: Iterable[Predictor]) -> None:
+        self.log = log
+        self._models = {p.package.disease: {"model": p.package.name, "version": p.package.version, "digest": p.package.digest} for p in predictors}
+        self._settled: set[str] = set()
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """Records by (model, status), written or lost."""
+
+    def write(self, request_id: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """The records of one request, with their `status`; the request is settled by them."""
+        self._settled.add(request_id)
+        self.counts.update((r["model"], r["status"]) for r in records)
+        self.log.append(records)
+
+    async def settle(self, request_id: str, path: str, status: int, reason: str, started: float) -> None:
+        """Write down a request that gets an error, unless its model has done so.
+
+        Args:
+            reason: What the client is told, which never quotes the request.
+            started: `time.perf_counter()` when the request came.
+        """
+        match = PREDICT.fullmatch(path)
+        model = self._models.get(next(filter(None, match.groups()), "")) if match else None
+        if model is None or status < 400 or request_id in self._settled:
+            return
+        refused = status < 500 or status == NOT_OFFERED
+        record = model | {
+            "time": now(), "request_id": request_id, "status": "refused" if refused else "error", "reasons": [reason or f"HTTP {status}"],
+            "abstain": False, "latency_ms": milliseconds(started),
+        }  # fmt: skip
+        await asyncio.get_running_loop().run_in_executor(None, self.write, request_id, [record])
+
+    def forget(self, request_id: str) -> None:
+        """The request is over."""
+        self._settled.discard(request_id)
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def milliseconds(started: float) -> float:
+    """Since `started`, a `time.perf_counter()`."""
+    return round((time.perf_counter() - started) * 1000, 3)
+
+
+def finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Figures as JSON takes them: what is not finite is null."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+@contextmanager
+def exposed(journal: Journal) -> Iterator[None]:
+    """Within the block, Prometheus sees `dxflow_inference_log_lost_total` and `dxflow_requests_total{model, status}`."""
+    from prometheus_client.core import REGISTRY, CounterMetricFamily
+
+    class Figures:
+        def collect(self) -> Iterator[CounterMetricFamily]:
+            lost = CounterMetricFamily("dxflow_inference_log_lost", "Records that the inference log could not take since the start.")
+            lost.add_metric([], journal.log.lost.n)
+            yield lost
+            requests = CounterMetricFamily(
+                "dxflow_requests", "Samples by what became of them; a refused request counts once.", labels=["model", "status"]
+            )
+            for key, n in sorted(journal.counts.items()):
+                requests.add_metric(list(key), n)
+            yield requests
+
+    figures = Figures()
+    REGISTRY.register(figures)  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        REGISTRY.unregister(figures)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,175 @@
+"""What the server writes down of each request, with room on the disk and without, and what a kill leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from components.core.inference_log import InferenceLog, compact, read_log, summary
+from components.core.package import ModelPackage
+from serving.errors import Guard
+from serving.journal import Journal
+from serving.predictor import Predictor
+from tests.serving.small_dicom import PERSON, image
+from tests.serving.small_package import build, lung_nodule, onnx_bytes, reference
+from tests.serving.small_server import Process, free_port, started
+
+DEVICE = "0123456789abcdef"
+TABLE = reference({DEVICE: ("SIEMENS", "SOMATOM FORCE")}, patients=3)
+PATH = "/v1/models/lung-nodule:predict"
+
+
+def package(folder: Path) -> ModelPackage:
+    """A model that needs no profile and gives the mean of its input as the embedding."""
+    spec = lung_nodule(normalise={"method": "range", "missing_profile": "abstain"})
+    return build(folder, spec, TABLE, onnx=onnx_bytes(tuple(spec.input.shape), embedding=True))
+
+
+def patch(seed: int) -> np.ndarray:
+    return image(seed)[:52, :52][None]
+
+
+def instances(*seeds: int) -> dict[str, Any]:
+    return {"instances": [{"array": patch(seed).tolist(), "device_key": DEVICE} for seed in seeds]}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    root, port = tmp_path_factory.mktemp("journal"), free_port()
+    code = (
+        "from pathlib import Path; from serving.server import serve; "
+        f"serve([Path({str(package(root / 'p').folder)!r})], port={port}, allow_synthetic=False, log=Path({str(root / 'log')!r}))"
+    )
+    with started(code, root, port=port, ready="/v2/health/ready") as process:
+        yield process
+
+
+def ask(server: Process, *seeds: int) -> list[str]:
+    reply = httpx.post(server.url + PATH, json=instances(*seeds), timeout=30)
+    assert reply.status_code == 200, reply.text
+    return [answer["request_id"] for answer in reply.json()["predictions"]]
+
+
+def test_on_a_full_disk_answers_go_out_and_each_lost_record_is_counted_at_once(server: Process) -> None:
+    """A limit of file sizes stands in for the full disk (tests/core/test_inference_log.py has a real one); it comes once the server is up."""
+    written = ask(server, 1, 2, 3)
+    segment = next(server.log.glob("*.log"))
+    process = psutil.Process(server.process.pid)
+    unlimited = process.rlimit(psutil.RLIMIT_FSIZE)
+    process.rlimit(psutil.RLIMIT_FSIZE, (segment.stat().st_size + 100, unlimited[1]))  # so that the next record fits in part
+    for _ in range(2):
+        assert len(ask(server, 4, 5, 6)) == 3
+    assert httpx.post(server.url + PATH, json={"instances": PERSON}, timeout=30).status_code == 400
+    told = summary(server.log)  # of a server that is still there, and may be killed now
+    assert (told["records"], told["damaged"], told["lost"]) == (3, 0, 7)
+    assert told["alarms"] == [f"7 answers are not in the log: it could not be written from {told['lost_since']} to {told['lost_until']}"]
+    found = server.metrics()
+    assert found["dxflow_inference_log_lost_total"] == 7
+    assert found['dxflow_requests_total{model="lung-nodule",status="answered"}'] == 9
+    assert found['dxflow_requests_total{model="lung-nodule",status="refused"}'] == 1
+
+    process.rlimit(psutil.RLIMIT_FSIZE, unlimited)
+    written += ask(server, 7)
+    table = read_log(server.log)
+    assert list(table["request_id"]) == written
+    assert (table.attrs["damaged"], table.attrs["lost"]) == (0, 7)
+    assert server.metrics()["dxflow_inference_log_lost_total"] == 7
+    output = server.output.read_text()
+    assert output.count("answers go out, their records are lost and counted") == 1
+    assert "Miller" not in output
+
+
+def test_a_record_holds_the_embedding_where_the_model_offers_one(server: Process) -> None:
+    (own,) = ask(server, 8)
+    table = read_log(server.log)
+    vector = table[table["request_id"] == own].iloc[0]["embedding"]
+    assert vector.dtype == np.float32
+    assert vector == pytest.approx([(patch(8).mean() + 1000) / 1400], abs=1e-5)
+
+
+def test_kill_9_loses_no_request_whose_answer_arrived(server: Process) -> None:
+    """Eight clients ask without a pause; the process is killed while they wait. At most what each of them waits for may be missing."""
+    before = set(read_log(server.log)["request_id"])
+    answered: list[str] = []
+
+    def client(seed: int) -> None:
+        with httpx.Client(timeout=30) as connection:
+            while True:
+                try:
+                    reply = connection.post(server.url + PATH, json=instances(seed, seed + 1))
+                except httpx.TransportError:
+                    return
+                answered.extend(a["request_id"] for a in reply.json()["predictions"])
+                if len(answered) > 60:
+                    enough.set()
+
+    enough = threading.Event()
+    clients = [threading.Thread(target=client, args=(seed,)) for seed in range(8)]
+    for thread in clients:
+        thread.start()
+    assert enough.wait(60)
+    server.process.kill()
+    for thread in clients:
+        thread.join()
+    server.process.wait()
+    logged = read_log(server.log)
+    new = set(logged["request_id"]) - before
+    assert set(answered) <= new
+    assert len(new - set(answered)) <= 8 * 2
+    assert logged["request_id"].is_unique
+    compact(server.log)
+    assert list(read_log(server.log)["request_id"]) == list(logged["request_id"])
+
+
+def through(app: Any, journal: Journal, path: str) -> None:
+    """One request through the guard."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": PERSON.encode(), "more_body": False}
+
+    async def send(message: Any) -> None:
+        pass
+
+    asyncio.run(Guard(app, journal=journal)({"type": "http", "path": path, "headers": []}, receive, send))
+
+
+@pytest.mark.parametrize(("path", "n"), [(PATH, 1), ("/v2/models/lung-nodule/infer", 1), ("/v1/models/Miller:predict", 0), ("/v2/health/live", 0)])
+def test_a_defect_is_one_record_of_the_model_that_was_asked(tmp_path: Path, path: str, n: int) -> None:
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        raise ValueError((await receive())["body"])
+
+    with InferenceLog(tmp_path / "log") as log:
+        through(broken, Journal(log, [Predictor(package(tmp_path / "p"), None)]), path)
+    table = read_log(tmp_path / "log")
+    assert list(table["status"]) == ["error"] * n
+    assert b"Miller" not in next((tmp_path / "log").glob("*.log")).read_bytes()
+
+
+def test_a_sample_without_an_answer_by_a_defect_is_logged_with_its_device(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from components.core.pseudonym import Pseudonymiser
+    from serving.model import DiseaseModel
+
+    class Broken(Predictor):
+        def figures(self, queries: Any) -> Any:
+            raise ValueError(PERSON)
+
+    with InferenceLog(tmp_path / "log") as log, ThreadPoolExecutor(1) as executor:
+        predictor = Broken(package(tmp_path / "p"), None)
+        model = DiseaseModel(predictor, Pseudonymiser(b"a key of the tests only"), Journal(log, [predictor]), executor)
+        with pytest.raises(ValueError, match="Miller"):
+            model._answer(asyncio.run(model.preprocess(instances(1, 2), {"x-request-id": "r"})))
+    table = read_log(tmp_path / "log")
+    assert list(table["request_id"]) == ["r-0", "r-1"]
+    assert list(table["status"]) == ["error"] * 2
+    assert list(table["device_key"]) == [DEVICE] * 2
+    assert "Miller" not in table.to_json()
