@@ -182,6 +182,7 @@ class Target(_Part):
 
 class Device(_Part):
     """Which header fields, in this order, make a scanner one device; `min_n` samples are needed before it is judged on its own."""
+
     key: tuple[str, ...] = Field(min_length=1)
     min_n: Annotated[int, Field(ge=1)] = 30
     profile_max_age_days: Positive = 365.0
@@ -192,7 +193,8 @@ class Normalise(_Part):
 
     Methods: `none`; `range` (only `input.range`); `device` (shift, scale and noise of the device's profile to the training pool's).
     A missing or stale profile means `pooled` (the training pool's profile stands in, and the answer says so) or `abstain`. `per_sample`:
-    modules of `components/core/harmonise/`, in their order, which need no profile; not with `none`."""
+    modules of `components/core/harmonise/`, in their order, which need no profile; not with `none`.
+    """
 
     method: Literal["none", "range", "device"] = "range"
     missing_profile: Literal["pooled", "abstain"] = "abstain"

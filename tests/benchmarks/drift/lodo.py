@@ -58,9 +58,9 @@ class Collection:
     """One ingested collection, unscaled."""
 
     def __init__(self, spec: DiseaseSpec, folder: Path, *, patients: int, seed: int, unseen: bool = False) -> None:
-        assert spec.phantom is not None
         raw = json.loads(spec.to_json()) | {"external": [e for e in json.loads(spec.to_json())["external"] if not unseen]}
         spec = DiseaseSpec.from_json(json.dumps(raw))
+        assert spec.phantom is not None
         if not (folder / "dataset" / "dataset.json").exists():
             with redirect_stdout(StringIO()):  # events
                 generator(spec.phantom.generator)(folder / "source", patients=patients, seed=seed, unseen=unseen)
@@ -156,7 +156,7 @@ def main() -> None:
     specs = {"before": plain, "after": variant(spec, a.after, plain=a.after is not None)}
     if a.tuning:
         module, camera = TUNING[a.disease]
-        importlib.import_module(module).UNSEEN = camera
+        vars(importlib.import_module(module))["UNSEEN"] = camera
     patients = a.patients or spec.phantom.patients
     name = f"{a.disease}-{patients}"
     seed = UNSEEN_TUNING_SEED if a.tuning else UNSEEN_SEED
