@@ -32,7 +32,7 @@ from components.core.devices import DeviceProfile, ProfileAccumulator, normalise
 from components.core.metrics import auc
 from components.core.models import build
 from components.core.models.samples import Samples
-from components.core.phantoms import fundus_camera, generator, skin_lesion_camera
+from components.core.phantoms import fundus_camera, generator, inertial_units, skin_lesion_camera
 from components.core.spec import DiseaseSpec
 from components.evaluate.heatmap import log_odds
 from components.ingest.step import ingest
@@ -41,14 +41,18 @@ DISEASES = Path(__file__).parents[3] / "pipelines" / "diseases"
 UNSEEN_SEED, UNSEEN_TUNING_SEED = 7, 1007
 UNSEEN = "unseen"
 ABOUT = ("device_balanced", "acquisition_jitter")
-TUNING: dict[str, tuple[str, Any]] = {
+TUNING: dict[str, tuple[str, dict[str, Any]]] = {
     "skin-lesion": (
         "components.core.phantoms.skin_lesion",
-        skin_lesion_camera.Camera("SIM-TUNING", 90, 0.94, 0.62, 0.76, 0.42, 0.17, 0.9, True, 2.2, 0.026, 0.034, quality=62),
+        {"UNSEEN": skin_lesion_camera.Camera("SIM-TUNING", 90, 0.94, 0.62, 0.76, 0.42, 0.17, 0.9, True, 2.2, 0.026, 0.034, quality=62)},
     ),
     "retinopathy-screening": (
         "components.core.phantoms.fundus",
-        fundus_camera.Camera("SIM-TUNING", 104, 0.85, 0.95, (1.25, 0.80, 0.50), 0.82, 0.42, -0.30, 0.08, 0.019, 0.030, quality=65),
+        {"UNSEEN": fundus_camera.Camera("SIM-TUNING", 104, 0.85, 0.95, (1.25, 0.80, 0.50), 0.82, 0.42, -0.30, 0.08, 0.019, 0.030, quality=65)},
+    ),
+    "parkinson-fog": (
+        "components.core.phantoms.inertial",
+        {"UNITS": (*inertial_units.UNITS, inertial_units.Unit("syn-tuning", 80, 0.7, 50, 60, 3, 20, 15, 45)), "UNSEEN": ("syn-tuning",)},
     ),
 }
 Floats = NDArray[np.float32]
@@ -155,8 +159,8 @@ def main() -> None:
     plain = variant(spec, a.before, plain=True)
     specs = {"before": plain, "after": variant(spec, a.after, plain=a.after is not None)}
     if a.tuning:
-        module, camera = TUNING[a.disease]
-        vars(importlib.import_module(module))["UNSEEN"] = camera
+        module, names = TUNING[a.disease]
+        vars(importlib.import_module(module)).update(names)
     patients = a.patients or spec.phantom.patients
     name = f"{a.disease}-{patients}"
     seed = UNSEEN_TUNING_SEED if a.tuning else UNSEEN_SEED
