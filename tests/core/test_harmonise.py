@@ -112,10 +112,6 @@ def test_a_sensors_gain_is_undone_exactly() -> None:
     assert np.array_equal(harmonised(still, ["sensor-gain"], axes=1, where="test"), still)
 
 
-OURS = np.array([[0.56, 0.22], [0.72, 0.80], [0.41, 0.56]])
-"""Optical density of red, green, blue: haematoxylin, eosin. Eosin must dim red a little, else the method does not count it as stained."""
-
-
 def tile(dyes: NDArray[np.floating], *, seed: int = 1, lamp: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Floats:
     """(1, 3, 64, 64) of two dyes (3, 2): a quarter nuclei, half eosin alone, a quarter glass."""
     rng = np.random.default_rng(seed)
@@ -129,24 +125,24 @@ def tile(dyes: NDArray[np.floating], *, seed: int = 1, lamp: tuple[float, float,
 
 def test_stain_normalisation_recovers_a_simulated_stain_change() -> None:
     """Another laboratory's dyes under another lamp: nine tenths of the difference are gone."""
-    theirs = np.array([[0.55, 0.30], [0.76, 0.90], [0.45, 0.25]])
-    a, b = tile(OURS), tile(theirs, lamp=(0.95, 0.9, 0.97))
+    ours = np.array([[0.65, 0.07], [0.70, 0.99], [0.29, 0.11]])
+    theirs = np.array([[0.55, 0.20], [0.76, 0.90], [0.45, 0.35]])
+    a, b = tile(ours), tile(theirs, lamp=(0.95, 0.9, 0.97))
     one, two = (harmonised(t, ["stain-macenko"], axes=2, where="test") for t in (a, b))
     assert np.abs(one - two).mean() < 0.1 * np.abs(a - b).mean()
 
 
 def test_macenko_finds_the_dyes_that_monai_finds() -> None:
-    """Against MONAI's `ExtractHEStains` on the same tile: the directions agree within a hundredth."""
+    """Against MONAI's `ExtractHEStains` on a tile whose pixels absorb in every channel: directions agree within two hundredths, in either order."""
     pytest.importorskip("monai")
     from monai.apps.pathology.transforms.stain.array import ExtractHEStains
 
-    x = tile(OURS)
+    x = tile(np.array([[0.65, 0.35], [0.70, 1.28], [0.29, 0.89]]))
     image = np.moveaxis(np.rint(x[0] * 255).astype(np.uint8), 0, 2)
     expected = ExtractHEStains(tli=255)(image)
-    expected = expected[:, np.argsort(-expected[0])]  # MONAI puts the dye of the lower red-to-blue ratio first, whichever that is
     own = stain_macenko.found(-np.log(np.clip(np.moveaxis(image, 2, 0).reshape(3, -1) / 255, 1 / 255, 1)))
     assert own is not None
-    assert np.allclose(own, expected, atol=0.01)
+    assert np.allclose(own, expected[:, np.argsort(-expected[0])], atol=0.02)
 
 
 def test_stain_statistics_undo_dye_strength_lamp_and_gamma() -> None:
