@@ -102,7 +102,7 @@ def run() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(kept or scratch) / DISEASE
         os.environ.setdefault("DXFLOW_HOME", str(folder / "home"))
-        os.environ.setdefault("DXFLOW_KEY", "benchmark-only")
+        os.environ.setdefault("DXFLOW_KEY", "benchmarks-of-published-data")
         spec = DiseaseSpec.from_toml(DISEASES / f"{DISEASE}.toml")
         p = Photographs.read(spec, folder)
         specs = [variant(spec, one, plain=True) for one in CANDIDATES]
