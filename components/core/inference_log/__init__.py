@@ -10,6 +10,7 @@ A log is a folder:
     reader.py     read_log, batches, summary: every record once, whichever form it has
     incremental.py  since: what is new
     tables.py     the columns, and records as tables
+    erasure.py    taking a patient's records out
     events.py     halves of one request that a collector took separately
 
 The writer is the server, the reader is the monitor: that is why the format stands here, below both. See docs/decisions/0061.
