@@ -202,6 +202,16 @@ class ModelPackage:
         """The registry's version, else the first 12 characters of the digest."""
         return str(self.registration.get("version") or self.digest[:12])
 
+    @property
+    def replaces(self) -> frozenset[str]:
+        """Digests that this package had before somebody was erased from it."""
+        return frozenset(map(str, self.registration.get("replaces") or ()))
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """`digest` and `replaces`: whose answers are this model's own."""
+        return self.replaces | {self.digest}
+
     def estimator(self) -> Estimator:
         """The model with its weights."""
         from components.core import models

@@ -136,7 +136,7 @@ class _Run:
         mine = table[table["model"] == self.model.name]
         if "event" in mine:
             mine = mine[mine["event"] != REQUEST]  # its response says everything that is watched
-        current = mine[(mine["digest"] == self.model.digest).to_numpy()]
+        current = mine[mine["digest"].isin(self.model.digests).to_numpy()]
         self.counted["other_version"] += len(mine) - len(current)
         self.counted["events"] += len(current)
         at = current["time"]

@@ -12,16 +12,18 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from components.core.atomic import PARTIAL, atomic_file
+from components.core.inference_log.events import RESPONSE
 from components.core.inference_log.lines import parse
 from components.core.inference_log.reader import META, facts, readable
 from components.core.inference_log.segments import LOG, PARQUET, named, numbers, sync_folder
 from components.core.inference_log.tables import ERASED
 
+IDENTITY = ("patient", "study", "series", "request_id", "event_id")
 BLANK = b'{"status":"' + ERASED.encode() + b'"}'
 Match = Mapping[str, frozenset[str]]
 """Column -> values; a record is meant where one of its columns has one of them."""
@@ -42,15 +44,30 @@ def quiet(folder: Path, *, alone: bool) -> Iterator[bool]:
         os.close(handle)
 
 
-def find(path: str | Path, match: Match) -> Iterator[dict[str, Any]]:
-    """The records that are meant, as they stand in the log: of Parquet segments only the columns of `match` and `names`."""
-    folder = Path(path)
-    for number in numbers(folder, LOG):
-        for record in _records(named(folder, number, LOG)):
-            if record is not None and meant(record, match):
-                yield record
-    for number in numbers(folder, PARQUET):
-        yield from _rows(named(folder, number, PARQUET), match)
+def related(path: str | Path, keys: frozenset[str], *, nobody: frozenset[str] = frozenset()) -> dict[str, frozenset[str]]:
+    """What belongs to a patient by way of the log: every column of `IDENTITY` with its values.
+
+    A study, series or event that a record of somebody else names too is left out: files without a study UID all share one hash.
+
+    Args:
+        keys: Of the patient.
+        nobody: Hashes of empty values.
+    """
+    folder, own, others = Path(path), {name: set[str]() for name in IDENTITY}, {name: set[str]() for name in IDENTITY}
+    for record in _identities(folder):
+        mine = record.get("patient") in keys
+        if mine or record.get("patient") is not None or record.get("event") == RESPONSE:
+            for name in IDENTITY:
+                if (value := record.get(name)) is not None:
+                    (own if mine else others)[name].add(str(value))
+    taken = {name: own[name] - others[name] - nobody for name in IDENTITY}
+    requests = own["request_id"]
+    answers = [r for r in _identities(folder) if r.get("event") == RESPONSE]  # the collector's view of the patient's answers, which has no patient
+    mine_too = {str(r.get("event_id")) for r in answers if str(r.get("request_id")) in requests}
+    with_others = {str(r.get("event_id")) for r in answers if str(r.get("request_id")) not in requests}
+    return {name: frozenset(values) for name, values in taken.items()} | {
+        "patient": keys, "request_id": frozenset(requests), "event_id": frozenset(mine_too - with_others),
+    }  # fmt: skip
 
 
 def erase(path: str | Path, match: Match, texts: frozenset[bytes] = frozenset(), *, dry: bool = False) -> dict[str, int]:
@@ -94,10 +111,25 @@ def _erase(folder: Path, match: Match, texts: frozenset[bytes], *, dry: bool) ->
     return found
 
 
-def _records(path: Path) -> Iterator[dict[str, Any] | None]:
-    with open(path, "rb") as handle:
-        for line in handle:
-            yield parse(line)
+def _identities(folder: Path) -> Iterator[dict[str, Any]]:
+    """Who each record is about; logs first, since one may be compacted meanwhile."""
+    import pyarrow.parquet as pq
+
+    if not folder.is_dir():
+        return
+    names = (*IDENTITY, "event")
+    for number in numbers(folder, LOG):
+        with suppress(FileNotFoundError), open(named(folder, number, LOG), "rb") as handle:
+            for line in handle:
+                if (record := parse(line)) is not None:
+                    yield {name: record.get(name) for name in names}
+    for number in numbers(folder, PARQUET):
+        path = named(folder, number, PARQUET)
+        with readable(path), pq.ParquetFile(path) as file:
+            held = [name for name in file.schema_arrow.names if name in names]
+            batches = [batch.to_pylist() for batch in file.iter_batches(10_000, columns=held)]
+        for batch in batches:
+            yield from batch
 
 
 def _lines(path: Path, match: Match, texts: frozenset[bytes], dry: bool) -> int:
@@ -146,16 +178,6 @@ def _table(path: Path, match: Match, texts: frozenset[bytes], dry: bool) -> int:
     with atomic_file(path) as partial:
         pq.write_table(table, partial, compression="zstd")
     return count
-
-
-def _rows(path: Path, match: Match) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    with readable(path):
-        names = [name for name in pq.read_schema(path).names if name in (*match, "time", "event", "model")]
-        table = pq.read_table(path, columns=names)
-        rows = table.filter(_mask(table, match)).to_pylist()
-    yield from rows
 
 
 def _mask(table: Any, match: Match) -> Any:
