@@ -312,6 +312,30 @@ def dashboard(state: Path | None, port: int, host: str, url: str | None, once: b
 
 
 @cli.command()
+@click.argument("patient", required=False)
+@click.option("--patient-file", type=click.File("r"), help="Read the id from a file, or - for stdin: an argument shows in the list of processes.")
+@click.option("--key", help="Instead of an id: the keyed hash that stands for the patient here.")
+@click.option("--log", "logs", type=click.Path(path_type=Path), multiple=True, help="Inference logs. Default: DXFLOW_HOME/inference-log.")
+@click.option("--state", type=click.Path(path_type=Path), help="The monitor's folder. Default: DXFLOW_HOME/monitor.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, change nothing.")
+@AS_JSON
+def erase(patient: str | None, patient_file: Any, key: str | None, logs: tuple[Path, ...], state: Path | None, dry_run: bool, as_json: bool) -> None:
+    """Erase one patient from logs, labels, run artifacts and registered packages. PATIENT is the id as in the hospital."""
+    from pipelines.erase import erase as work
+    from pipelines.erase import text
+
+    if sum(given is not None for given in (patient, patient_file, key)) != 1:
+        raise SpecError("who?", where="dxflow erase", allowed="one of PATIENT, --patient-file and --key")
+    if patient_file is not None:
+        try:
+            patient = patient_file.read(4096).removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:
+            raise SpecError("not a patient's id", where="--patient-file", allowed="one line of UTF-8 text") from None
+    found = work(patient, key, logs=logs or (home() / "inference-log",), state=state or home() / "monitor", dry=dry_run)
+    click.echo(json.dumps(found) if as_json else text(found))
+
+
+@cli.command()
 @click.option("--disease", help="Only this one.")
 @AS_JSON
 def runs(disease: str | None, as_json: bool) -> None:

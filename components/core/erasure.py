@@ -53,14 +53,12 @@ class Ids:
 def rows_of(table: pa.Table, ids: frozenset[str]) -> NDArray[np.bool_]:
     """(n,) rows with one of `ids` in any column of text."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    mask, values = np.zeros(table.num_rows, bool), pa.array(sorted(ids), pa.string())
+    mask = np.zeros(table.num_rows, bool)
     for column in table.columns:
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            mask |= np.asarray(pc.is_in(column.cast(pa.string()), value_set=values).to_numpy(zero_copy_only=False), bool)
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            mask |= column.to_pandas().isin(ids).to_numpy(bool)
     return mask
 
 

@@ -63,6 +63,7 @@ def build(spec: DiseaseSpec, dataset: Path, predictions: pd.DataFrame, decision:
     for name in parts[0]:
         columns[name] = np.concatenate([part[name] for part in parts])
     manifest = data.manifest.iloc[rows]
+    columns["patient_id"] = manifest["patient_id"].to_numpy()  # so that a patient can be taken out although the dataset is gone
     columns["software"] = manifest["software"].to_numpy()
     columns |= {name: manifest[name].to_numpy() for name in data.manifest.columns if name.startswith("acq_")}
     return pd.DataFrame(columns)

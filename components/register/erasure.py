@@ -12,7 +12,7 @@ import io
 import json
 import mmap
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,15 +86,15 @@ def changes(package: ModelPackage, ids: Ids) -> tuple[dict[str, bytes], dict[str
 
 def simulated_rows(table: Any, gone: Any) -> NDArray[np.bool_]:
     """(n,) rows of `simulated.parquet` made of these rows of the reference. It names no samples, but its unchanged part has the same figures as
-    the reference, to the bit, and every other part has the same samples in the same order."""
+    the reference, and every other part has the same samples in the same order."""
     own = table.to_pandas()
     figures = [name for name in own.columns if name in gone.column_names and name not in ("cause", "strength")]
     size = int((own["cause"] == "").sum())
     if not figures or not size or len(own) % size:
         return np.ones(len(own), bool)  # of another kind: rather none than somebody's
-    wanted = {tuple(row) for row in gone.select(figures).to_pandas().to_numpy(np.float64).tolist()}
+    wanted = gone.select(figures).to_pandas().to_numpy(np.float64)
     first = own[own["cause"] == ""][figures].to_numpy(np.float64)
-    hit = np.array([tuple(row) in wanted for row in first.tolist()])
+    hit = np.array([np.isclose(wanted, row, rtol=1e-6, atol=0, equal_nan=True).all(1).any() for row in first])
     return np.tile(hit, len(own) // size)
 
 
@@ -115,14 +115,15 @@ def rewrite_folder(folder: Path, ids: Ids, *, dry: bool = False) -> tuple[dict[s
     return rows, old.digest, new.digest
 
 
-def erase_from_store(store: Store, ids: Ids, *, dry: bool, scratch: Path) -> Iterator[Erased]:
+def erase_from_store(store: Store, registered: Sequence[registry.Version], ids: Ids, *, dry: bool, scratch: Path) -> Iterator[Erased]:
     """Every package of a store that holds the patient, registered or not.
 
     Args:
+        registered: All versions of the registry.
         scratch: Where packages are fetched to; a folder of it exists only while a package is looked at.
     """
     known: dict[str, list[registry.Version]] = {}
-    for version in (v for name in registry.names() for v in registry.versions(name)):
+    for version in registered:
         known.setdefault(version.uri, []).append(version)
     for key in package_keys(store):
         scratch.mkdir(parents=True, exist_ok=True)
@@ -196,7 +197,7 @@ def _is(store: Store, uri: str, key: str) -> bool:
 
 def _written(folder: Path, old: ModelPackage, files: dict[str, bytes]) -> ModelPackage:
     info = old.info
-    content: dict[str, Path | bytes] = {name: files.get(name, old.folder / name) for name in info["files"]}
+    content: dict[str, Path | bytes] = {name: files[name] if name in files else old.folder / name for name in info["files"]}
     new = packages.write(
         folder, content, disease=info["disease"], family=info["family"], synthetic=info["synthetic"], verdict=info["verdict"], reasons=info["reasons"]
     )

@@ -31,7 +31,10 @@ Match = Mapping[str, frozenset[str]]
 
 @contextmanager
 def quiet(folder: Path, *, alone: bool) -> Iterator[bool]:
-    """Within the block nobody compacts (`alone`), or nobody erases; yields False where a compaction finds an erasure at work. Held on the folder itself."""
+    """Within the block nobody compacts (`alone`), or nobody erases;
+
+    The lock is on the folder itself; False where a compaction finds an erasure at work.
+    """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
@@ -182,11 +185,9 @@ def _table(path: Path, match: Match, texts: frozenset[bytes], dry: bool) -> int:
 
 def _mask(table: Any, match: Match) -> Any:
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
 
     mask = np.zeros(table.num_rows, bool)
     for name, values in match.items():
         if name in table.column_names and values:
-            mask |= np.asarray(pc.is_in(table[name], value_set=pa.array(sorted(values), pa.string())).to_numpy(zero_copy_only=False), bool)
+            mask |= table[name].to_pandas().isin(values).to_numpy(bool)
     return mask

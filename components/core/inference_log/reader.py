@@ -195,6 +195,6 @@ def summary(path: str | Path) -> dict[str, Any]:
     if tally.damaged:
         alarms.append(f"{tally.damaged} lines of the log are torn or changed and left out")
     return {
-        "records": tally.records - tally.erased, "damaged": tally.damaged, "lost": tally.lost.n, "lost_since": tally.lost.since, "lost_until": tally.lost.until,
-        "alarms": alarms,
+        "records": tally.records - tally.erased, "damaged": tally.damaged, "lost": tally.lost.n, "lost_since": tally.lost.since,
+        "lost_until": tally.lost.until, "alarms": alarms,
     }  # fmt: skip
