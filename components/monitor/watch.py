@@ -135,7 +135,9 @@ class _Run:
     def _take(self, table: pd.DataFrame) -> None:
         mine = table[table["model"] == self.model.name]
         if "event" in mine:
-            mine = mine[mine["event"] != REQUEST]  # its response says everything that is watched
+            mine = mine[
+                ~mine["event"].isin((REQUEST,))
+            ]  # not !=, which is neither true nor false for what is no event; its response says everything that is watched
         current = mine[mine["digest"].isin(self.model.digests).to_numpy()]
         self.counted["other_version"] += len(mine) - len(current)
         self.counted["events"] += len(current)
