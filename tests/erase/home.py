@@ -117,9 +117,10 @@ def records(model: ModelPackage, pseudonymiser: Pseudonymiser) -> Iterator[dict[
         person = IDS.get(n, f"p{n:04d}")
         yield {
             "time": (AT + timedelta(minutes=n)).isoformat(), "request_id": f"request{n}-0", "status": "answered", "model": model.name,
-            "version": model.version, "digest": model.digest, "source": "dicom", "device_key": device,
-            "patient": pseudonymiser.id("patient", person), "study": pseudonymiser.id("study", f"st{n}"), "series": pseudonymiser.id("series", f"x{n:04d}"), "decision": "benign", "abstain": False,
-            "reasons": [], "scores": {"benign": 0.9, "malignant": 0.1}, "latency_ms": 4.0, "image": {"mean": -500.0 + n}, "embedding": [float(n), 1.0],
+            "version": model.version, "digest": model.digest, "source": "dicom", "device_key": device, "decision": "benign", "abstain": False,
+            "patient": pseudonymiser.id("patient", person), "study": pseudonymiser.id("study", f"st{n}"),
+            "series": pseudonymiser.id("series", f"x{n:04d}"), "reasons": [], "scores": {"benign": 0.9, "malignant": 0.1}, "latency_ms": 4.0,
+            "image": {"mean": -500.0 + n}, "embedding": [float(n), 1.0],
         }  # fmt: skip
 
 
