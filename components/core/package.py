@@ -189,9 +189,9 @@ class ModelPackage:
     def onnx(self) -> Path:
         return self.folder / "model.onnx"
 
-    @property
+    @cached_property
     def registration(self) -> dict[str, Any]:
-        """What the registry answered: version, alias, URI; empty for a package that did not come through it."""
+        """What the registry answered: version, alias, URI; empty for a package that did not come through it. Kept, since a server's copy may go."""
         try:
             return self._json("registration.json")
         except FileNotFoundError:

@@ -98,7 +98,7 @@ def renamed(manifest: Path, pseudonymiser: Pseudonymiser) -> None:
     """The phantom's ids as ingest would have made them."""
     table = pq.read_table(manifest)
     for name, domain in (("patient_id", "patient"), ("group_id", "patient"), ("series_id", "series"), ("sample_id", "sample")):
-        values = [pseudonymiser.id(domain, IDS.get(int(v[1:5]), v) if domain == "patient" else v) for v in table[name].to_pylist()]
+        values = [pseudonymiser.id(domain, IDS.get(int(v[1:5]), v) if domain == "patient" else v) for v in map(str, table[name].to_pylist())]
         table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
     pq.write_table(table, manifest)
 

@@ -60,15 +60,14 @@ def run(home: Home, dry: bool = False, **who: Any) -> dict[str, Any]:
     return erase(**given, logs=[home.root / "inference-log"], state=home.root / "monitor", dry=dry)
 
 
-def others(home: Home) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def others(home: Home) -> list[pd.DataFrame]:
     """The log, the run's predictions and the champion's reference, without the patient."""
     log = read_log(home.root / "inference-log")
     predictions = pq.read_table(next(home.root.glob("runs/*/predictions.parquet"))).to_pandas()
     reference = ModelPackage.open(fetch("lung-nodule@champion", allow_synthetic=False)).reference
     log = log[~log["request_id"].isin([f"request{NUMBER}-0", f"again{NUMBER}-0"])]
-    return tuple(
-        t.reset_index(drop=True) for t in (log, predictions[predictions["group_id"] != home.key], reference[reference["group_id"] != home.key])
-    )
+    tables = [log, predictions[predictions["group_id"] != home.key], reference[reference["group_id"] != home.key]]
+    return [table.reset_index(drop=True) for table in tables]
 
 
 def test_no_byte_of_the_patient_stays_and_nobody_else_loses_any(home: Home):
@@ -196,6 +195,23 @@ def test_nothing_is_erased_under_a_run(home: Home):
     record.write_text(json.dumps({"run": "r", "state": "running", "pid": 1, "tmp": "/nowhere"}))
     with pytest.raises(ServiceError, match="under way"):
         run(home)
+
+
+def test_a_predictor_at_work_is_not_disturbed(home: Home):
+    """What it fetched is gone from the disk, and it holds all it needs."""
+    import numpy as np
+
+    from serving.predictor import Predictor, Query
+
+    old = ModelPackage.open(fetch("lung-nodule@champion", allow_synthetic=False))
+    predictor = Predictor(old, None)
+    query = Query(
+        array=np.random.default_rng(0).normal(-500, 100, tuple(old.spec.input.shape)).astype(np.float32), device_key="unknown", source="array"
+    )
+    before = predictor.answer([query])
+    run(home)
+    assert not old.folder.exists()
+    assert predictor.answer([query]) == before
 
 
 KILLED = """

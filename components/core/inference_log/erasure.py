@@ -31,7 +31,7 @@ Match = Mapping[str, frozenset[str]]
 
 @contextmanager
 def quiet(folder: Path, *, alone: bool) -> Iterator[bool]:
-    """Within the block nobody compacts (`alone`), or nobody erases;
+    """Within the block nobody compacts (`alone`), or nobody erases.
 
     The lock is on the folder itself; False where a compaction finds an erasure at work.
     """
@@ -56,21 +56,24 @@ def related(path: str | Path, keys: frozenset[str], *, nobody: frozenset[str] = 
         keys: Of the patient.
         nobody: Hashes of empty values.
     """
-    folder, own, others = Path(path), {name: set[str]() for name in IDENTITY}, {name: set[str]() for name in IDENTITY}
+    folder, own, events = Path(path), {name: set[str]() for name in IDENTITY}, set[str]()
     for record in _identities(folder):
-        mine = record.get("patient") in keys
-        if mine or record.get("patient") is not None or record.get("event") == RESPONSE:
+        if record.get("patient") in keys:
             for name in IDENTITY:
                 if (value := record.get(name)) is not None:
-                    (own if mine else others)[name].add(str(value))
-    taken = {name: own[name] - others[name] - nobody for name in IDENTITY}
-    requests = own["request_id"]
-    answers = [r for r in _identities(folder) if r.get("event") == RESPONSE]  # the collector's view of the patient's answers, which has no patient
-    mine_too = {str(r.get("event_id")) for r in answers if str(r.get("request_id")) in requests}
-    with_others = {str(r.get("event_id")) for r in answers if str(r.get("request_id")) not in requests}
-    return {name: frozenset(values) for name, values in taken.items()} | {
-        "patient": keys, "request_id": frozenset(requests), "event_id": frozenset(mine_too - with_others),
-    }  # fmt: skip
+                    own[name].add(str(value))
+    for record in _identities(folder):
+        if record.get("patient") is not None and record.get("patient") not in keys:
+            for name in ("study", "series"):
+                own[name].discard(str(record.get(name)))
+        elif record.get("event") == RESPONSE and str(record.get("request_id")) in own["request_id"]:
+            events.add(str(record.get("event_id")))  # the collector's view of the patient's answers, which has no patient
+    for record in _identities(folder) if events else ():
+        if record.get("event") == RESPONSE and str(record.get("request_id")) not in own["request_id"]:
+            events.discard(str(record.get("event_id")))
+    own["study"] -= nobody
+    own["series"] -= nobody
+    return {name: frozenset(values) for name, values in own.items()} | {"patient": keys, "event_id": frozenset(events)}
 
 
 def erase(path: str | Path, match: Match, texts: frozenset[bytes] = frozenset(), *, dry: bool = False) -> dict[str, int]:
