@@ -116,7 +116,7 @@ def _opened(
         return normalise(data.read(index[chosen]), spec, own, reference)
 
     labels = _labels(spec, rows, where=where, unlabelled=unlabelled)
-    samples = Samples(batch=batch, labels=labels, groups=rows["group_id"].to_numpy(dtype=object))
+    samples = Samples(batch=batch, labels=labels, groups=rows["group_id"].to_numpy(dtype=object), devices=rows["device_key"].to_numpy(dtype=object))
     return Split(samples=samples, rows=rows, profiles=profiles, reference=reference, missing_profile=missing)
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.errors import DataError
+from components.core.errors import DataError, SpecError
+from components.core.harmonise import harmonised
 from components.core.spec import DiseaseSpec
 
 SPATIAL_AXES = {"image": 2, "tiles": 2, "volume": 3, "window": 1, "table": 0}
@@ -175,7 +176,7 @@ def pooled(profiles: Iterable[DeviceProfile]) -> DeviceProfile:
 def normalise(
     x: NDArray[Any], spec: DiseaseSpec, profile: DeviceProfile | Sequence[DeviceProfile | None] | None, reference: DeviceProfile | None
 ) -> NDArray[np.float32]:
-    """Bring samples to the model's input scale, by the method of `spec.normalise`.
+    """Bring samples to the model's input scale, by the method of `spec.normalise`, then by what it asks for `per_sample`.
 
     Args:
         x: (n, *input.shape) in `spec.input.unit`.
@@ -196,6 +197,8 @@ def normalise(
         raise DataError("values that are not finite", where="normalise", got=f"{int((~np.isfinite(y)).sum())} of {y.size}")
     method = spec.normalise.method
     if method == "none":
+        if spec.normalise.per_sample:
+            raise SpecError("values as they are cannot be harmonised", where=f"{spec.name}: normalise.method", got="'none'", allowed="range, device")
         return y
     if method == "device":
         if reference is None:
@@ -204,6 +207,8 @@ def normalise(
     low, high = spec.input.range
     y -= np.float32(low)
     y *= np.float32(1 / (high - low))
+    if spec.normalise.per_sample:
+        y = harmonised(y, spec.normalise.per_sample, axes=SPATIAL_AXES[spec.input.layout], where=spec.name)
     return np.clip(y, 0, 1, out=y)
 
 

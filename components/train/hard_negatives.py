@@ -76,4 +76,5 @@ def false_alarms(spec: DiseaseSpec, estimator: Estimator, samples: Samples) -> N
 def enriched(samples: Samples, rows: NDArray[np.int64]) -> Samples:
     """The same samples with `rows` in them `AGAIN` times."""
     index = np.concatenate([np.arange(len(samples)), np.repeat(rows, AGAIN - 1)])
-    return Samples(batch=lambda chosen: samples.batch(index[chosen]), labels=samples.labels[index], groups=samples.groups[index])
+    devices = None if samples.devices is None else samples.devices[index]
+    return Samples(batch=lambda chosen: samples.batch(index[chosen]), labels=samples.labels[index], groups=samples.groups[index], devices=devices)

@@ -60,4 +60,4 @@ def seen_through(eyes: nn.Module, samples: Samples) -> Samples:
         with torch.no_grad():
             return eyes(torch.from_numpy(np.ascontiguousarray(samples.batch(rows))).to(device)).flatten(1).cpu().numpy()
 
-    return Samples(batch=batch, labels=samples.labels, groups=samples.groups)
+    return replace(samples, batch=batch)

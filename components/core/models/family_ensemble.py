@@ -217,4 +217,5 @@ def hold_out(samples: Samples, share: float) -> tuple[Samples, Samples]:
 
 
 def _part(samples: Samples, rows: NDArray[np.intp]) -> Samples:
-    return Samples(batch=lambda chosen: samples.batch(rows[chosen]), labels=samples.labels[rows], groups=samples.groups[rows])
+    devices = None if samples.devices is None else samples.devices[rows]
+    return Samples(batch=lambda chosen: samples.batch(rows[chosen]), labels=samples.labels[rows], groups=samples.groups[rows], devices=devices)

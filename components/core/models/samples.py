@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,13 @@ class Samples:
         batch: Row numbers 0..n-1 of this split -> (len, *input.shape) float32 in [0, 1].
         labels: (n,) class indices, or (n, classes) for multi-label.
         groups: (n,) group ids, for intervals and group-wise folds.
+        devices: (n,) keys of the devices, for sampling that balances them; None where they are not known.
     """
 
     batch: Callable[[NDArray[np.int64]], NDArray[np.float32]]
     labels: NDArray[np.int64] | NDArray[np.float32]
     groups: NDArray[np.object_]
+    devices: NDArray[np.object_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,4 +42,4 @@ class Samples:
         if one.nbytes * len(self) > IN_MEMORY_BYTES:
             return self
         held = self.all()
-        return Samples(batch=lambda rows: held[rows], labels=self.labels, groups=self.groups)
+        return replace(self, batch=lambda rows: held[rows])

@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.errors import DataError, SpecError
+from components.core.imaging.acquisition_jitter import jittered
 from components.core.imaging.augment import Augment, orientations, warp
 from components.core.models import torch_checkpoint
+from components.core.models.device_balance import balanced_order
 from components.core.models.family import Epoch
 from components.core.models.family_figures import best_epoch, validation_figures
 from components.core.models.samples import Samples
@@ -48,6 +50,9 @@ class Training:
         average: Decay of the moving average of weights that is validated and kept; 0 keeps the weights themselves.
         clip: Largest gradient norm; 0 does not clip.
         optimiser: `adadelta` with rho .95 and eps 1e-6; `sgd` with `momentum`.
+        device_balanced: Every epoch, each device gives as many samples as any other: a rare one is repeated, a common one gives some of its own.
+        acquisition_jitter: Strength of the random changes of gain, light, sharpness and noise that training samples go through; 1 is about what
+            two makers differ by, 0 changes nothing.
         views: The score is the mean over all flips and, on square images, quarter turns; part of the exported model.
     """
 
@@ -60,6 +65,8 @@ class Training:
     clip: float = field(default=0.0, metadata={"low": 0, "high": 1000})
     optimiser: Literal["adamw", "sgd", "adadelta"] = "adamw"
     momentum: float = field(default=0.9, metadata={"low": 0, "high": 0.999})
+    device_balanced: bool = False
+    acquisition_jitter: float = field(default=0.0, metadata={"low": 0, "high": 4})
     views: bool = False
 
     def rate(self, step: int, steps: int) -> float:
@@ -104,6 +111,9 @@ class TorchEstimator:
                 got=f"layout '{spec.input.layout}'",
                 allowed="image, tiles, volume",
             )
+        if spec.input.layout == "table" and training.acquisition_jitter:
+            where = f"{spec.name}: families.*.options.acquisition_jitter"
+            raise SpecError("a table has no acquisition", where=where, got=training.acquisition_jitter, allowed="0, or another layout")
         self.augment = augment if planes and augment is not None and augment.moves else None
         self.square = planes and spec.input.shape[-1] == spec.input.shape[-2]
         self.pretrain, self.share = pretrain, share or (lambda _: 1.0)
@@ -159,11 +169,12 @@ class TorchEstimator:
             number = len(history)
             order = self._generator(seed, number, "order")
             views = self._generator(seed, number, "views")
+            acquisition = self._generator(seed, number, "acquisition")
             torch.manual_seed(mixed_seed(seed, number, "network"))  # dropout
             module.train()
             total = torch.zeros((), device=self.device)
             # Batches of nearly equal size: a last batch of one sample has no variance for batch normalisation.
-            chosen = np.array_split(torch.randperm(len(train), generator=order).numpy(), batches)
+            chosen = np.array_split(self._order(train, order).numpy(), batches)
             for step, (x, rows) in enumerate(ahead(train, chosen)):
                 for group in optimiser.param_groups:
                     group["lr"] = group["share"] * self.family.lr * self.training.rate(number * batches + step, self.family.epochs * batches)
@@ -171,6 +182,8 @@ class TorchEstimator:
                 if self.augment is not None:
                     maps = self.augment.draw(len(rows), x.shape[-2], x.shape[-1], views).to(self.device, non_blocking=True)
                     inputs = self._laid_out(warp(inputs, maps))
+                if self.training.acquisition_jitter:
+                    inputs = self._laid_out(jittered(inputs, self.training.acquisition_jitter, acquisition))
                 target = targets[torch.from_numpy(rows)].to(self.device, non_blocking=True)
                 with torch.autocast(self.device.type, dtype=amp) if amp is not None else nullcontext():
                     loss = objective.loss(module(inputs), target)
@@ -287,6 +300,14 @@ class TorchEstimator:
                     mean.lerp_(now, share)
                 else:
                     mean.copy_(now)
+
+    def _order(self, train: Samples, generator: torch.Generator) -> torch.Tensor:
+        """Row numbers of one epoch, `len(train)` of them."""
+        import torch
+
+        if self.training.device_balanced and train.devices is not None:
+            return balanced_order([str(device) for device in train.devices], generator)
+        return torch.randperm(len(train), generator=generator)
 
     def _stalled(self, history: list[Epoch]) -> bool:
         return bool(history) and len(history) - best_epoch(history)["epoch"] >= self.family.patience
