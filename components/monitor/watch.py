@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core import embedding
 from components.core.errors import DataError
 from components.core.inference_log import Tally, since
 from components.core.package import ModelPackage
@@ -434,9 +435,13 @@ def _distinct(changes: Iterable[Change], categories: Mapping[str, tuple[str, ...
     once: dict[str, Change] = {}
     for change in changes:
         if not (change.aspect == "missing" and change.feature.startswith("header_")):  # the tag itself is missing or new, and is told
-            once.setdefault(change.feature, change)
+            once.setdefault(embedding.PREFIX if change.feature.startswith(embedding.PREFIX) else change.feature, change)
+    seen = once.pop(embedding.PREFIX, None)
     ordered = sorted(once.values(), key=lambda c: 0 if c.feature.startswith(("acq_", "software", "header_")) else 1)
-    return [words.say(c, categories[c.feature][0] if categories.get(c.feature) else None, unheard.get(c.feature)) for c in ordered]
+    said = [words.say(c, categories[c.feature][0] if categories.get(c.feature) else None, unheard.get(c.feature)) for c in ordered]
+    if seen is None:
+        return said
+    return [*said, words.LOOKS] if said else [words.LOOKS_ONLY]
 
 
 def _kind(change: Change) -> str:
