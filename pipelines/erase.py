@@ -16,15 +16,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from components.core import inference_log, registry
-from components.core.erasure import Ids
-from components.core.errors import ServiceError, SpecError
+from components.core.erasure import Ids, read, rows_of
+from components.core.errors import DataError, ServiceError, SpecError
 from components.core.home import home
 from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
 from components.core.storage import Store, open_store
@@ -69,6 +69,8 @@ def erase(patient: str | None, key: str | None, *, logs: Sequence[Path], state: 
         left_over = pending()
         resumed = [] if dry else [_carry_out(plan) for plan in left_over]
         plan = made(keys, logs, state, nobody)
+        if key is not None and not _is_somebody(plan, key):
+            plan = Plan(Ids(), plan.logs, plan.state)  # a scanner's key, a version: nothing that names a patient, and texts may well hold it
         found = _work(plan, dry=True)
         plan.counts = _counts(found)
         if not dry and found["records"]:
@@ -88,6 +90,25 @@ def _hashes(patient: str | None, key: str | None) -> tuple[frozenset[str], froze
     pseudonymiser: Pseudonymiser = load_pseudonymiser()[0]
     nobody = frozenset(pseudonymiser.id(domain, "") for domain in ("patient", "study", "series"))
     return (keys_of(patient, pseudonymiser) if patient is not None else frozenset({str(key)})), nobody
+
+
+def _is_somebody(plan: Plan, key: str) -> bool:
+    """Whether a key stands in a column that names patients, groups or samples, anywhere."""
+    if plan.ids.all - {key}:
+        return True
+    tables = [
+        *home().rglob("*.parquet"),
+        *(open_store().open_read(e.key, foreign=True) for e in open_store().list("models/") if _is_reference(e.key)),
+    ]
+    for table in tables:
+        with suppress(DataError):
+            if rows_of(read(table), frozenset({key})).any():
+                return True
+    return False
+
+
+def _is_reference(key: str) -> bool:
+    return key.endswith("/reference.parquet")
 
 
 @contextmanager

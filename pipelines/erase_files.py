@@ -45,7 +45,8 @@ def erase_files(plan: Plan, *, store: Path | None, dry: bool) -> Found:
     """
     found, ids, root = Found(), plan.ids, home()
     if not dry:
-        remove_partials(root)
+        for own in ("pipeline_root", "runs", "packages", "fitted", "work"):  # a store's half-written objects may have a living writer elsewhere
+            remove_partials(root / own)
     for path, rows in plan.datasets.items():
         if Path(path).exists():
             found.datasets[_name(Path(path))] = rows

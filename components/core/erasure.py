@@ -16,6 +16,8 @@ from components.core.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+NAMING = ("patient_id", "group_id", "sample_id", "series_id", "lesion_id", "patient", "study", "series", "request_id", "event_id", "sample")
+"""Columns that say whose a row is. A scanner's key looks the same, and must never count as a patient's."""
 TOKEN = re.compile(rb"[0-9A-Za-z_]{4,}(?:-[0-9A-Za-z_]+)*")
 
 
@@ -51,11 +53,11 @@ class Ids:
 
 
 def rows_of(table: pa.Table, ids: frozenset[str]) -> NDArray[np.bool_]:
-    """(n,) rows with one of `ids` in any column of text."""
+    """(n,) rows with one of `ids` in a column of `NAMING`."""
     import pyarrow as pa
 
     mask = np.zeros(table.num_rows, bool)
-    for column in table.columns:
+    for column in (table[name] for name in NAMING if name in table.column_names):
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             mask |= column.to_pandas().isin(ids).to_numpy(bool)

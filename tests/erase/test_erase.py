@@ -26,6 +26,7 @@ from pipelines.__main__ import cli
 from pipelines.erase import erase
 from pipelines.models import fetch
 from tests.erase.home import AT, IDS, NUMBER, OTHER, Home, build, found_in
+from tests.small_run import DEVICES
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +167,14 @@ def test_a_keyed_hash_does_as_well_and_needs_no_key(home: Home):
         run(home)
 
 
+def test_the_key_of_a_scanner_erases_nothing(home: Home):
+    """It looks like a patient's, and stands in every table."""
+    before = {p: p.read_bytes() for p in home.root.rglob("*") if p.is_file() and ".db" not in p.name}
+    assert run(home, patient=None, key=next(iter(DEVICES)))["records"] == 0
+    after = {p: p.read_bytes() for p in home.root.rglob("*") if p.is_file() and ".db" not in p.name}
+    assert after == before | {home.root / "erase.lock": b""}
+
+
 def test_the_monitor_goes_on_after_an_erasure(home: Home):
     """The log keeps its positions, and answers of the old digest are the new package's own."""
     run(home)
@@ -235,7 +244,6 @@ from components.core.storage_folder import FolderStore
 
 POINTS = [  # before or after which call of what
     (erase, "erase_labels", "before", 1),
-    (FolderStore, "_put", "before", 3),
     (registry, "tag", "before", 1),
     (FolderStore, "_delete", "before", 3),
     (files, "keep_who", "after", 1),

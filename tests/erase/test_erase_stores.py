@@ -47,7 +47,7 @@ def test_a_package_in_a_bucket_moves_to_its_new_digest(s3_server: S3Server, pack
     assert PATIENT not in set(opened.reference["group_id"])
     assert {e.key.split("/")[2] for e in store.list("models/")} == {changed.new}
     assert list((tmp_path / "scratch").iterdir()) == []
-    assert erase(None, "0" * 16, logs=[], state=tmp_path / "state", dry=False)["records"] == 0
+    assert erase(None, "f" * 16, logs=[], state=tmp_path / "state", dry=False)["records"] == 0
 
 
 def test_leftovers_without_a_manifest_go(package: ModelPackage, tmp_path: Path):
