@@ -192,8 +192,7 @@ class Normalise(_Part):
     """How intensities of different devices are brought together, and what a device without a profile gets.
 
     Methods: `none`; `range` (only `input.range`); `device` (shift, scale and noise of the device's profile to the training pool's).
-    A missing or stale profile means `pooled` (the training pool's profile stands in, and the answer says so) or `abstain`. `per_sample`:
-    modules of `components/core/harmonise/`, in their order, which need no profile; not with `none`.
+    A missing profile means `pooled` (the training pool's stands in) or `abstain`. `per_sample`: modules of `components/core/harmonise/`, in order.
     """
 
     method: Literal["none", "range", "device"] = "range"

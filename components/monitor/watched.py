@@ -102,7 +102,7 @@ class Watched:
             elif name not in table:
                 out[name] = np.full(len(table), None if name in self.texts else np.nan, dtype=object if name in self.texts else np.float64)
             elif name in self.texts:
-                out[name] = np.array([None if pd.isna(v) else str(v) for v in table[name]], dtype=object)
+                out[name] = np.array([None if pd.isna(v) or v == "" else str(v) for v in table[name]], dtype=object)
             else:
                 out[name] = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
         return out

@@ -74,7 +74,9 @@ def say(change: Change, usual: str | None = None, new: str | None = None) -> str
     if change.feature in RATIOS and change.before and change.before > 0 and change.after is not None:
         return f"{name} {100 * (change.after / change.before - 1):+.0f} %"
     sign = "higher" if (change.after or 0) > (change.before or 0) else "lower"
-    return f"{name} {sign}: {_number(change.after)} instead of {_number(change.before)}"
+    after, before = _number(change.after), _number(change.before)
+    # Beyond all that the reference holds, the counts only say that it is beyond.
+    return f"{name} {sign} than {before}" if after == before else f"{name} {sign}: {after} instead of {before}"
 
 
 def why(causes: Sequence[Cause]) -> str:
