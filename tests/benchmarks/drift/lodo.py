@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
+import inspect
 import json
 import os
 import tempfile
@@ -67,7 +68,9 @@ class Collection:
         assert spec.phantom is not None
         if not (folder / "dataset" / "dataset.json").exists():
             with redirect_stdout(StringIO()):  # events
-                generator(spec.phantom.generator)(folder / "source", patients=patients, seed=seed, unseen=unseen)
+                make = generator(spec.phantom.generator)
+                here = {"workers": 1} if "workers" in inspect.signature(make).parameters else {}  # so that replaced devices are seen
+                make(folder / "source", patients=patients, seed=seed, unseen=unseen, **here)
                 ingest(spec, str(folder / "source"), dataset=folder / "dataset", features=folder / "features", workers=1)
         data = Dataset(folder / "dataset", expect=spec)
         keep = data.manifest["split"].isin(["train", "val", "test"]).to_numpy()
@@ -124,18 +127,23 @@ def trained(spec: DiseaseSpec, c: Collection, unseen: Collection, left_out: str,
     with tempfile.TemporaryDirectory() as scratch:
         estimator.fit(part("train"), part("val"), seed=seed, checkpoint=Path(scratch) / "checkpoint", on_epoch=lambda _: None)
     test = np.flatnonzero(c.split == "test")
-    score = log_odds(estimator.scores(x[test]), spec.positive_indices)
-    within = {}
-    for device in np.unique(c.device.astype(str)):
-        own = c.device[test] == device
-        if 0 < c.positive[test][own].sum() < own.sum():
-            within[device] = float(auc(c.positive[test][own], score[own]))
+    within = auc_within(c.positive[test], log_odds(estimator.scores(x[test]), spec.positive_indices), c.device[test])
+    away = {left_out: within.pop(left_out, float("nan"))}
     if left_out == UNSEEN:
-        own = [unseen.profiles(spec)[d] for d in unseen.device] if profiles else None
-        z = normalise(unseen.raw, spec, own, reference)
-        within[UNSEEN] = float(auc(unseen.positive, log_odds(estimator.scores(z), spec.positive_indices)))
-    away = within.pop(left_out, float("nan"))
-    return {"seen": float(np.mean(list(within.values()))), "unseen": away, "within": within}
+        known = unseen.profiles(spec) if profiles else {}
+        z = normalise(unseen.raw, spec, [known.get(d) for d in unseen.device], reference)
+        away = auc_within(unseen.positive, log_odds(estimator.scores(z), spec.positive_indices), unseen.device)
+    return {"seen": float(np.mean(list(within.values()))), "unseen": float(np.mean(list(away.values()))), "within": within, "away": away}
+
+
+def auc_within(positive: NDArray[np.bool_], score: NDArray[np.floating], device: NDArray[np.object_]) -> dict[str, float]:
+    """AUC of each device that has both classes."""
+    found = {}
+    for name in np.unique(device.astype(str)):
+        own = device == name
+        if 0 < positive[own].sum() < own.sum():
+            found[str(name)] = float(auc(positive[own], score[own]))
+    return found
 
 
 def main() -> None:
