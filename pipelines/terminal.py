@@ -226,7 +226,9 @@ def monitor_text(found: dict[str, Any], folder: Path) -> str:
     for alarm in found["open_alarms"]:
         lines.append(f"alarm      {alarm['kind'].replace('_', ' ')}, {alarm['label']}: {alarm['evidence']}, since {alarm['since'][:10]}")
         lines.append(f"           {folder / alarm['report']}")
-    if not found["open_alarms"]:
+    if found["not_judged"]:
+        lines.append(f"verdict    {found['not_judged']}")
+    elif not found["open_alarms"]:
         lines.append("alarm      none")
     return "\n".join([*lines, f"state      {folder}"])
 

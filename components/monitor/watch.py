@@ -426,8 +426,19 @@ class _Run:
             "window_s": self.schedule.window_s, "devices": len(self.names), "events": self.counted["events"], "lost": tally.lost.n,
             "damaged": tally.damaged, "late": self.counted["late"], "skewed": self.counted["skewed"], "duplicates": self.counted["duplicates"],
             "no_time": self.counted["no_time"], "other_version": self.counted["other_version"], "coverage": self.memory.get("coverage", None),
-            "next_window": None if self.next is None else datetime.fromtimestamp(self.next, UTC).isoformat(),
+            "not_judged": self._not_judged(), "next_window": None if self.next is None else datetime.fromtimestamp(self.next, UTC).isoformat(),
         }  # fmt: skip
+
+    def _not_judged(self) -> str:
+        """Why no window was judged so far, or "": a monitor without a verdict must not look like one that found nothing."""
+        if any(row["verdict"] != "cannot judge" for row in self.memory.history()):
+            return ""
+        left = {"other_version": "of another version of the model", "skewed": "from the future", "no_time": "without a time", "late": "too late"}
+        said = [f"{self.counted[name]} answers {what}" for name, what in left.items() if self.counted[name]]
+        usable = self.counted["events"] - sum(self.counted[name] for name in ("skewed", "no_time", "late", "duplicates"))
+        if usable > 0:
+            said.insert(0, f"{usable} answers in windows that are open or too small")
+        return f"nothing was judged: {', '.join(said) or 'no answers'}"
 
 
 def _distinct(changes: Iterable[Change], categories: Mapping[str, tuple[str, ...]], unheard: Mapping[str, str]) -> list[str]:
