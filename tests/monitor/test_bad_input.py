@@ -9,7 +9,7 @@ import pytest
 
 from components.core.inference_log import InferenceLog
 from components.core.package import ModelPackage
-from tests.monitor.test_watch import QUIET, DAY, NAMES, NEW, SAME, answers, build, history, lung_nodule, run, table, told
+from tests.monitor.test_watch import DAY, MOVED, NAMES, NEW, QUIET, SAME, answers, build, history, lung_nodule, run, table, told
 
 
 @pytest.fixture(scope="module")
