@@ -1,6 +1,7 @@
 """Guarded access to Feast: what it silently gets wrong becomes an error or an explicit answer here.
 
     write_profiles   ingest: the offline store, one parquet file in a folder that may be copied anywhere
+                     with the rows of the other views, which `feature_store/views.py` reads
     profiles_at      train, evaluate: point-in-time, one answer for each manifest row or an error
     publish          register: the newest profile of each device into the SQLite online store
     OnlineProfiles   serving: ok, missing or stale, never zeros
@@ -40,13 +41,14 @@ UNDATED_PROFILE = datetime(1970, 1, 1, tzinfo=UTC)  # a device without dates has
 UNDATED_SAMPLE = datetime(2200, 1, 1, tzinfo=UTC)  # a sample without a date gets its device's newest profile
 
 
-def write_profiles(folder: Path, rows: list[dict[str, Any]]) -> None:
+def write_profiles(folder: Path, rows: list[dict[str, Any]], *, views: dict[str, list[dict[str, Any]]] | None = None) -> None:
     """Write the offline store, whole or not at all; the same rows, in any order, give the same bytes.
 
     Args:
         folder: Replaced if it exists.
         rows: `DeviceProfile.to_dict()` and `event_timestamp` (aware datetime, or None where the device carries no dates), each
             (device_key, event_timestamp) once. A re-measurement may carry `created_timestamp`; samples older than it do not see it.
+        views: Rows of the other views by name, see `feature_store.views.write_view`; a view that is not given has no file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -69,6 +71,11 @@ def write_profiles(folder: Path, rows: list[dict[str, Any]]) -> None:
             "devices": len({r[ENTITY] for r in table}),
         }
         (partial / "features.json").write_text(json.dumps(info, indent=1, sort_keys=True), encoding="utf-8")
+        if views:
+            from feature_store.views import write_view
+
+            for name, found in views.items():
+                write_view(partial, name, found)
 
 
 def profile_version(folder: Path) -> str:

@@ -191,10 +191,16 @@ def collect(models: tuple[str, ...], port: int, host: str, log: Path | None, all
 @click.option("--timeout", "timeout_s", type=float, default=30.0, show_default=True)
 @AS_JSON
 def predict(file: Path, model: str, url: str, row: float | None, column: float | None, timeout_s: float, as_json: bool) -> None:
-    """Ask a running server about one file."""
-    from pipelines.terminal import answer_text
+    """Ask a running server about one file, or about every sample of a folder in the disease's own format."""
+    from pipelines.terminal import answer_text, replay_text
     from serving.client import predict as work
 
+    if file.is_dir():
+        from pipelines.replay import replay
+
+        found = replay(url, model, file, timeout_s)
+        click.echo(json.dumps(found) if as_json else replay_text(found))
+        return
     answer = work(url, model, file, row, column, timeout_s)
     click.echo(json.dumps(answer) if as_json else answer_text(answer))
 
@@ -244,20 +250,29 @@ def drift(model: str, log: Path | None, out: Path | None, allow_synthetic: bool,
 @click.option("--log", type=click.Path(path_type=Path), help="Inference log. Default: DXFLOW_HOME/inference-log.")
 @click.option("--state", type=click.Path(path_type=Path), help="Default: DXFLOW_HOME/monitor.")
 @click.option("--window", type=click.Choice(["hour", "day", "week"]), default="day", show_default=True, help="Length of a window.")
+@click.option("--now", "at", metavar="TIME", help="ISO 8601 with a zone: judge as if it were then, to try things out. Default: the clock.")
 @SYNTHETIC
 @AS_JSON
-def monitor(model: str, log: Path | None, state: Path | None, window: str, allow_synthetic: bool, as_json: bool) -> None:
+def monitor(model: str, log: Path | None, state: Path | None, window: str, at: str | None, allow_synthetic: bool, as_json: bool) -> None:
     """Read on in the inference log and judge the windows that are over. Run it as often as you like."""
-    from datetime import UTC, datetime
+    from datetime import UTC, datetime, timedelta
 
     from components.monitor.watch import DAY_S, Schedule, watch
     from pipelines.models import fetch
     from pipelines.terminal import monitor_text
 
+    now = datetime.now(UTC)
+    if at is not None:
+        try:
+            now = datetime.fromisoformat(at)
+        except ValueError:
+            raise SpecError("not a time", where="--now", allowed="ISO 8601 with a zone, e.g. 2026-03-02T08:00:00Z") from None
+        if now.tzinfo is None or now > datetime.now(UTC) + timedelta(days=370):
+            raise SpecError("not a time to judge at", where="--now", allowed="with a zone, at most a year ahead")
     package = fetch(model, allow_synthetic=allow_synthetic)
     folder = state or home() / "monitor"
     schedule = Schedule({"hour": 3600, "day": DAY_S, "week": 7 * DAY_S}[window])
-    found = watch(package=package, log=log or home() / "inference-log", state=folder, now=datetime.now(UTC), schedule=schedule)
+    found = watch(package=package, log=log or home() / "inference-log", state=folder, now=now, schedule=schedule)
     click.echo(json.dumps(found) if as_json else monitor_text(found, folder / found["disease"]))
 
 
@@ -309,6 +324,30 @@ def dashboard(state: Path | None, port: int, host: str, url: str | None, once: b
         die_with_parent()
     say = (lambda page: click.echo(json.dumps({"url": page}))) if as_json else (lambda page: click.echo(f"dashboard at {page} (Ctrl-C ends it)"))
     work(folder, workspace, host=host, port=port, url=url, announce=say)
+
+
+@cli.command()
+@click.argument("patient", required=False)
+@click.option("--patient-file", type=click.File("r"), help="Read the id from a file, or - for stdin: an argument shows in the list of processes.")
+@click.option("--key", help="Instead of an id: the keyed hash that stands for the patient here.")
+@click.option("--log", "logs", type=click.Path(path_type=Path), multiple=True, help="Inference logs. Default: DXFLOW_HOME/inference-log.")
+@click.option("--state", type=click.Path(path_type=Path), help="The monitor's folder. Default: DXFLOW_HOME/monitor.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, change nothing.")
+@AS_JSON
+def erase(patient: str | None, patient_file: Any, key: str | None, logs: tuple[Path, ...], state: Path | None, dry_run: bool, as_json: bool) -> None:
+    """Erase one patient from logs, labels, run artifacts and registered packages. PATIENT is the id as in the hospital."""
+    from pipelines.erase import erase as work
+    from pipelines.erase import text
+
+    if sum(given is not None for given in (patient, patient_file, key)) != 1:
+        raise SpecError("who?", where="dxflow erase", allowed="one of PATIENT, --patient-file and --key")
+    if patient_file is not None:
+        try:
+            patient = patient_file.read(4096).removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:
+            raise SpecError("not a patient's id", where="--patient-file", allowed="one line of UTF-8 text") from None
+    found = work(patient, key, logs=logs or (home() / "inference-log",), state=state or home() / "monitor", dry=dry_run)
+    click.echo(json.dumps(found) if as_json else text(found))
 
 
 @cli.command()

@@ -190,6 +190,23 @@ def answer_text(answer: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def replay_text(found: dict[str, Any]) -> str:
+    """Answers about a folder, counted."""
+
+    def counted(part: dict[str, int]) -> str:
+        return ", ".join(f"{name} {n}" for name, n in part.items()) or "-"
+
+    lines = [
+        f"samples    {found['samples']}" + ("   SYNTHETIC MODEL" if found["synthetic"] else ""),
+        f"decisions  {counted(found['decisions'])}",
+        f"abstained  {found['abstained']}" + (f" ({counted(found['reasons'])})" if found["reasons"] else ""),
+        f"devices    {counted(found['devices'])}",
+        f"model      {found['model']}:{found['version']}",
+        "This assists a physician and does not replace one.",
+    ]
+    return "\n".join(lines)
+
+
 def drift_text(found: dict[str, Any], report: Path) -> str:
     """A drift finding in a few lines."""
     lines = [f"unseen     {', '.join(found['unseen']) or 'none'}", f"silent     {', '.join(found['silent']) or 'none'}"]
@@ -209,7 +226,9 @@ def monitor_text(found: dict[str, Any], folder: Path) -> str:
     for alarm in found["open_alarms"]:
         lines.append(f"alarm      {alarm['kind'].replace('_', ' ')}, {alarm['label']}: {alarm['evidence']}, since {alarm['since'][:10]}")
         lines.append(f"           {folder / alarm['report']}")
-    if not found["open_alarms"]:
+    if found["not_judged"]:
+        lines.append(f"verdict    {found['not_judged']}")
+    elif not found["open_alarms"]:
         lines.append("alarm      none")
     return "\n".join([*lines, f"state      {folder}"])
 

@@ -27,14 +27,18 @@ def predict(url: str, model: str, file: Path, row: float | None, column: float |
     Raises:
         DataError: The file, or the server refuses it. SpecError: No such model there. ServiceError: No server, or it fails.
     """
+    return ask(url, model, *_body(Path(file), row, column), timeout_s)[0]
+
+
+def ask(url: str, model: str, body: bytes, headers: dict[str, str], timeout_s: float) -> list[dict[str, Any]]:
+    """The answers to one v1 request; errors as `predict`."""
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise SpecError("not the address of a server", where="--url", allowed="http:// or https://")
-    body, headers = _body(Path(file), row, column)
     name = urllib.parse.quote(model.removeprefix(SYNTHETIC), safe="")
     request = urllib.request.Request(f"{url.rstrip('/')}/v1/models/{name}:predict", data=body, headers=headers)  # noqa: S310 - checked above
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as reply:  # noqa: S310
-            return json.load(reply)["predictions"][0]
+            return list(json.load(reply)["predictions"])
     except urllib.error.HTTPError as error:
         raise _refusal(error, model, url) from None
     except (OSError, ValueError, KeyError) as error:

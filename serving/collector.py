@@ -3,7 +3,7 @@
     POST /           one event (binary or structured) or a batch         -> {"taken", "duplicates", "refused", "error"}
         200 all taken, or known already      400 some are wrong, the others are taken        503 nothing was taken: send it again
         413 the body is too large            415 no CloudEvents
-    GET /metrics     dxflow_collector_events_total{result}               GET /healthz
+    GET /metrics     dxflow_collector_events_total{result}, _waiting_bytes, _waiting_limit_bytes           GET /healthz
 
 Requests that wait while the disk works are written by its next write, all at once (group commit). An event that comes again, by its source, id
 and type, counts once: at once where it is remembered here, and in any case when the log is read (`components/core/inference_log/events.py`).
@@ -104,7 +104,7 @@ class Collector:
         if (method, path) == ("GET", "/healthz"):
             await _answer(send, 200, b"ok\n", "text/plain")
         elif (method, path) == ("GET", "/metrics"):
-            await _answer(send, 200, exposition(self.counts), "text/plain; version=0.0.4; charset=utf-8")
+            await _answer(send, 200, exposition(self.counts, self._held, self._most), "text/plain; version=0.0.4; charset=utf-8")
         elif (method, path) == ("POST", "/"):
             status, told = await self._take(scope, receive)
             await _answer(send, status, orjson.dumps(told), "application/json", close=status in (413, 503))
@@ -198,19 +198,21 @@ class Collector:
         return (400, told | {"error": errors[0]}) if errors else (200, told)
 
 
-def exposition(counts: Mapping[str, int]) -> bytes:
-    """The counts as Prometheus reads them."""
+def exposition(counts: Mapping[str, int], held: int, most: int) -> bytes:
+    """The counts, and the bytes of bodies in memory and the most of them, as Prometheus reads them."""
     from prometheus_client import generate_latest
-    from prometheus_client.core import CollectorRegistry, CounterMetricFamily
+    from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily
 
     class Figures:
-        def collect(self) -> Iterator[CounterMetricFamily]:
+        def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
             events = CounterMetricFamily(
                 "dxflow_collector_events", "Events by what became of them; unwritten ones were not acknowledged.", labels=["result"]
             )
             for result in RESULTS:
                 events.add_metric([result], counts[result])
             yield events
+            yield GaugeMetricFamily("dxflow_collector_waiting_bytes", "Bodies in memory that are not on the disk yet.", value=held)
+            yield GaugeMetricFamily("dxflow_collector_waiting_limit_bytes", "Beyond it senders are told to come again.", value=most)
 
     registry = CollectorRegistry()
     registry.register(Figures())  # pyright: ignore[reportArgumentType]

@@ -1,7 +1,8 @@
 """From what a client sent to samples, or one line that names the field that is wrong. No line quotes a value out of a request.
 
 DICOM file (bytes, or base64 in JSON)   decoded and de-identified by the code that ingest uses
-array (nested lists, or an FP32 tensor) in the spec's unit, on the spec's grid
+array (nested lists, or an FP32 tensor) in the spec's unit, on the spec's grid; in v1 with the keyed hashes and figures that a DICOM file
+                                        would have told
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import binascii
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,10 @@ from serving.predictor import Query
 
 MAX_SAMPLES = 256
 DEVICE_KEY = re.compile(r"[0-9a-f]{16}")
-FORMS = "{dicom_base64, row, column} or {array, device_key}"
+FORMS = "{dicom_base64, row, column} or {array, device_key, patient_key, software_key, acquisition}"
+ARRAY_KEYS = {"array", "device_key", "patient_key", "software_key", "acquisition"}
+ACQUISITION = re.compile(r"acq_[a-z0-9_]{1,40}")
+MAX_ACQUISITION = 32
 ROW_HEADER, COLUMN_HEADER = "X-Dxflow-Row", "X-Dxflow-Column"
 
 
@@ -39,11 +44,13 @@ def from_document(document: Any, spec: DiseaseSpec, pseudonymiser: Pseudonymiser
 def _from_instance(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> Query:
     if not isinstance(instance, Mapping) or ("dicom_base64" in instance) == ("array" in instance):
         raise DataError("not a sample", where=where, allowed=FORMS)
-    allowed = {"dicom_base64", "row", "column"} if "dicom_base64" in instance else {"array", "device_key"}
+    allowed = {"dicom_base64", "row", "column"} if "dicom_base64" in instance else ARRAY_KEYS
     if extra := len(set(instance) - allowed):
         raise DataError("unknown keys", where=where, got=f"{extra} of them", allowed=", ".join(sorted(allowed)))
     if "array" in instance:
-        return from_array(_numbers(instance["array"], f"{where}.array"), instance.get("device_key"), spec, where=where)
+        query = from_array(_numbers(instance["array"], f"{where}.array"), instance.get("device_key"), spec, where=where)
+        patient, software = (_keyed(instance.get(name), f"{where}.{name}") for name in ("patient_key", "software_key"))
+        return replace(query, patient=patient, software=software, acquisition=_figures(instance.get("acquisition"), f"{where}.acquisition"))
     try:
         data = base64.b64decode(instance["dicom_base64"], validate=True)
     except (binascii.Error, ValueError, TypeError):
@@ -144,6 +151,27 @@ def _numbers(values: Any, where: str) -> NDArray[np.float32]:
         raise DataError("not numbers only", where=where)
     with np.errstate(over="ignore"):  # beyond float32 is infinite, which is refused with the other values that are not finite
         return array.astype(np.float32)
+
+
+def _keyed(value: Any, where: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not DEVICE_KEY.fullmatch(value):
+        raise DataError("not a keyed hash", where=where, allowed="16 hexadecimal characters")
+    return value
+
+
+def _figures(value: Any, where: str) -> dict[str, float]:
+    """Acquisition parameters that are numbers. Texts are not taken: nothing here could tell a kernel from a name."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or len(value) > MAX_ACQUISITION:
+        raise DataError("not acquisition parameters", where=where, allowed=f"at most {MAX_ACQUISITION} numbers by name")
+    if not all(isinstance(name, str) and ACQUISITION.fullmatch(name) for name in value):
+        raise DataError("not names of acquisition parameters", where=where, allowed="acq_<name>")
+    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in value.values()):
+        raise DataError("not numbers", where=where)
+    return {name: float(v) for name, v in value.items()}
 
 
 def _number(value: Any, where: str) -> float | None:

@@ -17,15 +17,16 @@ from components.core.spec import DiseaseSpec
 CLIPPED = 0.005  # of the range: values this close to its ends count as clipped
 BLOCK = 8  # pixels: of a JPEG block
 Floats = NDArray[np.float64]
+BASE = ("mean", "sd", "p01", "p50", "p99", "noise_sd", "sharpness", "skewness", "clipped_low", "clipped_high", "fineness")
+ALL = (*BASE, "blockiness", "red_green", "blue_green")  # of any spec
 
 
 def names(spec: DiseaseSpec) -> tuple[str, ...]:
     """The figures of a spec's samples, in order. A table has none of its own: its columns are watched themselves."""
     layout, channels = spec.input.layout, spec.input.shape[0]
-    base = ("mean", "sd", "p01", "p50", "p99", "noise_sd", "sharpness", "skewness", "clipped_low", "clipped_high", "fineness")
     if layout not in ("image", "tiles"):
-        return base
-    return (*base, "blockiness", *(("red_green", "blue_green") if channels == 3 else ()))
+        return BASE
+    return (*BASE, "blockiness", *(("red_green", "blue_green") if channels == 3 else ()))
 
 
 def figures(x: NDArray[Any], spec: DiseaseSpec) -> dict[str, Floats]:

@@ -2,7 +2,8 @@
 
     package.json         schema, name, disease, family, synthetic, verdict, reasons, files {path: sha256}; its SHA-256 is the digest
     spec.json model.safetensors model.onnx model.json preprocessing.json calibration.json operating_point.json metrics.json
-    reference.parquet simulated.parquet features.json card.md           tables, and packages of before, have no simulated.parquet
+    reference.parquet features.json card.md
+    simulated.parquet embedding.json          tables have neither, models without an embedding no embedding.json; older packages lack them
 
 `registration.json` (what the registry answered) and `inference-service.yaml` (where it may run) come after the digest exists, so they stand
 beside the package, not in it. Opening verifies every hash before anything is read from a file.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from components.core.devices import DeviceProfile
+    from components.core.embedding import Projection
     from components.core.models.family import Estimator
 
 SCHEMA = 1
@@ -45,6 +47,7 @@ REQUIRED = (
     "card.md",
 )
 SIMULATED = "simulated.parquet"
+EMBEDDING = "embedding.json"
 BESIDE = {"registration.json", "inference-service.yaml", ".dxflow.json"}  # written after the digest, the last one by the object store
 SYNTHETIC = "synthetic/"
 
@@ -167,6 +170,13 @@ class ModelPackage:
         return pq.read_table(self.folder / SIMULATED).to_pandas() if SIMULATED in self.info["files"] else None
 
     @cached_property
+    def projection(self) -> Projection | None:
+        """What the monitor makes of a logged embedding. None where the model gives none, or the package is older than this."""
+        from components.core.embedding import Projection
+
+        return Projection.from_json(self._text(EMBEDDING), where=f"{self.name}/{EMBEDDING}") if EMBEDDING in self.info["files"] else None
+
+    @cached_property
     def metrics(self) -> dict[str, Any]:
         return self._json("metrics.json")
 
@@ -189,9 +199,9 @@ class ModelPackage:
     def onnx(self) -> Path:
         return self.folder / "model.onnx"
 
-    @property
+    @cached_property
     def registration(self) -> dict[str, Any]:
-        """What the registry answered: version, alias, URI; empty for a package that did not come through it."""
+        """What the registry answered: version, alias, URI; empty for a package that did not come through it. Kept, since a server's copy may go."""
         try:
             return self._json("registration.json")
         except FileNotFoundError:
@@ -201,6 +211,16 @@ class ModelPackage:
     def version(self) -> str:
         """The registry's version, else the first 12 characters of the digest."""
         return str(self.registration.get("version") or self.digest[:12])
+
+    @property
+    def replaces(self) -> frozenset[str]:
+        """Digests that this package had before somebody was erased from it."""
+        return frozenset(map(str, self.registration.get("replaces") or ()))
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """`digest` and `replaces`: whose answers are this model's own."""
+        return self.replaces | {self.digest}
 
     def estimator(self) -> Estimator:
         """The model with its weights."""

@@ -130,6 +130,23 @@ def register(
         raise _away(error) from None
 
 
+def replace(name: str, version: str, *, uri: str, digest: str) -> None:
+    """Let a version be another package, which says the same without somebody's data. A kill between the two tags is mended by doing it again."""
+    tag(name, version, {"uri": uri, "digest": digest})
+
+
+def tag(name: str, version: str, tags: dict[str, str]) -> None:
+    """Add tags to a version, or change them. Raises ServiceError when the registry is away."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        api = client()
+        for key, value in tags.items():
+            api.set_model_version_tag(mlflow_name(name), version, key, value)
+    except (MlflowException, OSError) as error:
+        raise _away(error) from None
+
+
 def versions(name: str) -> list[Version]:
     """All versions of a package name, newest first; empty when there is none."""
     from mlflow.exceptions import MlflowException

@@ -192,12 +192,12 @@ class Normalise(_Part):
     """How intensities of different devices are brought together, and what a device without a profile gets.
 
     Methods: `none`; `range` (only `input.range`); `device` (shift, scale and noise of the device's profile to the training pool's).
-    A missing or stale profile means `pooled` (the training pool's profile stands in, and the answer says so) or `abstain`.
+    A missing profile means `pooled` (the training pool's stands in) or `abstain`. `per_sample`: modules of `components/core/harmonise/`, in order.
     """
 
     method: Literal["none", "range", "device"] = "range"
     missing_profile: Literal["pooled", "abstain"] = "abstain"
-    per_sample: tuple[Name, ...] = Field((), description="modules of components/core/harmonise/ in their order; not with method `none`")
+    per_sample: tuple[Name, ...] = ()
 
 
 class Split(_Part):

@@ -37,6 +37,7 @@ from components.ingest.job import Context, Job
 from components.ingest.journal import Journal, arrays_path, pieces
 from components.ingest.parts import Part, parts
 from components.ingest.source import Source, open_source
+from components.ingest.study_facts import StudyFacts
 from components.ingest.workers import Workers
 
 PRELOAD = ("components.ingest.readers.dicom_lidc", "components.core.devices", "pydicom.filereader", "pydicom.pixels")
@@ -79,10 +80,11 @@ def ingest(spec: DiseaseSpec, source: str, *, dataset: Path, features: Path, wor
                 if part.external is None:
                     places = _places(spec, one.journal, pseudonymiser)
                     profiles = _profiles(spec, one.journal, places, pool)
-        info = _write(spec, listed, whole, places, pseudonymiser, dataset)
+        views = StudyFacts()
+        info = _write(spec, listed, whole, places, pseudonymiser, dataset, views)
         from feature_store.store import write_profiles
 
-        write_profiles(features, profiles)
+        write_profiles(features, profiles, views=views.rows())
     return info
 
 
@@ -264,7 +266,7 @@ class _Stored:
 
 
 def _write(
-    spec: DiseaseSpec, listed: Source, whole: list[_Read], places: dict[str, _Place], pseudonymiser: Pseudonymiser, dataset: Path
+    spec: DiseaseSpec, listed: Source, whole: list[_Read], places: dict[str, _Place], pseudonymiser: Pseudonymiser, dataset: Path, views: StudyFacts
 ) -> dict[str, Any]:
     quarantine: list[dict[str, Any]] = []
     for one in whole:
@@ -300,6 +302,7 @@ def _write(
             row.pop("given_split", None)
             if row.get("acquired_at"):
                 row["acquired_at"] = datetime.fromisoformat(row["acquired_at"])
+            views.take(row)
             yield Sample(row, stored[n].read(task, place))
             progress.advance()
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core import embedding
 from components.core.errors import DataError
 from components.monitor import two_sample
 from components.monitor.reference import MIN_REFERENCE, POOLED, Baseline, Reference
@@ -193,7 +194,8 @@ def _lasting(change: Change, windows: Sequence[Past]) -> Change:
 
 
 def _strongest(changes: list[Change]) -> list[Change]:
-    return sorted(changes, key=lambda c: (c.lasting, c.p, -abs(c.effect)))
+    """An embedding comes last, however strong: nobody can act on it while anything else is known."""
+    return sorted(changes, key=lambda c: (c.feature.startswith(embedding.PREFIX), c.lasting, c.p, -abs(c.effect)))
 
 
 def _changes(reference: Reference, baseline: Baseline, window: Sketch) -> tuple[list[Change], dict[str, float], str]:
@@ -218,7 +220,7 @@ def _changes(reference: Reference, baseline: Baseline, window: Sketch) -> tuple[
     out: list[Change] = []
     for f, name in enumerate(reference.features):
         gone = present_before[f] - present_after[f]
-        if gone or present_before[f] < 1:
+        if (gone or present_before[f] < 1) and not name.startswith(embedding.PREFIX):  # not every server logs it
             p = two_sample.shares(np.array([1 - present_before[f]]), np.array([1 - present_after[f]]), m_all[f], n_all[f])
             out.append(
                 Change(name, "missing", float(p[0]), float(gone), float(1 - present_before[f]), float(1 - present_after[f]), shared=float(shared[f]))

@@ -79,9 +79,10 @@ def answers_of(log: Path, model: ModelPackage) -> Answers:
     table = table[table["request_id"].notna()].drop_duplicates("request_id").reset_index(drop=True)
     p = np.stack([table[name].to_numpy(np.float64) if name in table else np.full(len(table), np.nan) for name in classes], axis=1)
     p[table["abstain"].to_numpy(bool)] = np.nan
+    version = table["digest"].where(~table["digest"].isin(model.replaces), model.digest).fillna("").to_numpy(str)
     return Answers(
         sample=table["request_id"].to_numpy(str), time=table["time"].dt.tz_localize(None).to_numpy("datetime64[us]"),
-        device=np.array(devices(table), dtype=str), version=table["digest"].fillna("").to_numpy(str), group=np.array(patients(table), dtype=str),
+        device=np.array(devices(table), dtype=str), version=version, group=np.array(patients(table), dtype=str),
         probabilities=p,
     )  # fmt: skip
 

@@ -41,5 +41,8 @@ def fetched(package: str) -> Path:
         return Path(package)
     target = home() / "packages" / hashlib.sha256(package.encode()).hexdigest()[:20]
     if not (target / "package.json").exists():
-        open_store().get_folder(package, target)
+        store = open_store()
+        store.get_folder(package, target)
+        if store.exists(key := f"{store.key_of(package)}/registration.json"):  # says which digests the package replaces
+            store.get_file(key, target / "registration.json")
     return target

@@ -44,7 +44,7 @@ def drift(*, package: Path, log: Path, out: Path) -> dict[str, Any]:
     reference = _reference(model, features)
     everything = read_log(log)
     current = everything[everything["model"] == model.name].reset_index(drop=True)
-    _grouped(current, features, digest=model.digest)
+    _grouped(current, features, digests=model.digests)
     findings = by_device(reference, current, features, min_n=spec.device.min_n)
     found = _found(model, findings, reference, current, damaged=everything.attrs["damaged"])
     with atomic_dir(out) as folder:
@@ -81,7 +81,7 @@ def _reference(model: ModelPackage, features: list[str]) -> pd.DataFrame:
     return table.assign(group=named.where(named.notna(), own).astype(str), device_key=table["device_key"].astype(str))
 
 
-def _grouped(current: pd.DataFrame, features: list[str], *, digest: str) -> None:
+def _grouped(current: pd.DataFrame, features: list[str], *, digests: frozenset[str]) -> None:
     """Add `group` to the window, and drop the scores of other versions of the model: another version answers differently."""
     import numpy as np
 
@@ -91,7 +91,7 @@ def _grouped(current: pd.DataFrame, features: list[str], *, digest: str) -> None
         if name not in current:
             current[name] = np.nan
         if name.startswith("score_"):
-            current[name] = current[name].astype("float64").where(current["digest"] == digest)
+            current[name] = current[name].astype("float64").where(current["digest"].isin(digests))
 
 
 def _found(model: ModelPackage, findings: Mapping[str, Finding], reference: pd.DataFrame, current: pd.DataFrame, *, damaged: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core import embedding
 from components.core.errors import DataError
 from components.core.inference_log import Tally, since
 from components.core.package import ModelPackage
@@ -135,8 +136,10 @@ class _Run:
     def _take(self, table: pd.DataFrame) -> None:
         mine = table[table["model"] == self.model.name]
         if "event" in mine:
-            mine = mine[mine["event"] != REQUEST]  # its response says everything that is watched
-        current = mine[(mine["digest"] == self.model.digest).to_numpy()]
+            mine = mine[
+                ~mine["event"].isin((REQUEST,))
+            ]  # not !=, which is neither true nor false for what is no event; its response says everything that is watched
+        current = mine[mine["digest"].isin(self.model.digests).to_numpy()]
         self.counted["other_version"] += len(mine) - len(current)
         self.counted["events"] += len(current)
         at = current["time"]
@@ -423,8 +426,19 @@ class _Run:
             "window_s": self.schedule.window_s, "devices": len(self.names), "events": self.counted["events"], "lost": tally.lost.n,
             "damaged": tally.damaged, "late": self.counted["late"], "skewed": self.counted["skewed"], "duplicates": self.counted["duplicates"],
             "no_time": self.counted["no_time"], "other_version": self.counted["other_version"], "coverage": self.memory.get("coverage", None),
-            "next_window": None if self.next is None else datetime.fromtimestamp(self.next, UTC).isoformat(),
+            "not_judged": self._not_judged(), "next_window": None if self.next is None else datetime.fromtimestamp(self.next, UTC).isoformat(),
         }  # fmt: skip
+
+    def _not_judged(self) -> str:
+        """Why no window was judged so far, or "": a monitor without a verdict must not look like one that found nothing."""
+        if any(row["verdict"] != "cannot judge" for row in self.memory.history()):
+            return ""
+        left = {"other_version": "of another version of the model", "skewed": "from the future", "no_time": "without a time", "late": "too late"}
+        said = [f"{self.counted[name]} answers {what}" for name, what in left.items() if self.counted[name]]
+        usable = self.counted["events"] - sum(self.counted[name] for name in ("skewed", "no_time", "late", "duplicates"))
+        if usable > 0:
+            said.insert(0, f"{usable} answers in windows that are open or too small")
+        return f"nothing was judged: {', '.join(said) or 'no answers'}"
 
 
 def _distinct(changes: Iterable[Change], categories: Mapping[str, tuple[str, ...]], unheard: Mapping[str, str]) -> list[str]:
@@ -432,9 +446,13 @@ def _distinct(changes: Iterable[Change], categories: Mapping[str, tuple[str, ...
     once: dict[str, Change] = {}
     for change in changes:
         if not (change.aspect == "missing" and change.feature.startswith("header_")):  # the tag itself is missing or new, and is told
-            once.setdefault(change.feature, change)
+            once.setdefault(embedding.PREFIX if change.feature.startswith(embedding.PREFIX) else change.feature, change)
+    seen = once.pop(embedding.PREFIX, None)
     ordered = sorted(once.values(), key=lambda c: 0 if c.feature.startswith(("acq_", "software", "header_")) else 1)
-    return [words.say(c, categories[c.feature][0] if categories.get(c.feature) else None, unheard.get(c.feature)) for c in ordered]
+    said = [words.say(c, categories[c.feature][0] if categories.get(c.feature) else None, unheard.get(c.feature)) for c in ordered]
+    if seen is None:
+        return said
+    return [*said, words.LOOKS] if said else [words.LOOKS_ONLY]
 
 
 def _kind(change: Change) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core import image_quality
+from components.core import embedding, image_quality
 from components.core.errors import DataError
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
@@ -20,7 +20,7 @@ from components.monitor.reference import Reference
 if TYPE_CHECKING:
     import pandas as pd
 
-Group = Literal["header", "acquisition", "image", "scores", "answers"]
+Group = Literal["header", "acquisition", "image", "scores", "embedding", "answers"]
 NOT_FIGURES = ("sample_id", "group_id", "patient_id", "device_key", "manufacturer", "model", "split", "label", "abstain", "decision", "software")
 NOT_PHYSICAL = ("software", "acq_transfer_syntax", "acq_rows", "acq_columns", "acq_bits", "acq_photometric", "acq_modality")
 """Tags that say how an image is stored: pixels cannot contradict them."""
@@ -49,11 +49,15 @@ class Watched:
         if "device_key" not in table or not len(table):
             raise DataError("reference without devices", where=f"{model.name}/reference.parquet", got=f"{len(table)} rows", allowed="device_key")
         groups: dict[str, Group] = {}
+        embedded = model.projection.names if model.projection else ()
         for name in table.columns:
             if name.startswith("score_"):
                 groups[name] = "scores"
             elif name.startswith("acq_") or name == "software":
                 groups[name] = "acquisition"
+            elif name.startswith(embedding.PREFIX):
+                if name in embedded:
+                    groups[name] = "embedding"
             elif name not in NOT_FIGURES and (model.spec.input.layout == "table" or name in image_quality.names(model.spec)):
                 groups[name] = "image"
         groups = {name: group for name, group in groups.items() if table[name].notna().any() and name not in _complements(model)}
@@ -85,15 +89,20 @@ class Watched:
         import pandas as pd
 
         out: dict[str, Any] = {}
+        projection = self.model.projection
+        projected = projection.columns(list(table["embedding"])) if projection and "embedding" in table else {}
         for name, group in self.groups.items():
             if group == "header":
+                continue
+            if name in projected:
+                out[name] = projected[name]
                 continue
             if name == ABSTAIN:
                 out[name] = np.where(table["abstain"].astype(bool), "yes", "no").astype(object)
             elif name not in table:
                 out[name] = np.full(len(table), None if name in self.texts else np.nan, dtype=object if name in self.texts else np.float64)
             elif name in self.texts:
-                out[name] = np.array([None if pd.isna(v) else str(v) for v in table[name]], dtype=object)
+                out[name] = np.array([None if pd.isna(v) or v == "" else str(v) for v in table[name]], dtype=object)
             else:
                 out[name] = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
         return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from components.core import embedding
 from components.monitor.causes import Cause
 from components.monitor.detect import UNHEARD, Change
 from components.monitor.header import AS_DECLARED, PREFIX
@@ -17,6 +18,8 @@ PLAIN = {
 }  # fmt: skip
 RATIOS = ("sd", "noise_sd", "sharpness")
 """Figures with a zero that means nothing is there: their changes are told in per cent."""
+LOOKS = "the images look different to the network"
+LOOKS_ONLY = "the images look different to the network, and no measured property explains it"
 CAUSES = {
     "gain": ("a higher gain", "a lower gain"), "offset": ("a brighter offset", "a darker offset"), "noise": ("more noise", "less noise"),
     "blur": ("a softer reconstruction or a lens out of focus", "less blur"), "sharpening": ("a sharper kernel or filter", "less sharpening"),
@@ -29,6 +32,8 @@ def plain(name: str) -> str:
     """A feature as a reader calls it."""
     if name in PLAIN:
         return PLAIN[name]
+    if name.startswith(embedding.PREFIX):
+        return f"what the network sees, direction {name.removeprefix(embedding.PREFIX)}"
     if name.startswith("score_"):
         return f"probability of {name.removeprefix('score_')}"
     if name.startswith(PREFIX):
@@ -69,7 +74,9 @@ def say(change: Change, usual: str | None = None, new: str | None = None) -> str
     if change.feature in RATIOS and change.before and change.before > 0 and change.after is not None:
         return f"{name} {100 * (change.after / change.before - 1):+.0f} %"
     sign = "higher" if (change.after or 0) > (change.before or 0) else "lower"
-    return f"{name} {sign}: {_number(change.after)} instead of {_number(change.before)}"
+    after, before = _number(change.after), _number(change.before)
+    # Beyond all that the reference holds, the counts only say that it is beyond.
+    return f"{name} {sign} than {before}" if after == before else f"{name} {sign}: {after} instead of {before}"
 
 
 def why(causes: Sequence[Cause]) -> str:

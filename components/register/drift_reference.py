@@ -16,7 +16,9 @@ from components.core import acquisition_changes, image_quality
 from components.core.dataset import Dataset
 from components.core.errors import DataError
 from components.core.operating_point import Decision
+from components.core.package import EMBEDDING
 from components.core.spec import DiseaseSpec
+from components.register import onnx_embedding
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,14 +28,30 @@ SAMPLES = 100  # samples: the mean shift of a figure is then known to a tenth of
 KEPT = ("sample_id", "group_id", "device_key", "manufacturer", "model", "split", "label", "abstain")
 
 
-def write(folder: Path, spec: DiseaseSpec, dataset: Path, predictions: pd.DataFrame, decision: Decision) -> None:
+def write(
+    folder: Path,
+    spec: DiseaseSpec,
+    dataset: Path,
+    predictions: pd.DataFrame,
+    decision: Decision,
+    embedded: onnx_embedding.Embedded | None = None,
+) -> None:
     """Write `reference.parquet` (device, label, `score_<class>`, decision, image figures in the spec's unit, acquisition; sorted by sample) and,
     where samples can be acquired differently, `simulated.parquet` (`acquisition_changes.simulated` of some of them, evenly over the reference).
+    With `embedded` the reference also has its columns, and `embedding.json` says how they are made.
     """
     reference = build(spec, dataset, predictions, decision)
+    if embedded is not None:
+        reference = reference.assign(**embedded.columns(reference["sample_id"].tolist()))
+        (folder / EMBEDDING).write_text(embedded.projection.to_json(), encoding="utf-8")
     _write(folder / "reference.parquet", reference)
     if acquisition_changes.possible(spec):
         _write(folder / "simulated.parquet", simulated(spec, dataset, reference))
+
+
+def splits(spec: DiseaseSpec) -> tuple[str, ...]:
+    """Whose samples the served model itself answered without having learned from them."""
+    return ("val", "test") if spec.split.folds == 1 else ("val",)
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:
@@ -48,7 +66,7 @@ def build(spec: DiseaseSpec, dataset: Path, predictions: pd.DataFrame, decision:
     import pandas as pd
 
     data = Dataset(dataset, expect=spec)
-    served = predictions["split"].isin(("val", "test") if spec.split.folds == 1 else ("val",))
+    served = predictions["split"].isin(splits(spec))
     ordered = predictions[served].sort_values("sample_id", kind="stable").reset_index(drop=True)
     place = pd.Series(np.arange(len(data.manifest)), index=data.manifest["sample_id"])
     if not ordered["sample_id"].isin(place.index).all():
@@ -63,6 +81,7 @@ def build(spec: DiseaseSpec, dataset: Path, predictions: pd.DataFrame, decision:
     for name in parts[0]:
         columns[name] = np.concatenate([part[name] for part in parts])
     manifest = data.manifest.iloc[rows]
+    columns["patient_id"] = manifest["patient_id"].to_numpy()  # so that a patient can be taken out although the dataset is gone
     columns["software"] = manifest["software"].to_numpy()
     columns |= {name: manifest[name].to_numpy() for name in data.manifest.columns if name.startswith("acq_")}
     return pd.DataFrame(columns)

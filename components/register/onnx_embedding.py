@@ -6,13 +6,20 @@ ensemble or of several views, there is none, and hand-made features are watched 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from components.core.embedding import Projection
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from components.core.models.samples import Samples
+    from feature_store.training import Split
 
 NAME = "embedding"
 LARGEST = 1024  # numbers a sample: more would make the log of a busy server mostly this
@@ -20,6 +27,57 @@ LINEAR = ("Gemm", "MatMul")
 LEARNED = {*LINEAR, "Conv", "LSTM", "GRU"}
 FIRST_ONLY = {"Identity", "Reshape", "Flatten", "Cast", "Squeeze", "Unsqueeze", "Transpose"}  # their other inputs are shapes
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div"}
+LEARNED_FROM = 2000  # training samples: directions of a few thousand numbers are known well enough
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The reference's samples as the network sees them. `vectors`: sample id -> (d,)."""
+
+    projection: Projection
+    vectors: Mapping[str, NDArray[np.float32]]
+
+    def columns(self, sample_ids: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """Name -> (n,), six digits; not a number for a sample that was not embedded."""
+        found = self.projection.columns([self.vectors.get(sample) for sample in sample_ids])
+        return {name: np.array([float(f"{value:.6g}") for value in values]) for name, values in found.items()}
+
+
+def embedded(path: Path, feature_name: str | None, train: Split, answered: Sequence[Split]) -> Embedded | None:
+    """Directions from training samples, and the embeddings of the splits that the reference consists of.
+
+    Args:
+        path: ONNX with the output `embedding`.
+        feature_name: Of the family, as `onnx_input` takes it.
+
+    Returns:
+        None where the embedding does not vary.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    chosen = np.unique(np.linspace(0, len(train.samples) - 1, min(LEARNED_FROM, len(train.samples))).astype(np.int64))
+    projection = Projection.fit(_run(session, feature_name, train.samples, chosen))
+    if projection is None:
+        return None
+    vectors: dict[str, NDArray[np.float32]] = {}
+    for split in answered:
+        found = _run(session, feature_name, split.samples, np.arange(len(split.samples)))
+        vectors |= dict(zip(split.rows["sample_id"].astype(str), found, strict=True))
+    return Embedded(projection, vectors)
+
+
+def _run(session: Any, feature_name: str | None, samples: Samples, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    from components.core.models.family import onnx_input
+
+    parts = []
+    for start in range(0, len(rows), CHUNK):
+        x = onnx_input(feature_name, samples.batch(rows[start : start + CHUNK])).astype(np.float32)
+        parts.append(np.asarray(session.run([NAME], {"x": x})[0], dtype=np.float32))
+    return np.concatenate(parts)
 
 
 def add(path: Path, x: NDArray[np.float32]) -> int | None:

@@ -20,7 +20,7 @@ from components.core.package import ModelPackage, name_of
 from components.core.spec import DiseaseSpec, Resources
 from components.core.step import emit
 from components.core.storage import open_store
-from components.register import card, drift_reference, inference_service, onnx_export
+from components.register import card, drift_reference, inference_service, onnx_embedding, onnx_export
 
 if TYPE_CHECKING:
     from feature_store.training import Split
@@ -107,7 +107,12 @@ def _pack(
     operating = _read(evaluation / "operating_point.json")
     of_samples = evaluation / "samples.parquet"  # where predictions are of groups
     predictions = pq.read_table(of_samples if of_samples.exists() else evaluation / "predictions.parquet").to_pandas()
-    drift_reference.write(drafts, spec, dataset, predictions, Decision.from_dict(operating))
+    embedded = None
+    if onnx["embedding"] is not None:
+        answered = [val if name == "val" else load_split(spec, dataset, features, name, reference) for name in drift_reference.splits(spec)]
+        train = load_split(spec, dataset, features, "train", reference)
+        embedded = onnx_embedding.embedded(drafts / "model.onnx", onnx["feature_name"], train, answered)
+    drift_reference.write(drafts, spec, dataset, predictions, Decision.from_dict(operating), embedded)
     figures, profiles = _read(evaluation / "metrics.json"), _profiles(features)
     known = {
         "dataset": info,

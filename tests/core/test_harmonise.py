@@ -133,7 +133,7 @@ def test_stain_normalisation_recovers_a_simulated_stain_change() -> None:
 
 
 def test_macenko_finds_the_dyes_that_monai_finds() -> None:
-    """Against MONAI's `ExtractHEStains` on a tile whose pixels absorb in every channel: directions agree within two hundredths, in either order."""
+    """Against MONAI's `ExtractHEStains` where every channel absorbs: the directions agree within two hundredths, in either order."""
     pytest.importorskip("monai")
     from monai.apps.pathology.transforms.stain.array import ExtractHEStains
 

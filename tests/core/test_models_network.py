@@ -39,7 +39,7 @@ def test_takes_other_image_sizes(shape: tuple[int, int, int], same: bool):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"widht": 2}, "unknown option; got 'widht'; allowed: average"),
+        ({"widht": 2}, "unknown option; got 'widht'; allowed: acquisition_jitter, average"),
         ({"dropout": 1.5}, "dropout: out of range; got 1.5"),
         ({"batch_norm": 1}, "batch_norm: not allowed; got 1; allowed: true, false"),
         ({"maps": [8.5]}, "a list of whole numbers"),

@@ -396,6 +396,25 @@ def test_the_client_of_dxflow_predict_sends_dicom_and_arrays(server: Server, tmp
     assert [a["device"]["status"] for a in answers] == ["known", "unseen"]
 
 
+def test_an_array_may_say_what_a_dicom_file_would_have_told(server: Server) -> None:
+    """Keyed hashes of patient and software, and acquisition figures, land in the log; anything else is refused by name and not repeated."""
+    array = image()[75:127, 74:126][None].tolist()
+    told = {"device_key": KNOWN, "patient_key": "0123456789abcdef", "software_key": "fedcba9876543210", "acquisition": {"acq_kvp": 120}}
+    reply = server.post("/v1/models/lung-nodule:predict", json={"instances": [{"array": array} | told]})
+    assert reply.status_code == 200, reply.text
+    log = read_log(server.log)
+    record = log[log["request_id"] == reply.json()["predictions"][0]["request_id"]].iloc[0]
+    assert (record["device_key"], record["patient"], record["software"], record["acq_kvp"]) == (KNOWN, *list(told.values())[1:3], 120)
+    for name, value in (
+        ("patient_key", PERSON), ("software_key", 7), ("acquisition", {"acq_kernel": PERSON}), ("acquisition", {PERSON: 1}),
+        ("acquisition", {f"acq_{n}": n for n in range(33)}), ("acquisition", {"acq_kvp": True}),
+    ):  # fmt: skip
+        reply = server.post("/v1/models/lung-nodule:predict", json={"instances": [{"array": array, name: value}]})
+        assert reply.status_code == 400
+        assert reply.json()["error"].startswith(f"instances[0].{name}: ")
+        assert PERSON not in reply.text
+
+
 def test_the_client_says_in_one_line_what_failed(server: Server, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text(PERSON)
     with pytest.raises(DataError, match="body: not a DICOM file"):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 AXES, CHANNELS = (2,), 3
-LEAST = 0.15  # mean optical density (natural logarithm) of a stained pixel; asked of every channel it would lose eosin, which hardly absorbs red
+LEAST = 0.15  # mean optical density (natural logarithm) of a pixel that counts as stained; asked of each channel it would lose thin eosin
 TIP = 1.0  # percentile of the angles at either end
 DYES = np.array([[0.5626, 0.2159], [0.7201, 0.8012], [0.4062, 0.5581]])  # haematoxylin, eosin; optical density of red, green, blue
 AMOUNTS = np.array([1.9705, 1.0308])  # 99th percentiles

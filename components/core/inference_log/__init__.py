@@ -10,16 +10,31 @@ A log is a folder:
     reader.py     read_log, batches, summary: every record once, whichever form it has
     incremental.py  since: what is new
     tables.py     the columns, and records as tables
+    erasure.py    taking a patient's records out
     events.py     halves of one request that a collector took separately
 
 The writer is the server, the reader is the monitor: that is why the format stands here, below both. See docs/decisions/0061.
 """
 
 from components.core.inference_log.compaction import compact
+from components.core.inference_log.erasure import erase
 from components.core.inference_log.incremental import since
 from components.core.inference_log.lines import frame
 from components.core.inference_log.reader import Tally, batches, read_log, summary
 from components.core.inference_log.tables import COLUMNS, IMAGE_FEATURES
 from components.core.inference_log.writer import SEGMENT_BYTES, InferenceLog
 
-__all__ = ["COLUMNS", "IMAGE_FEATURES", "SEGMENT_BYTES", "InferenceLog", "Tally", "batches", "compact", "frame", "read_log", "since", "summary"]
+__all__ = [
+    "COLUMNS",
+    "IMAGE_FEATURES",
+    "SEGMENT_BYTES",
+    "InferenceLog",
+    "Tally",
+    "batches",
+    "compact",
+    "erase",
+    "frame",
+    "read_log",
+    "since",
+    "summary",
+]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from components.core.atomic import PARTIAL, atomic_file
 from components.core.errors import ServiceError
 from components.core.inference_log import tables
+from components.core.inference_log.erasure import quiet
 from components.core.inference_log.losses import read_ledger
 from components.core.inference_log.reader import BATCH, META, Tally, lines
 from components.core.inference_log.segments import LOG, LOST, PARQUET, abandoned, named, numbers, sync_folder
@@ -40,8 +41,8 @@ def compact(path: str | Path, *, stop: threading.Event | None = None) -> int:
     folder, count = Path(path), 0
     try:
         for number in numbers(folder, LOG):
-            with abandoned(folder, number) as segment:
-                if segment is None:
+            with quiet(folder, alone=False) as may, abandoned(folder, number) as segment:
+                if segment is None or not may:
                     continue
                 for rubbish in folder.glob(f"{number:06d}{PARQUET}.*{PARTIAL}"):  # its maker had this lock, so it is gone
                     rubbish.unlink()
@@ -80,7 +81,7 @@ def _write(segment: Path, final: Path, columns: set[str], as_text: set[str], tal
     """Write `final`, whole or not at all."""
     import pyarrow.parquet as pq
 
-    about = {"records": tally.records, "damaged": tally.damaged, "lost": asdict(tally.lost)}
+    about = {"records": tally.records, "damaged": tally.damaged, "erased": tally.erased, "lost": asdict(tally.lost)}
     schema = tables.schema(columns, as_text).with_metadata({META: json.dumps(about).encode()})
     with atomic_file(final) as partial:
         with pq.ParquetWriter(partial, schema, compression="zstd") as writer:

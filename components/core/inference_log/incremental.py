@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def since(path: str | Path, position: Mapping[int, int], tally: Tally | None = None) -> Iterator[tuple[int, pd.DataFrame]]:
     """(segment, table of at most `reader.BATCH` rows) of the records that `position` does not count yet, in the order of the log.
+    Erased records are among them, as empty rows: what was counted before they were erased must stay counted.
 
     Args:
         position: Segment -> records taken before; the caller adds the lengths of what it took.

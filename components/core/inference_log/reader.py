@@ -24,11 +24,19 @@ META = b"dxflow"
 
 @dataclass
 class Tally:
-    """What reading found beside the records: `damaged` lines, which are torn or changed and left out, and what writers could not write."""
+    """What reading found beside the records: `damaged` lines, which are torn or changed and left out, and what writers could not write.
+
+    `erased` of the `records` are empty (erasure.py).
+    """
 
     records: int = 0
     damaged: int = 0
     lost: Lost = field(default_factory=Lost)
+    erased: int = 0
+
+    def add(self, other: Tally) -> None:
+        self.records, self.damaged, self.erased = self.records + other.records, self.damaged + other.damaged, self.erased + other.erased
+        self.lost += other.lost
 
 
 def lines(path: Path, tally: Tally, *, abandoned: bool = False) -> Iterator[dict[str, Any]]:
@@ -38,6 +46,7 @@ def lines(path: Path, tally: Tally, *, abandoned: bool = False) -> Iterator[dict
             record = parse(line)
             if record is not None:
                 tally.records += 1
+                tally.erased += record.get("status") == tables.ERASED
                 yield record
             elif (
                 line.endswith(b"\n") or abandoned or not has_writer(handle.fileno())
@@ -49,13 +58,13 @@ def facts(path: Path) -> Tally:
     """What a compacted segment says of itself. Raises DataError."""
     import pyarrow.parquet as pq
 
-    with _readable(path):
+    with readable(path):
         found = json.loads((pq.read_metadata(path).metadata or {})[META])
-        return Tally(found["records"], found["damaged"], Lost(**found["lost"]))
+        return Tally(found["records"], found["damaged"], Lost(**found["lost"]), found.get("erased", 0))
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     import pyarrow as pa
 
     try:
@@ -83,7 +92,8 @@ def batches(path: str | Path, tally: Tally | None = None) -> Iterator[pd.DataFra
         DataError: There is no such log, or a compacted segment is damaged.
     """
     for _, table in in_segments(path, tally or Tally()):
-        yield table
+        gone = table["status"].eq(tables.ERASED)
+        yield table[~gone].reset_index(drop=True) if gone.any() else table
 
 
 def in_segments(path: str | Path, tally: Tally, done: Mapping[int, int] | None = None) -> Iterator[tuple[int, pd.DataFrame]]:
@@ -95,7 +105,7 @@ def in_segments(path: str | Path, tally: Tally, done: Mapping[int, int] | None =
     folder = _folder(path)
     for number, compacted in listing(folder):
         if not compacted:
-            before = Tally(tally.records, tally.damaged, tally.lost)
+            before = Tally(tally.records, tally.damaged, tally.lost, tally.erased)
             lost = read_ledger(named(folder, number, LOST))
             try:
                 for table in _from_lines(named(folder, number, LOG), tally):
@@ -103,13 +113,13 @@ def in_segments(path: str | Path, tally: Tally, done: Mapping[int, int] | None =
                 tally.lost += lost
                 continue
             except FileNotFoundError:  # raised on opening, before anything was given
-                tally.records, tally.damaged = before.records, before.damaged
+                tally.records, tally.damaged, tally.erased = before.records, before.damaged, before.erased
         final = named(folder, number, PARQUET)
         if not final.exists():  # an empty segment leaves none
             continue
         own = facts(final)
         if done is not None and done.get(number, 0) >= own.records > 0:
-            tally.records, tally.damaged, tally.lost = tally.records + own.records, tally.damaged + own.damaged, tally.lost + own.lost
+            tally.add(own)
             continue
         for table in _from_parquet(final, tally):
             yield number, table
@@ -132,10 +142,10 @@ def _from_parquet(path: Path, tally: Tally) -> Iterator[pd.DataFrame]:
     import pyarrow.parquet as pq
 
     own = facts(path)
-    with _readable(path), pq.ParquetFile(path) as file:
+    with readable(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH):
             yield tables.typed(batch.to_pandas())
-    tally.records, tally.damaged, tally.lost = tally.records + own.records, tally.damaged + own.damaged, tally.lost + own.lost
+    tally.add(own)
 
 
 def read_log(path: str | Path, *, keep: Callable[[pd.DataFrame], pd.DataFrame] | None = None) -> pd.DataFrame:
@@ -178,13 +188,13 @@ def summary(path: str | Path) -> dict[str, Any]:
             pass
         if final.exists():
             own = facts(final)
-            tally.records, tally.damaged, tally.lost = tally.records + own.records, tally.damaged + own.damaged, tally.lost + own.lost
+            tally.add(own)
     alarms = []
     if tally.lost.n:
         alarms.append(f"{tally.lost.n} answers are not in the log: it could not be written from {tally.lost.since} to {tally.lost.until}")
     if tally.damaged:
         alarms.append(f"{tally.damaged} lines of the log are torn or changed and left out")
     return {
-        "records": tally.records, "damaged": tally.damaged, "lost": tally.lost.n, "lost_since": tally.lost.since, "lost_until": tally.lost.until,
-        "alarms": alarms,
+        "records": tally.records - tally.erased, "damaged": tally.damaged, "lost": tally.lost.n, "lost_since": tally.lost.since,
+        "lost_until": tally.lost.until, "alarms": alarms,
     }  # fmt: skip

@@ -7,6 +7,7 @@ Columns, by name (case does not matter; others are ignored):
     group       `patient`, `lesion`, `subject` or `slide` (also with `_id`), whichever the spec groups by; all are hashed
     device      `device` or `scanner`, else the spec's `device.key` columns; hashed. `manufacturer`, `model`, `software`, `site` as in DICOM
     acquired_at ISO date or time, shifted; `synthetic` 0 or 1
+    covariates  `age` in years, `sex`, `localization` or `body_site`: to the feature store's `covariates`, not to the manifest
 Rows that cannot be used are named by the table and their line.
 """
 
@@ -31,6 +32,7 @@ from components.ingest.fit import fit
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected, pieces
 from components.ingest.source import Source
+from components.ingest.study_facts import covariates
 from components.ingest.tables import lines_of, rows_of
 
 CHUNK = 256
@@ -207,5 +209,6 @@ def row_facts(spec: DiseaseSpec, row: dict[str, str], pseudonymiser: Pseudonymis
         "patient_id": pseudonymiser.id("patient", person) if person else None,
         **identity.columns(shifted_iso(iso_time(row.get("acquired_at", "")), pseudonymiser)),
         "given_split": split,
+        **covariates(row),
         "synthetic": row.get("synthetic", "").strip().lower() in ("1", "true", "yes"),
     }

@@ -36,6 +36,7 @@ from components.ingest.bids import Named, Table
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected
+from components.ingest.study_facts import covariates
 
 LABELS = ("label", "diagnosis", "dx", "group")
 PERSONS = ("subject", "subject_id", "patient", "patient_id", "participant_id")
@@ -212,7 +213,7 @@ def read_person(context: Context, task: Task) -> Outcome:
                 assert spacing is not None
                 grid = head_on_grid(volume, shape=(shape[1], shape[2], shape[3]), spacing_mm=(spacing[0], spacing[1], spacing[2]))
                 person = task.key.removeprefix("person-")
-                arrays.add(_row(context, path, person, volume, facts, label), grid[None])
+                arrays.add(_row(context, path, person, volume, facts, label) | covariates(row), grid[None])
             except NotUsable as reason:
                 out.rejected.append(Rejected(number, reason.reason, reason.offset))
             except OSError:

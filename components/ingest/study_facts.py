@@ -1,0 +1,93 @@
+"""What ingest learns of studies and of patients beside the samples: the rows of the feature store's views `acquisition` and `covariates`.
+
+Covariates say something of a person, so they pass through allow-lists here, never enter the manifest, and are filed under pseudonyms:
+ages over 89 are one age (HIPAA Safe Harbor, 45 CFR 164.514(b)(2)(i)(C)), sex is a letter, the place on the body a word of a vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import datetime
+from statistics import median_low
+from typing import Any
+
+from components.core.dataset import MANIFEST
+
+OLDEST = 90  # years: this age and all above it
+SEXES = {"f": "F", "female": "F", "m": "M", "male": "M", "o": "O", "other": "O"}
+# HAM10000's words and the ISIC archive's (https://www.isic-archive.com), in small letters.
+BODY_SITES = frozenset(
+    ("abdomen", "acral", "anterior torso", "back", "chest", "ear", "face", "foot", "genital", "hand", "head/neck", "lateral torso", "lower extremity",
+     "neck", "oral/genital", "palms/soles", "posterior torso", "scalp", "trunk", "upper extremity")
+)  # fmt: skip
+PREFIX = "cov_"  # of a reader's row; taken out before the row reaches the manifest
+COVARIATES = ("age_years", "sex", "body_site")
+ACQUISITION = tuple(name for name in MANIFEST if name.startswith("acq_") or name == "software")
+
+
+def covariates(row: dict[str, str]) -> dict[str, Any]:
+    """`cov_*` of a table's row (names in small letters); None where it is empty, unknown, or outside the allow-list."""
+    site = next((row[name] for name in ("localization", "body_site", "anatom_site_general") if row.get(name, "").strip()), "").strip().lower()
+    return {
+        PREFIX + "age_years": _age(next((row[name] for name in ("age", "age_years", "age_approx") if row.get(name, "").strip()), "")),
+        PREFIX + "sex": SEXES.get((row.get("sex", "") or row.get("gender", "")).strip().lower()),
+        PREFIX + "body_site": site if site in BODY_SITES else None,
+    }
+
+
+def _age(text: str) -> float | None:
+    """Whole years in [0, 90]."""
+    try:
+        years = float(text)
+    except ValueError:
+        return None
+    return float(min(OLDEST, int(years))) if math.isfinite(years) and 0 <= years <= 130 else None
+
+
+class StudyFacts:
+    """Collects what samples say of their study and their patient. Memory grows with studies, not with samples' pixels."""
+
+    def __init__(self) -> None:
+        self._studies: dict[str, dict[str, Any]] = {}
+        self._patients: dict[tuple[str, datetime | None], dict[str, set[Any]]] = {}
+
+    def take(self, row: dict[str, Any]) -> None:
+        """Note one manifest row, and take its `cov_*` out of it."""
+        told = {name: row.pop(PREFIX + name, None) for name in COVARIATES}
+        at = row.get("acquired_at")
+        if study := row.get("series_id"):
+            found = self._studies.setdefault(study, {"at": at, **{name: {} for name in ACQUISITION}})
+            found["at"] = min((t for t in (found["at"], at) if t is not None), default=None)
+            for name in ACQUISITION:
+                if (value := row.get(name)) is not None:
+                    found[name][value] = found[name].get(value, 0) + 1
+        if (patient := row.get("patient_id")) and any(value is not None for value in told.values()):
+            said = self._patients.setdefault((patient, at), {name: set() for name in COVARIATES})
+            for name, value in told.items():
+                if value is not None:
+                    said[name].add(value)
+
+    def rows(self) -> dict[str, list[dict[str, Any]]]:
+        """Rows of `acquisition` (numbers: the lower median of the study's samples) and `covariates`; words that contradict each other are null."""
+        studies = [
+            {"series_id": key, "event_timestamp": found["at"], **{name: _middle(found[name]) for name in ACQUISITION}}
+            for key, found in self._studies.items()
+        ]
+        patients = [
+            {"patient_id": key, "event_timestamp": at, **{name: _only(values) for name, values in said.items()}}
+            for (key, at), said in self._patients.items()
+        ]
+        return {"acquisition": studies, "covariates": patients}
+
+
+def _only(values: Iterable[Any]) -> Any:
+    """The one value, or None for none and for several."""
+    found = list(values)
+    return found[0] if len(found) == 1 else None
+
+
+def _middle(counts: dict[Any, int]) -> Any:
+    if not counts or isinstance(next(iter(counts)), str):
+        return _only(counts)
+    return median_low([value for value, n in counts.items() for _ in range(n)])

@@ -1,0 +1,51 @@
+"""A folder in a disease's own format, answered sample by sample by a real server, and what the log then holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.core.dataset import Dataset
+from components.core.errors import SpecError
+from components.core.inference_log import read_log
+from components.core.phantoms.chest_ct import generate
+from components.ingest.step import ingest
+from pipelines.replay import replay
+from tests.serving.small_package import build, lung_nodule, reference
+from tests.serving.small_server import free_port, started
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DXFLOW_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DXFLOW_KEY", "a key of the tests only")
+
+
+@pytest.mark.usefixtures("key")
+def test_every_sample_is_answered_under_its_own_keys(tmp_path: Path) -> None:
+    generate(tmp_path / "source", patients=4, seed=3, workers=1)
+    spec = lung_nodule(normalise={"method": "range", "missing_profile": "pooled"})
+    ingest(spec, str(tmp_path / "source"), dataset=tmp_path / "dataset", features=tmp_path / "features")
+    manifest = Dataset(tmp_path / "dataset").manifest
+    package = build(tmp_path / "package", spec, reference({"a" * 16: ("SIEMENS", "SOMATOM FORCE")}), synthetic=True)
+    port = free_port()
+    code = (
+        "from pathlib import Path; from serving.server import serve; "
+        f"serve([Path({str(package.folder)!r})], port={port}, allow_synthetic=True, log=Path({str(tmp_path / 'log')!r}))"
+    )
+    with started(code, tmp_path, port=port, ready="/v2/health/ready") as server:
+        found = replay(server.url, "lung-nodule", tmp_path / "source", 60)
+    assert found["samples"] == len(manifest) == sum(found["devices"].values())
+    assert found["abstained"] + sum(found["decisions"].values()) == len(manifest)
+    assert found["devices"] == manifest["device_key"].value_counts().to_dict()
+    log = read_log(tmp_path / "log")
+    for logged, own in (("patient", "patient_id"), ("device_key", "device_key"), ("software", "software"), ("acq_kvp", "acq_kvp")):
+        assert sorted(log[logged].tolist()) == sorted(manifest[own].tolist()), logged
+    assert not list((tmp_path / "home" / "work").glob("replay-*"))
+
+
+@pytest.mark.usefixtures("key")
+def test_an_unknown_disease_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="lungs"):
+        replay("http://127.0.0.1:1", "lungs", tmp_path, 1)
