@@ -17,6 +17,7 @@ from components.core.dataset import SPLITS, Dataset
 from components.core.devices import DeviceProfile, normalise, pooled
 from components.core.errors import DataError
 from components.core.folds import roles
+from components.core.left_out import splits
 from components.core.models.samples import Samples
 from components.core.spec import DiseaseSpec
 
@@ -62,7 +63,7 @@ def load_split(
     if split not in allowed:
         raise DataError("no such split", where="load_split", got=f"'{split}'", allowed=", ".join(allowed))
     data = Dataset(dataset, expect=spec)
-    of = data.manifest["split"].to_numpy(dtype=object) if fold is None else roles(data.manifest, spec, fold)
+    of = splits(data.manifest, spec) if fold is None else roles(data.manifest, spec, fold)
     index, train = np.flatnonzero(of == split), np.flatnonzero(of == "train")
     if not len(index):
         raise DataError("no samples in this split", where=f"{dataset}: {split}" + ("" if fold is None else f" of fold {fold}"), got=0)
@@ -76,14 +77,14 @@ def load_unlabelled(spec: DiseaseSpec, dataset: Path, features: Path, reference:
     None where there are none. A label that is missing is -1 (multi-label: not a number).
     """
     named = {stage.data for stage in spec.stages if stage.data}
-    splits = [e.split for e in spec.external if e.role == "pretrain" and (not named or e.name in named)]
+    wanted = [e.split for e in spec.external if e.role == "pretrain" and (not named or e.name in named)]
     data = Dataset(dataset, expect=spec)
-    of = data.manifest["split"].to_numpy(dtype=object)
-    index = np.flatnonzero(np.isin(of.astype(str), splits))
+    of = splits(data.manifest, spec)
+    index = np.flatnonzero(np.isin(of.astype(str), wanted))
     if not len(index):
         return None
     train = np.flatnonzero(of == "train")
-    return _opened(spec, data, features, index, train, reference, where=f"{dataset}: {', '.join(splits)}", unlabelled=True).samples
+    return _opened(spec, data, features, index, train, reference, where=f"{dataset}: {', '.join(wanted)}", unlabelled=True).samples
 
 
 def _opened(

@@ -130,6 +130,30 @@ def compare(
         comparison_text(result)
 
 
+@cli.command()
+@DISEASE
+@click.option("--source", required=True, help="A folder, a file, s3://bucket/prefix, or package:folder/file.")
+@click.option("--family", help="One of the disease's model families.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--no-cache", is_flag=True, help="Run every step, whatever was run before.")
+@click.option("--runner", type=click.Choice(["subprocess", "docker"]), default="subprocess", show_default=True)
+@click.option("--images", default="", help="Prefix of the step images for --runner docker.")
+@AS_JSON
+def unseen(disease: str, source: str, family: str | None, seed: int, no_cache: bool, runner: str, images: str, as_json: bool) -> None:
+    """Leave each device out of a training in turn: what a device costs that the model has not seen. Three devices or more."""
+    from pipelines import catalog
+    from pipelines.run import Options
+    from pipelines.terminal import Bars, unseen_text
+    from pipelines.unseen import unseen as work
+
+    with Bars(quiet=as_json) as bars:
+        result = work(catalog.load(disease), Options(source, family, seed, not no_cache, runner, images), bars.event)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        unseen_text(result)
+
+
 @cli.command("compile")
 @DISEASE
 @click.option("--out", type=click.Path(path_type=Path), help="Default: <disease>.yaml in this folder.")

@@ -2,6 +2,7 @@
 
     ingest -> validate -> train -> evaluate -> register                          a run
     ingest -> validate -> (train -> evaluate) for each family -> compare         a comparison
+    ingest -> validate -> (train -> evaluate) without each device -> unseen      leave one device out
 
 The same intermediate representation (IR) runs on a laptop, in containers and on Kubeflow. What a cluster needs (GPU, tolerations, selectors,
 shared memory, secrets) is always in it; the local runner ignores it.
@@ -17,6 +18,7 @@ from components.core.errors import SpecError
 from components.core.spec import DiseaseSpec, Resources
 from components.evaluate.compare_component import compare
 from components.evaluate.component import evaluate
+from components.evaluate.unseen_component import left_out, unseen
 from components.ingest.component import ingest
 from components.register.component import register
 from components.train.component import train
@@ -44,6 +46,14 @@ class Comparison(NamedTuple):
     dataset: dsl.Dataset
     validation: dsl.Artifact
     comparison: dsl.Artifact
+
+
+class Unseen(NamedTuple):
+    """Folders that leaving each device out hands on."""
+
+    dataset: dsl.Dataset
+    validation: dsl.Artifact
+    unseen: dsl.Artifact
 
 
 def images(*, prefix: str = "", tag: str | None = None) -> dict[str, str]:
@@ -102,14 +112,41 @@ def assemble_comparison(spec: DiseaseSpec, families: tuple[str, ...], image_of: 
     return pipeline
 
 
+def assemble_unseen(spec: DiseaseSpec, image_of: dict[str, str]) -> Any:
+    """Leave one device out, one branch of a ParallelFor for each device that the data turn out to have, as a component for the compiler."""
+    resources = {name: spec.resources_of(name) for name in STEPS}
+    steps = _steps(image_of)
+
+    # `spec` is as in a run, so that ingest and validate come from its cache.
+    @dsl.pipeline(name=f"unseen-{spec.name}", description=f"{spec.title}: each device left out of a training")
+    def pipeline(source: str, source_digest: str, key_fingerprint: str, spec: str, family: str, seed: int) -> Unseen:
+        data: Any = steps["ingest"](spec=spec, source=source, source_digest=source_digest, key_fingerprint=key_fingerprint)
+        raw, profiles = data.outputs["dataset"], data.outputs["features"]
+        checked: Any = steps["validate"](spec=spec, dataset=raw)
+        verdict = checked.outputs["validation"]
+        chosen: Any = steps["left_out"](spec=spec, dataset=raw)
+        with dsl.ParallelFor(items=chosen.output, name="devices") as without:
+            fitted: Any = steps["train"](spec=without, family=family, seed=seed, dataset=raw, features=profiles, validation=verdict)
+            judged: Any = steps["evaluate"](spec=without, dataset=raw, features=profiles, validation=verdict, model=fitted.outputs["model"])
+        together: Any = steps["unseen"](
+            spec=spec, evaluations=dsl.Collected(judged.outputs["evaluation"]), models=dsl.Collected(fitted.outputs["model"])
+        )
+        for name, task in (
+            ("ingest", data), ("validate", checked), ("evaluate", chosen), ("train", fitted), ("evaluate", judged), ("evaluate", together),
+        ):  # fmt: skip
+            place(task, resources[name])
+        return Unseen(raw, verdict, together.outputs["table"])
+
+    return pipeline
+
+
 def _steps(image_of: dict[str, str]) -> dict[str, Any]:
-    """Every face as a KFP component in its image; the comparison runs in evaluate's."""
-    faces = {face.__name__: face for face in (ingest, validate, train, evaluate, register, compare)}
+    """Every face as a KFP component in its image; what brings evaluations together runs in evaluate's."""
+    faces = {face.__name__: face for face in (ingest, validate, train, evaluate, register, compare, left_out, unseen)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # kfp warns of base images whose name lacks "python"
         return {
-            name: dsl.component(face, base_image=image_of["evaluate" if name == "compare" else name], install_kfp_package=False)
-            for name, face in faces.items()
+            name: dsl.component(face, base_image=image_of.get(name, image_of["evaluate"]), install_kfp_package=False) for name, face in faces.items()
         }
 
 
@@ -132,8 +169,10 @@ def place(task: dsl.PipelineTask, resources: Resources) -> None:
     kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)
 
 
-def compile_ir(spec: DiseaseSpec, path: Path, *, families: tuple[str, ...] = (), prefix: str = "", tag: str | None = None) -> Path:
-    """Write the linted IR of a disease's run, or of the comparison of `families`, to `path`.
+def compile_ir(
+    spec: DiseaseSpec, path: Path, *, families: tuple[str, ...] = (), unseen: bool = False, prefix: str = "", tag: str | None = None
+) -> Path:
+    """Write the linted IR of a disease's run, of the comparison of `families`, or of leaving each device out (`unseen`), to `path`.
 
     Raises:
         SpecError: The lint finds what local and cluster treat differently, or the spec is too large to travel.
@@ -142,6 +181,8 @@ def compile_ir(spec: DiseaseSpec, path: Path, *, families: tuple[str, ...] = (),
         raise SpecError("spec too large to travel as a parameter", where=spec.name, got=f"{len(spec.to_json())} bytes", allowed=MAX_PARAMETER_BYTES)
     path.parent.mkdir(parents=True, exist_ok=True)
     image_of = images(prefix=prefix, tag=tag)
-    compiler.Compiler().compile(assemble_comparison(spec, families, image_of) if families else assemble(spec, image_of), str(path))
+    plain = assemble_unseen(spec, image_of) if unseen else assemble(spec, image_of)
+    graph = assemble_comparison(spec, families, image_of) if families else plain
+    compiler.Compiler().compile(graph, str(path))
     lint(path)
     return path

@@ -29,9 +29,10 @@ def lint(path: Path) -> None:
 
 def findings(ir: dict[str, Any]) -> Iterator[str]:
     """Every construct that runs differently in the two places, in words."""
+    over = set(_looped_over(ir))
     for name, component in {"root": ir.get("root", {}), **ir.get("components", {})}.items():
         for parameter, kind in component.get("inputDefinitions", {}).get("parameters", {}).items():
-            if kind.get("parameterType") in ("STRUCT", "LIST"):
+            if kind.get("parameterType") in ("STRUCT", "LIST") and (name, parameter) not in over:
                 yield f"{name}: parameter '{parameter}' is a {kind['parameterType']}: integers become floats on the way; pass a JSON string"
             if SECRET_NAME.search(parameter):
                 yield f"{name}: parameter '{parameter}' looks like a secret: parameters are logged; use the environment"
@@ -59,3 +60,11 @@ def findings(ir: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: installs packages at run time: they belong into the image"
         if ":" not in container.get("image", "").rsplit("/", 1)[-1]:
             yield f"{name}: image '{container.get('image')}' has no tag or digest: a code change would be answered from the cache"
+
+
+def _looped_over(ir: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(component, parameter) of every list that a ParallelFor runs over and that a step gave: its items reach the steps one by one."""
+    for component in [ir.get("root", {}), *ir.get("components", {}).values()]:
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            if listed := task.get("parameterIterator", {}).get("items", {}).get("inputParameter"):
+                yield task.get("componentRef", {}).get("name", ""), listed

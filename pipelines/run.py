@@ -112,9 +112,10 @@ def execute(
     family: str,
     kept: dict[str, tuple[str, ...]],
     families: tuple[str, ...] = (),
+    unseen: bool = False,
     on_event: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> tuple[Path, Record]:
-    """Compile and run one pipeline to its end: the disease's own, or the comparison of `families`.
+    """Compile and run one pipeline to its end: the disease's own, the comparison of `families`, or `unseen`, each device left out.
 
     Args:
         arguments: The pipeline's own; source, its digest, the key's fingerprint and the seed are added here.
@@ -138,7 +139,7 @@ def execute(
             {"event": "warning", "text": f"made a pseudonym key at {home() / 'pseudonym.key'}: keep it, without it the same patient gets a new id"}
         )
     arguments = {"source": source, "source_digest": digest, "key_fingerprint": pseudonymiser.fingerprint, "seed": options.seed, **arguments}
-    identity = hashlib.sha256(json.dumps([arguments, families], sort_keys=True).encode()).hexdigest()[:16]
+    identity = hashlib.sha256(json.dumps([arguments, families, unseen], sort_keys=True).encode()).hexdigest()[:16]
     with _only_one(identity):
         for _ in records():  # marks runs that were killed
             pass
@@ -146,7 +147,7 @@ def execute(
         folder = _new_run_dir(spec.name)
         from pipelines.assemble import compile_ir
 
-        compile_ir(spec, folder / "pipeline.yaml", families=families, prefix=options.images)
+        compile_ir(spec, folder / "pipeline.yaml", families=families, unseen=unseen, prefix=options.images)
         request = {
             "runner": options.runner, "arguments": arguments, "pipeline_root": str(home() / "pipeline_root"), "cache": options.cache,
             "cache_root": str(home() / "cache"), "environment": _container_environment() if options.runner == "docker" else {},
@@ -170,7 +171,7 @@ def execute(
             record.save(folder)
             raise error
         record.outputs = json.loads((folder / "outputs.json").read_text(encoding="utf-8"))
-        for name in STEPS if not families else STEPS[:-1]:
+        for name in STEPS[:-1] if families or unseen else STEPS:
             record.steps.setdefault(name, {"state": "cached", "seconds": 0.0})
         for artifact, names in kept.items():
             for name in names:

@@ -175,6 +175,15 @@ def comparison_text(result: dict[str, Any]) -> None:
     print(f"report     {result['report']}")
 
 
+def unseen_text(result: dict[str, Any]) -> None:
+    """Print what leaving each device out has shown."""
+    rows = [[r["name"], str(r["n"]), estimate_text(r["unseen"]), "-" if r["seen"] is None else f"{r['seen']:.3f}"] for r in result["devices"]]
+    title = result["disease"] + (", SYNTHETIC DATA" if result["synthetic"] else "")
+    table(["device left out", "samples", "auc, unseen", "auc, devices it knows"], rows, title=title)
+    print("gap        " + ("no figure" if result["gap"] is None else f"{result['gap']:+.3f}, mean known {result['seen']:.3f}"))
+    print(f"report     {result['report']}")
+
+
 def answer_text(answer: dict[str, Any]) -> str:
     """A server's answer in plain words."""
     probabilities = ", ".join(f"{name} {p:.3f}" for name, p in answer["probabilities"].items()) or "-"

@@ -22,18 +22,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 StepName = Literal["ingest", "validate", "train", "evaluate", "register", "monitor", "serve"]
 
-UNITS = {
-    "CT": "HU",
-    "MR": "1",
-    "MG": "1",
-    "DX": "1",
-    "fundus": "1",
-    "dermoscopy": "1",
-    "histology": "1",
-    "sensor": "mg",
-    "tabular": "1",
-    "image": "1",
-}
+UNITS = {"CT": "HU", "sensor": "mg"} | dict.fromkeys(("MR", "MG", "DX", "fundus", "dermoscopy", "histology", "tabular", "image"), "1")
 
 
 class _Part(BaseModel):
@@ -207,6 +196,7 @@ class Split(_Part):
     fold for each group (leave one subject out). Then each sample is test once, in the fold that the manifest names, by a model that saw
     neither it nor its group; a share `val / (train + val)` of a fold's other groups validates. The model that is registered is one more,
     trained and validated on all groups in those shares and tested on none of them: `split` is train or val everywhere, and `test` is unused.
+    `leave_out`: a device's key. All its groups are test, whatever else was asked for; set by `dxflow unseen` for each device in turn.
     """
 
     grouping: Literal["patient", "lesion", "subject", "slide", "none"]
@@ -215,6 +205,7 @@ class Split(_Part):
     val: Share = 0.15
     test: Share = 0.25
     folds: Annotated[int, Field(ge=1, le=50)] | Literal["group"] = 1
+    leave_out: str = Field("", max_length=64)
 
     @model_validator(mode="after")
     def _sum(self) -> Split:
@@ -222,8 +213,8 @@ class Split(_Part):
             raise ValueError(f"train|train + val + test = {self.train + self.val + self.test:g}|a sum of 1")
         if self.grouping == "none" and not self.given:
             raise ValueError("given|false|true when grouping is 'none': without groups only a given split can be kept")
-        if self.given and self.folds != 1:
-            raise ValueError(f"folds|{self.folds}|1 when the split is given")
+        if self.folds != 1 and (self.given or self.leave_out):
+            raise ValueError(f"folds|{self.folds}|1 when the split is given or a device left out")
         return self
 
 

@@ -142,3 +142,21 @@ def test_a_comparison_trains_each_family_in_a_branch_and_shares_the_data(disease
     branch = ir["components"][loops[0]["componentRef"]["name"]]["dag"]["tasks"]
     assert sorted(branch) == ["evaluate", "train"]
     assert {"ingest", "validate", "compare"} <= set(ir["root"]["dag"]["tasks"])
+
+
+def test_leaving_devices_out_is_a_loop_over_what_the_data_hold(tmp_path: Path) -> None:
+    """The devices are known only once the data are read: the loop runs over a step's list, and each branch gets a spec of its own."""
+    ir = next(yaml.safe_load_all(compile_ir(catalog.load("lung-nodule"), tmp_path / "x.yaml", unseen=True).read_text()))
+    loop = next(t for t in ir["root"]["dag"]["tasks"].values() if "parameterIterator" in t)
+    listed = loop["parameterIterator"]["items"]["inputParameter"]
+    assert loop["inputs"]["parameters"][listed]["taskOutputParameter"]["producerTask"] == "left-out"
+    branch = ir["components"][loop["componentRef"]["name"]]["dag"]["tasks"]
+    assert sorted(branch) == ["evaluate", "train"]
+    assert all(task["inputs"]["parameters"]["spec"]["componentInputParameter"].endswith("-loop-item") for task in branch.values())
+    assert not list(findings(ir))
+
+
+def test_a_list_that_no_loop_runs_over_is_still_refused(tmp_path: Path) -> None:
+    ir = next(yaml.safe_load_all(compile_ir(catalog.load("lung-nodule"), tmp_path / "x.yaml", unseen=True).read_text()))
+    ir["components"]["comp-train"]["inputDefinitions"]["parameters"]["seed"]["parameterType"] = "LIST"
+    assert any("'seed' is a LIST" in found for found in findings(ir))
