@@ -115,7 +115,7 @@ def receiver() -> Iterator[tuple[int, list[tuple[str, dict[str, Any]]]]]:
         thread.join()
 
 
-def until(found: Callable[[], Any], *, what: str, seconds: float = 90) -> Any:
+def until(found: Callable[[], Any], *, what: str, seconds: float = 240) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         value = found()

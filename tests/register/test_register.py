@@ -54,28 +54,24 @@ def test_a_good_model_of_real_data_becomes_champion(done: Registered):
     assert (found.version, found.digest, found.verdict) == (record["version"], done.package("real").digest, "pass")
 
 
-def test_what_a_server_logs_projects_to_what_the_reference_says(done: Registered):
-    """The embedding of a reference sample, as the served graph gives it, lands on that sample's own columns."""
-    from components.core.dataset import Dataset
-    from serving.predictor import Predictor, Query
+def test_what_the_served_graph_sees_projects_to_what_the_reference_says(done: Registered):
+    """The embedding that the packed graph gives for a reference sample lands on that sample's own columns."""
+    import onnxruntime
+
+    from feature_store.training import load_split
 
     package = done.package("real")
     projection = package.projection
     assert projection is not None
-    reference = package.reference
-    assert set(projection.names) <= set(reference.columns)
-    data = Dataset(example("real")[1]["dataset"])
-    rows = [3, len(reference) - 1]
-    place = {sample: n for n, sample in enumerate(data.manifest["sample_id"])}
-    index = np.array([place[reference["sample_id"].iloc[n]] for n in rows])
-    queries = [
-        Query(array=x, device_key=str(reference["device_key"].iloc[n])) for x, n in zip(data.read(index), rows, strict=True)
-    ]  # fmt: skip
-    predictor = Predictor(package, OnlineProfiles(online_folder(package.name)))
-    _, found = predictor.answer_and_embed(queries)
-    columns = projection.columns(found)
+    spec, run = example("real")
+    val = load_split(spec, run["dataset"], run["features"], "val", package.reference_profile)
+    session = onnxruntime.InferenceSession(str(package.onnx), providers=["CPUExecutionProvider"])
+    rows = np.array([0, len(val.samples) // 2, len(val.samples) - 1])
+    (found,) = session.run(["embedding"], {"x": val.samples.batch(rows)})
+    columns = projection.columns(list(np.asarray(found)))
+    reference = package.reference.set_index("sample_id").loc[val.rows["sample_id"].iloc[rows]]
     for name in projection.names:
-        assert np.allclose(columns[name], reference[name].to_numpy(np.float64)[rows], atol=1e-3)
+        assert np.allclose(columns[name], reference[name].to_numpy(np.float64), atol=1e-3)
 
 
 def test_a_refused_model_is_kept_with_its_reason_and_is_not_champion(done: Registered):

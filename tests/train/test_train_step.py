@@ -53,6 +53,7 @@ def contents(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def uninterrupted(place: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         for name, value in {"DXFLOW_HOME": str(place / "home"), "OMP_NUM_THREADS": "1", "DXFLOW_DEVICE": "cpu"}.items():
             patch.setenv(name, value)
         return run(place, "whole", small_spec(epochs=EPOCHS))
