@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 PERSON, PATIENT_ID, FREE_TEXT = "Miller^Jonathan", "PID-4711-XYZ", "fell from a ladder"
-MARKS = ("miller", "jonathan", "4711", "ladder", "19610203", "sn-12345")
-"""Lower-case pieces of what the header plants; none may come back or be kept."""
+MARKS = ("miller", "jonathan", "pid-4711", "4711-xyz", "ladder", "19610203", "sn-12345")
+"""Lower-case pieces of what the header plants; none may come back or be kept. Each is longer or has other letters than digits of chance can make:
+a log of many figures and hashes holds every number of four digits sooner or later."""
 
 
 def ct_slice(

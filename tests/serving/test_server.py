@@ -301,8 +301,7 @@ BAD_V2: dict[str, tuple[tuple[bytes, dict[str, str]] | dict[str, Any], str]] = {
 
 
 def clean(text: str) -> bool:
-    without_id = re.sub(r'"request_id": ?"[0-9a-f]{32}"', "", text)  # random digits may hold anything
-    return not any(mark in without_id.lower() for mark in MARKS)
+    return not any(mark in text.lower() for mark in MARKS)
 
 
 @pytest.mark.parametrize("case", BAD_V1)
