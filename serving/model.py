@@ -92,15 +92,15 @@ class DiseaseModel(kserve.Model):
     def _answer(self, work: Work) -> Any:
         ids = [f"{work.request_id}-{n}" if len(work.queries) > 1 else work.request_id for n in range(len(work.queries))]
         try:
-            answers, embeddings = self._predictor.answer_and_embed(work.queries)
-            figures = self._predictor.figures(work.queries)
+            found = self._predictor.work(work.queries)
         except Exception:
             self._journal.write(work.request_id, [self._failed(i, query, work.started) for i, query in zip(ids, work.queries, strict=True)])
             raise
+        answers = [one.answer for one in found]
         for answer, own in zip(answers, ids, strict=True):
             answer["request_id"] = own
         at, latency = now(), milliseconds(work.started)
-        records = [_record(at, latency, *parts) for parts in zip(work.queries, answers, figures, embeddings, strict=True)]
+        records = [_record(at, latency, query, one.answer, one.figures, one.embedding) for query, one in zip(work.queries, found, strict=True)]
         self._journal.write(work.request_id, records)
         return {"predictions": answers} if work.reply_to is None else self._reply(work.reply_to, answers)
 
