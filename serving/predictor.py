@@ -19,6 +19,7 @@ from components.core.outside import OUTSIDE, UNSEEN, Limits
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.uncertainty import Uncertainty
+from serving.explain import Explainer, overlay_png
 
 if TYPE_CHECKING:
     from feature_store.store import OnlineProfiles
@@ -67,6 +68,24 @@ class Answered:
     figures: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Explained:
+    """An answer and where it comes from.
+
+    Args:
+        heat: (*places) in [0, 1]; None on abstention, with `method`, `classes` and `overlay`.
+        method: "Grad-CAM" or "occlusion".
+        classes: What the heat speaks for.
+        overlay: PNG of the sample with the heat on it.
+    """
+
+    answered: Answered
+    heat: NDArray[np.float32] | None
+    method: str | None
+    classes: tuple[str, ...]
+    overlay: bytes | None
+
+
 class Predictor:
     """One opened model package, ready to answer. Not for several threads at once: the engine has its own.
 
@@ -85,6 +104,7 @@ class Predictor:
         self._limits, self._uncertainty = Limits.learn(self.spec, reference), Uncertainty.learn(self.spec, reference)
         known = reference.groupby("device_key")[["manufacturer", "model"]].first()
         self._devices = {str(key): (_text(row["manufacturer"]), _text(row["model"])) for key, row in known.iterrows()}
+        self._explainer = Explainer(package)
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -172,6 +192,26 @@ class Predictor:
             return []
         columns = np.stack(list(self._projection.columns([embeddings.get(n) for n in asked]).values()), 1)
         return [n for n, row in zip(asked, columns, strict=True) if self._limits.far(row)]
+
+    def explain(self, query: Query) -> Explained | None:
+        """Answer one sample and say where in it the answer comes from; None where the model answers about rows of a table."""
+        if not self._explainer.offered:
+            return None
+        (answered,) = self.work([query])
+        if answered.answer["abstain"]:
+            return Explained(answered, None, None, (), None)
+        profile = self._device(query, answered.figures).profile
+        x = devices.normalise(np.asarray(query.array, dtype=np.float32)[None], self.spec, [profile], self.package.reference_profile)[0]
+        classes = self._explained(answered.answer)
+        heat, method = self._explainer.heat(x, classes)
+        return Explained(answered, heat, method, tuple(self.spec.target.classes[k] for k in classes), overlay_png(query.array, heat, self.spec))
+
+    def _explained(self, answer: Mapping[str, Any]) -> tuple[int, ...]:
+        """What a reader wants to see: signs of what is looked for, whatever was decided; without such a class, of the most probable one."""
+        if self.spec.positive_indices:
+            return self.spec.positive_indices
+        p = answer["probabilities"]
+        return (self.spec.target.classes.index(max(p, key=p.__getitem__)),)
 
     def figures(self, queries: Sequence[Query]) -> list[dict[str, float]]:
         """The image figures of each sample, for the log: raw, before any normalisation."""
