@@ -1,0 +1,84 @@
+"""An answer as a clinician reads it: what the model sees, how sure it is, on which device, and what nobody knows about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.core.package import ModelPackage
+
+ASSISTS = "This assists and does not replace the physician. No decision about a patient may rest on it alone."
+SYNTHETIC = "This model was trained on SYNTHETIC data. Nothing that it says holds for a patient."
+
+
+@dataclass(frozen=True)
+class Said:
+    """Args: headline: one sentence; lines: what a reader should weigh it with; tone: `positive`, `negative` or `none`."""
+
+    headline: str
+    lines: tuple[str, ...]
+    tone: str
+
+
+def said(answer: Mapping[str, Any], package: ModelPackage) -> Said:
+    """The answer in words."""
+    target = package.spec.target
+    positive = [target.classes[k] for k in package.spec.positive_indices]
+    if answer["abstain"]:
+        return Said("The model gives no answer for this one.", tuple(_sentence(r) for r in answer["reasons"]), "none")
+    p, sure = answer["probabilities"], answer.get("uncertainty") or {}
+    decided = str(answer["decision"])
+    lines: list[str] = []
+    if positive and target.kind != "multilabel":
+        share = sum(p[name] for name in positive)
+        what = target.positive if target.kind != "ordinal" else f"{target.positive} or more"
+        span = ""
+        if sure.get("low") is not None:
+            span = f" (95 % interval {_percent(sure['low'])} to {_percent(sure['high'])} among test samples that got this figure)"
+        lines.append(f"Probability of {what}: {_percent(share)}{span}.")
+        tone = "positive" if set(decided.split("+")) & set(positive) else "negative"
+    else:
+        lines.append(", ".join(f"{name} {_percent(v)}" for name, v in sorted(p.items(), key=lambda kv: -kv[1])) + ".")
+        tone = "positive" if decided != "none" else "negative"
+    kept = sure.get("set")
+    if kept is not None:
+        others = [name for name in kept if name not in decided.split("+")]
+        if others:
+            lines.append(f"It cannot rule out {_or(others)} (with 90 % confidence).")
+        elif not kept:
+            lines.append("It is unlike any class that the model was tested on.")
+        else:
+            lines.append("It rules out the other classes (with 90 % confidence).")
+    point = answer["operating_point"]
+    if point.get("kind") == "threshold":
+        lines.append(f"The line between the two answers lies at {_percent(point['thresholds'][0])}.")
+    lines += [_sentence(r) for r in answer["reasons"]]
+    return Said(f"The model's answer: {decided.replace('+', ', ')}.", tuple(lines), tone)
+
+
+def device(answer: Mapping[str, Any]) -> str:
+    """One sentence about the device."""
+    d = answer["device"]
+    name = " ".join(str(d[k]) for k in ("manufacturer", "model") if d.get(k)) or "Device without a name"
+    state = {"known": "the model was tested on it", "unseen": "the model was never tested on it", "stale": "its profile is out of date"}
+    return f"{name}: {state.get(d['status'], d['status'])}."
+
+
+def limits(package: ModelPackage) -> list[str]:
+    """What the model card says nobody should forget."""
+    part = re.search(r"^## Limits\n(.*?)(?=^## |\Z)", package.card, flags=re.M | re.S)
+    return [line.removeprefix("- ") for line in part[1].strip().splitlines() if line.startswith("- ")] if part else []
+
+
+def _percent(p: float) -> str:
+    return "under 1 %" if p < 0.01 else "over 99 %" if p > 0.99 else f"{100 * p:.0f} %"
+
+
+def _or(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
