@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from components.core import heatmap
+from components.core.models import torch_onnx
 from components.register import onnx_head
 
 RNG = np.random.default_rng(0)
@@ -25,10 +26,8 @@ def test_grad_cam_of_a_mean_and_one_linear_layer_is_the_closed_form() -> None:
 
 def network(spatial: int) -> torch.nn.Module:
     torch.manual_seed(3)
-    conv, norm = {1: (torch.nn.Conv1d, torch.nn.BatchNorm1d), 2: (torch.nn.Conv2d, torch.nn.BatchNorm2d), 3: (torch.nn.Conv3d, torch.nn.BatchNorm3d)}[
-        spatial
-    ]
-    pool = {1: torch.nn.AdaptiveAvgPool1d, 2: torch.nn.AdaptiveAvgPool2d, 3: torch.nn.AdaptiveAvgPool3d}[spatial]
+    conv, norm = (getattr(torch.nn, f"{layer}{spatial}d") for layer in ("Conv", "BatchNorm"))
+    pool = getattr(torch.nn, f"AdaptiveAvgPool{spatial}d")
 
     class Residual(torch.nn.Module):
         def __init__(self) -> None:
@@ -51,15 +50,7 @@ def test_the_heat_from_the_exported_graphs_is_grad_cam_by_gradients(spatial: int
     """The oracle is torch's own gradient on the network's last map, in one, two and three dimensions."""
     module, path = network(spatial), tmp_path / "model.onnx"
     x = RNG.normal(size=(4, 2, *places)).astype(np.float32)
-    torch.onnx.export(
-        module,
-        (torch.from_numpy(x),),
-        str(path),
-        input_names=["x"],
-        output_names=["scores"],
-        dynamic_axes={"x": {0: "n"}, "scores": {0: "n"}},
-        dynamo=False,
-    )
+    torch_onnx.export(module, (2, *places), path)
     before = onnxruntime.InferenceSession(str(path)).run(["scores"], {"x": x})[0]
     assert onnx_head.add(path, x, spatial) is not None
     whole, head = (onnxruntime.InferenceSession(str(p)) for p in (path, tmp_path / heatmap.HEAD))

@@ -9,7 +9,7 @@ from components.core import image_quality
 from components.core.outside import LEAST, Limits
 from tests.serving.small_package import lung_nodule
 
-SPEC = lung_nodule()
+SPEC = lung_nodule(abstain={})
 SHAPE = SPEC.input.shape
 
 
