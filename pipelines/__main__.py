@@ -13,6 +13,7 @@ import click
 
 from components.core.errors import DxflowError, SpecError
 from components.core.home import home
+from pipelines import access_verbs
 
 DISEASE = click.argument("disease")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON value on the last line, for scripts.")
@@ -26,6 +27,10 @@ def cli() -> None:
 
     Everything a command keeps lies in DXFLOW_HOME (default: .dxflow in this folder). Exit codes: 0 done, 1 a defect, 2 you can fix it.
     """
+
+
+cli.add_command(access_verbs.token)
+cli.add_command(access_verbs.audit)
 
 
 @cli.command()
