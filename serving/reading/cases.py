@@ -1,7 +1,7 @@
 """Cases for a reader: the sample as the model got it, the answer, and what the reader said of it.
 
-The one place where the server keeps pixels. It is off unless asked for; a case goes when it is too old, when there are too many, or when its patient is
-erased. Names in here are keyed hashes; a reader's comment is free text, so it stays here and goes with the case: labels and audit do without it.
+The one place where the server keeps pixels. It is off unless asked for; a case goes when it is too old, when there are too many, or when its patient
+is erased. Names in here are keyed hashes; a reader's comment is free text, so it stays here and goes with the case: labels and audit do without it.
 """
 
 from __future__ import annotations

@@ -38,15 +38,21 @@ from serving.reading.cases import AGREE, DISAGREE, MAX_COMMENT, OWN, CaseStore, 
 HERE = Path(__file__).parent
 STATIC = {"reading.css": "text/css", "viewer.js": "text/javascript"}
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; form-action 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
 }  # fmt: skip
 MAX_FORM = 16_384
 
 
 class ReadingPage:
-    """Args: predictors: disease -> what answers now; executor: where models work; inbox: disease -> folder that the monitor takes late labels from."""
+    """The application is `app`.
+
+    Args:
+        predictors: Disease -> what answers now.
+        executor: Where models work.
+        inbox: Disease -> folder from which the monitor takes late labels.
+    """
 
     def __init__(
         self, cases: CaseStore, predictors: Callable[[], Mapping[str, Predictor]], executor: Executor, policy: Policy, audit: Audit | None,
@@ -88,8 +94,8 @@ class ReadingPage:
         spec = predictor.spec
         return self._page(
             "case.html.j2", request, case=case, said=words.said(case.answer, predictor.package), device=words.device(case.answer), title=spec.title,
-            limits=words.limits(predictor.package), readings=readings, classes=spec.target.classes, shape=shape, layout=spec.input.layout, unit=spec.input.unit,
-            synthetic=case.answer["synthetic"], range=spec.input.range, max_comment=MAX_COMMENT,
+            limits=words.limits(predictor.package), readings=readings, classes=spec.target.classes, shape=shape, layout=spec.input.layout,
+            unit=spec.input.unit, synthetic=case.answer["synthetic"], range=spec.input.range, max_comment=MAX_COMMENT,
             explainable=spec.input.layout != "table" and not case.answer["abstain"],
         )  # fmt: skip
 

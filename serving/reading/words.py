@@ -10,14 +10,22 @@ from typing import Any
 from components.core.package import ModelPackage
 
 ASSISTS = "This assists and does not replace the physician. No decision about a patient may rest on it alone."
-SYNTHETIC = "This model was trained on SYNTHETIC data. Nothing that it says holds for a patient."
+SYNTHETIC = "Trained on SYNTHETIC data: nothing that such a model says holds for a patient."
 
 
 @dataclass(frozen=True)
 class Said:
-    """Args: headline: one sentence; lines: what a reader should weigh it with; tone: `positive`, `negative` or `none`."""
+    """An answer in words.
+
+    Args:
+        headline: One sentence.
+        short: A few words for a list.
+        lines: What a reader should weigh it with.
+        tone: `positive`, `negative` or `none`.
+    """
 
     headline: str
+    short: str
     lines: tuple[str, ...]
     tone: str
 
@@ -27,20 +35,23 @@ def said(answer: Mapping[str, Any], package: ModelPackage) -> Said:
     target = package.spec.target
     positive = [target.classes[k] for k in package.spec.positive_indices]
     if answer["abstain"]:
-        return Said("The model gives no answer for this one.", tuple(_sentence(r) for r in answer["reasons"]), "none")
+        reasons = tuple(_sentence(r) for r in answer["reasons"])
+        return Said("The model gives no answer for this one.", reasons[0] if reasons else "", reasons, "none")
     p, sure = answer["probabilities"], answer.get("uncertainty") or {}
     decided = str(answer["decision"])
     lines: list[str] = []
     if positive and target.kind != "multilabel":
         share = sum(p[name] for name in positive)
         what = target.positive if target.kind != "ordinal" else f"{target.positive} or more"
-        span = ""
+        short = f"Probability of {what}: {_percent(share)}."
+        lines.append(short)
         if sure.get("low") is not None:
-            span = f" (95 % interval {_percent(sure['low'])} to {_percent(sure['high'])} among test samples that got this figure)"
-        lines.append(f"Probability of {what}: {_percent(share)}{span}.")
+            ends = dict.fromkeys(_percent(sure[end]) for end in ("low", "high"))
+            lines.append(f"Of test samples with this probability {' to '.join(ends)} were {what} (95 % interval).")
         tone = "positive" if set(decided.split("+")) & set(positive) else "negative"
     else:
-        lines.append(", ".join(f"{name} {_percent(v)}" for name, v in sorted(p.items(), key=lambda kv: -kv[1])) + ".")
+        short = ", ".join(f"{name} {_percent(v)}" for name, v in sorted(p.items(), key=lambda kv: -kv[1])) + "."
+        lines.append(short)
         tone = "positive" if decided != "none" else "negative"
     kept = sure.get("set")
     if kept is not None:
@@ -55,7 +66,7 @@ def said(answer: Mapping[str, Any], package: ModelPackage) -> Said:
     if point.get("kind") == "threshold":
         lines.append(f"The line between the two answers lies at {_percent(point['thresholds'][0])}.")
     lines += [_sentence(r) for r in answer["reasons"]]
-    return Said(f"The model's answer: {decided.replace('+', ', ')}.", tuple(lines), tone)
+    return Said(f"The model's answer: {decided.replace('+', ', ')}.", short, tuple(lines), tone)
 
 
 def device(answer: Mapping[str, Any]) -> str:
@@ -73,7 +84,8 @@ def limits(package: ModelPackage) -> list[str]:
 
 
 def _percent(p: float) -> str:
-    return "under 1 %" if p < 0.01 else "over 99 %" if p > 0.99 else f"{100 * p:.0f} %"
+    """With a space that does not break a line."""
+    return "under 1\u00a0%" if p < 0.01 else "over 99\u00a0%" if p > 0.99 else f"{100 * p:.0f}\u00a0%"
 
 
 def _or(names: list[str]) -> str:

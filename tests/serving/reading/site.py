@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import uvicorn
+
+from components.core.spec import DiseaseSpec
 from serving.access.audit import Audit, signing_key
 from serving.access.layer import Access
 from serving.access.policy import Policy
-
-from components.core.spec import DiseaseSpec
 from serving.predictor import Predictor, Query
 from serving.reading.cases import CaseStore, now
 from serving.reading.pages import ReadingPage
@@ -35,9 +35,9 @@ def patch(level: float, seed: int) -> np.ndarray:
 
 
 def volume_spec() -> DiseaseSpec:
-    return DiseaseSpec.model_validate(
-        DiseaseSpec.from_toml(CATALOGUE / "alzheimer-smri.toml").model_dump() | {"abstain": {"outside": 0}, "normalise": {"method": "range"}}
-    )
+    raw = DiseaseSpec.from_toml(CATALOGUE / "alzheimer-smri.toml").model_dump()
+    target = {"kind": "binary", "classes": ["control", "ad"], "positive": "ad", "source": "made up"}
+    return DiseaseSpec.model_validate(raw | {"abstain": {"outside": 0}, "normalise": {"method": "range"}, "target": target})
 
 
 def brain(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:

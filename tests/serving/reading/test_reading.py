@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from serving.access.policy import Policy, new_token
 
+from serving.access.policy import Policy, new_token
 from serving.reading.cases import CaseStore, now, urgency
 from serving.reading.words import ASSISTS, SYNTHETIC
 from tests.serving.reading.site import PATIENT, Site, patch, running
@@ -63,8 +64,10 @@ def test_urgency_puts_positives_first_then_what_only_a_reader_can_tell() -> None
 
 def test_a_case_says_its_answer_in_words_with_uncertainty_device_and_limits(site: Site) -> None:
     text = get(site, f"/read/case/{site.ids['urgent']}").text
-    for words in ("The model&#39;s answer: malignant.", "Probability of malignant: ", "95 % interval", "SIEMENS SOMATOM Force: the model was tested on it",
-                  "Tested on one split only.", "The line between the two answers lies at 40 %"):  # fmt: skip
+    for words in (
+        "The model&#39;s answer: malignant.", "Probability of malignant: ", "(95 % interval)", "SIEMENS SOMATOM Force: the model was tested on it",
+        "Tested on one split only.", "The line between the two answers lies at 40\u00a0%",
+    ):  # fmt: skip
         assert words in text
     nothing = get(site, f"/read/case/{site.ids['nothing']}").text
     assert "The model gives no answer for this one." in nothing
@@ -139,7 +142,7 @@ def test_a_form_that_says_nothing_changes_nothing(site: Site, form: dict[str, st
 def test_cases_go_with_their_patient_with_age_and_beyond_the_most(site: Site, tmp_path: Path) -> None:
     store = CaseStore(tmp_path / "reading", most=3, days=10)
     predictor = site.predictors["lung-nodule"]
-    _, query, _ = site.store.get(site.ids["urgent"])
+    query = replace(site.store.get(site.ids["urgent"])[1], patient=PATIENT)
     (answer,) = predictor.answer([query])
     answer["request_id"] = "1" * 32
     made = [store.add(query, answer, ["malignant"], now() - timedelta(days=d)) for d in (11, 3, 2, 1, 0)]
