@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from serving.journal import Journal
 from serving.predictor import Predictor
 from tests.serving.small_dicom import PERSON, image
 from tests.serving.small_package import build, lung_nodule, onnx_bytes, reference
-from tests.serving.small_server import Process, free_port, started
+from tests.serving.small_server import Process, free_port, serving, started
 
 DEVICE = "0123456789abcdef"
 TABLE = reference({DEVICE: ("SIEMENS", "SOMATOM FORCE")}, patients=3)
@@ -44,10 +45,7 @@ def instances(*seeds: int) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     root, port = tmp_path_factory.mktemp("journal"), free_port()
-    code = (
-        "from pathlib import Path; from serving.server import serve; "
-        f"serve([Path({str(package(root / 'p').folder)!r})], port={port}, allow_synthetic=False, log=Path({str(root / 'log')!r}))"
-    )
+    code = serving([package(root / "p").folder], root / "log", port=port)
     with started(code, root, port=port, ready="/v2/health/ready") as process:
         yield process
 
@@ -154,20 +152,24 @@ def test_a_defect_is_one_record_of_the_model_that_was_asked(tmp_path: Path, path
 
 
 def test_a_sample_without_an_answer_by_a_defect_is_logged_with_its_device(tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     from components.core.pseudonym import Pseudonymiser
     from serving.model import DiseaseModel
+    from serving.places import Place
+    from serving.sources import from_folder
+    from serving.turns import Ticket, Turns
 
     class Broken(Predictor):
         def figures(self, queries: Any) -> Any:
             raise ValueError(PERSON)
 
-    with InferenceLog(tmp_path / "log") as log, ThreadPoolExecutor(1) as executor:
-        predictor = Broken(package(tmp_path / "p"), None)
-        model = DiseaseModel(predictor, Pseudonymiser(b"a key of the tests only"), Journal(log, [predictor]), executor)
+    with InferenceLog(tmp_path / "log") as log, Turns(1) as turns:
+        journal = Journal(log)
+        folder = package(tmp_path / "p").folder
+        place = Place(from_folder(folder), lambda source: Broken(ModelPackage.open(source.fetch()), None), journal.serves)
+        assert place.renew()
+        model = DiseaseModel(place, Pseudonymiser(b"a key of the tests only"), journal, turns)
         with pytest.raises(ValueError, match="Miller"):
-            model._answer(asyncio.run(model.preprocess(instances(1, 2), {"x-request-id": "r"})))
+            asyncio.run(model.v1(Ticket("r", 60), json.dumps(instances(1, 2)).encode(), {}))
     table = read_log(tmp_path / "log")
     assert list(table["request_id"]) == ["r-0", "r-1"]
     assert list(table["status"]) == ["error"] * 2

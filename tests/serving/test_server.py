@@ -33,6 +33,7 @@ from feature_store.store import ONLINE, online_folder, publish, write_profiles
 from serving import client
 from tests.serving.small_dicom import MARKS, PERSON, ct_slice, image
 from tests.serving.small_package import GAIN, MIDDLE, POOL, build, lung_nodule, reference
+from tests.serving.small_server import serving
 
 KEY = "a key of the tests only"
 POINT = {"X-Dxflow-Row": "100.5", "X-Dxflow-Column": "99.5"}
@@ -89,11 +90,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        folders = [str(strict.folder), str(lenient.folder)]
-        code = (
-            "from pathlib import Path; from serving.server import serve; "
-            f"serve([Path(p) for p in {folders}], port={port}, allow_synthetic=False, log=Path({str(root / 'log')!r}))"
-        )
+        code = serving([strict.folder, lenient.folder], root / "log", port=port)
         with open(root / "output.txt", "wb") as output:
             process = subprocess.Popen([sys.executable, "-c", code], stdout=output, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[2])
         url = f"http://127.0.0.1:{port}"
