@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import fastapi
 from kserve import ModelRepository
 from kserve.errors import InvalidInput, ModelNotFound
 from kserve.protocol.dataplane import DataPlane
@@ -96,8 +97,11 @@ class Repository(ModelRepositoryExtension):
 
 
 def application(plane: Plane, repository: Repository, port: int, grace_s: float) -> tuple[Any, Any]:
-    """KServe's ASGI application with our routes before its own, and its uvicorn configuration."""
-    from kserve.model_server import app
+    """An ASGI application with KServe's routes and ours before them, and KServe's uvicorn configuration.
+
+    KServe's own application is one for the whole process, and has pages that tell about the server.
+    """
+    app = fastapi.FastAPI(title="dxflow", docs_url=None, redoc_url=None)
 
     async def v1(request: Request) -> Response:
         model = plane.model(request.path_params["name"])
@@ -122,14 +126,9 @@ def application(plane: Plane, repository: Repository, port: int, grace_s: float)
     app.router.add_route("/v2/models/{name}/infer", v2, methods=["POST"])
     app.router.add_route("/v2/models/{name}/versions/{version}/infer", v2, methods=["POST"])
     app.router.add_route("/v2/repository/index", index, methods=["POST"])
-    rest = _Rest("kserve.model_server:app", plane, repository, port, grace_period=max(1, round(grace_s)))
-    rest.create_application()
+    rest = RESTServer("", plane, repository, port, grace_period=max(1, round(grace_s)))
+    rest._register_endpoints(app)
     return app, rest.config
-
-
-class _Rest(RESTServer):
-    def _add_middlewares(self, app: Any) -> None:
-        """None: KServe's times every request for a log that is off."""
 
 
 def _headers(request: Request) -> dict[str, str]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from components.core.errors import DxflowError, ServiceError
 from components.core.inference_log import InferenceLog, compact
-from components.core.pseudonym import load_pseudonymiser
+from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
 from serving.journal import Journal, exposed
 from serving.options import Options
 from serving.places import Places
@@ -55,7 +55,7 @@ def serve(sources: Sequence[Source], options: Options) -> None:
         with InferenceLog(options.log) as answers, Turns(options.queue) as turns:
             journal = Journal(answers, [place.predictor for place in places if place.predictor])
             places.on_taken.append(journal.serves)
-            server = _server(places, pseudonymiser, journal, turns, options)
+            server = assemble(places, pseudonymiser, journal, turns, options)
             for place in places:
                 if place.predictor:
                     print(f"serving {place.name} at http://{options.host}:{options.port}", flush=True)
@@ -85,12 +85,13 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _server(places: Places, pseudonymiser: Any, journal: Journal, turns: Turns, options: Options) -> Any:
-    """uvicorn's server for KServe's application with our models, routes, handlers and guard in place, and gRPC beside it."""
+def assemble(places: Places, pseudonymiser: Pseudonymiser, journal: Journal, turns: Turns, options: Options) -> Any:
+    """uvicorn's server for KServe's application with our models, routes, handlers and guard in place, and gRPC beside it.
+
+    `run(sockets=[...])` serves until a signal, or until its `should_exit` is set.
+    """
     argv, sys.argv = sys.argv, sys.argv[:1]  # KServe parses the command line at import: our --log would abbreviate its --log_config_file
     try:
-        import kserve.model_server  # noqa: F401
-
         from components.core.imaging import dicom, patches  # noqa: F401 - half a second that the first request would pay
         from serving.endpoints import Plane, Repository, application
         from serving.errors import Guard, install

@@ -65,7 +65,7 @@ class Turns:
 
     def __init__(self, waiting: int) -> None:
         self._most = waiting + 1
-        self._inside = 0
+        self.inside = 0
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self._work_s = 0.0
         self.counts: Counter[str] = Counter(busy=0, late=0)
@@ -80,14 +80,14 @@ class Turns:
     @contextmanager
     def place(self) -> Iterator[None]:
         """A place in the queue, from the first byte of a request to its answer: who only sends slowly holds one too. Raises Busy."""
-        if self._inside >= self._most:
+        if self.inside >= self._most:
             self.counts["busy"] += 1
-            raise Busy(min(MOST_RETRY_S, max(1, math.ceil(self._inside * self._work_s))))
-        self._inside += 1
+            raise Busy(min(MOST_RETRY_S, max(1, math.ceil(self.inside * self._work_s))))
+        self.inside += 1
         try:
             yield
         finally:
-            self._inside -= 1
+            self.inside -= 1
 
     async def run(self, ticket: Ticket, work: Callable[[], T]) -> T:
         """`work` on the thread, when its turn comes. Raises Late; whatever `work` raises."""
@@ -122,7 +122,7 @@ class Turns:
         """For Prometheus: `dxflow_requests_inside`, `dxflow_requests_turned_away_total{reason}`."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        yield GaugeMetricFamily("dxflow_requests_inside", "Requests that wait or are at work.", value=self._inside)
+        yield GaugeMetricFamily("dxflow_requests_inside", "Requests that wait or are at work.", value=self.inside)
         away = CounterMetricFamily("dxflow_requests_turned_away", "Requests that were not computed.", labels=["reason"])
         for reason, n in sorted(self.counts.items()):
             away.add_metric([reason], n)

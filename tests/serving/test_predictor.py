@@ -111,7 +111,7 @@ def test_the_predictor_needs_neither_torch_nor_kserve_nor_feast(tmp_path: Path) 
         ("nothing", DataError, "not a model package"),
     ],
 )
-def test_a_server_that_cannot_serve_every_model_does_not_start(tmp_path: Path, case: str, kind: type[DxflowError], text: str) -> None:
+def test_a_server_that_can_serve_no_model_does_not_start(tmp_path: Path, case: str, kind: type[DxflowError], text: str) -> None:
     spec = lung_nodule(normalise=RANGE)
     if case == "graph":
         build(tmp_path / "p", spec, TABLE, onnx=b"no graph")
