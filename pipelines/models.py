@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from components.core import registry
+from components.core.atomic import write_text
 from components.core.errors import DataError, GateError, ServiceError, SpecError
 from components.core.home import home
 from components.core.package import SYNTHETIC, ModelPackage
@@ -30,7 +32,7 @@ def fetch(model: str, *, allow_synthetic: bool) -> Path:
     if "://" in model:
         return _download(model, digest=None, allow_synthetic=allow_synthetic)
     found = _registered(model, allow_synthetic)
-    return _download(found.uri, digest=found.digest, allow_synthetic=allow_synthetic)
+    return _download(found.uri, digest=found.digest, allow_synthetic=allow_synthetic, version=found.version)
 
 
 def source(model: str, *, allow_synthetic: bool) -> Source:
@@ -81,7 +83,7 @@ def _store_of(uri: str) -> Store:
     return store if own else open_store(uri.rstrip("/").rpartition("/")[0])
 
 
-def _download(uri: str, *, digest: str | None, allow_synthetic: bool) -> Path:
+def _download(uri: str, *, digest: str | None, allow_synthetic: bool, version: str | None = None) -> Path:
     """The package from the store, kept under its digest's name; `registration.json` stands beside the hashed files, so it comes by itself."""
     store = _store_of(uri)
     target = home() / "packages" / re.sub(r"[^\w.-]", "-", uri)[-120:]
@@ -90,6 +92,8 @@ def _download(uri: str, *, digest: str | None, allow_synthetic: bool) -> Path:
         key = f"{store.key_of(uri)}/registration.json"
         if store.exists(key):
             store.get_file(key, target / "registration.json")
+        elif version:  # the alias moves a moment before the file is written; a server that looks in between must know its version all the same
+            write_text(target / "registration.json", json.dumps({"version": version, "digest": digest, "uri": uri}))
     try:
         ModelPackage.open(target, allow_synthetic=allow_synthetic, digest=digest)
     except DataError:
