@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import struct
 import subprocess
 import sys
@@ -239,6 +240,14 @@ def test_grpc_takes_messages_beyond_its_own_default_of_4_mib(live: Live) -> None
         assert json.loads(service.GRPCInferenceServiceStub(channel).ModelInfer(message).raw_output_contents[3][4:])["abstain"] is False
 
 
+def inside_are(live: Live, n: int = 0) -> None:
+    for _ in range(6000):
+        if live.turns.inside == n:
+            return
+        threading.Event().wait(0.02)
+    raise AssertionError("it never came")
+
+
 def asking(live: Live, n: int) -> tuple[list[int], list[threading.Thread]]:
     """n clients that send one request each; where their status will be."""
     replies: list[int] = []
@@ -265,8 +274,7 @@ def test_beyond_the_queue_a_request_is_429_on_http_and_resource_exhausted_on_grp
     before = len(live.records())
     replies, clients = asking(live, 3)
     assert gated.begun.acquire(timeout=300)
-    while live.turns.inside < 3:
-        threading.Event().wait(0.01)
+    inside_are(live, 3)
     refused = live.http.post(PREDICT, content=b" " * (8 << 20), headers={"Content-Type": "application/json"})
     assert refused.status_code == 429
     assert 1 <= int(refused.headers["retry-after"]) <= 60
@@ -314,6 +322,17 @@ def test_a_request_whose_deadline_passed_is_answered_so_and_never_computed(live:
     if kind == "http":
         assert live.turns.counts["late"] == late + 1
         assert new[new["status"] == "unanswered"].iloc[0]["request_id"] == reply.json()["request_id"]
+
+
+def test_a_client_that_never_ends_its_body_is_told_so_at_its_deadline_and_gives_its_place_back(live: Live) -> None:
+    host, port = live.url.split(":")
+    lines = [f"POST {PREDICT} HTTP/1.1", "Host: x", "Content-Type: application/json", "Content-Length: 100", "X-Dxflow-Deadline-Ms: 300", "", "{"]
+    with socket.create_connection((host, int(port)), timeout=300) as raw:
+        raw.sendall("\r\n".join(lines).encode())
+        reply = b"".join(iter(lambda: raw.recv(1000), b""))
+    assert reply.startswith(b"HTTP/1.1 504")
+    inside_are(live)
+    assert live.records().iloc[-1]["status"] == "unanswered"
 
 
 @pytest.mark.parametrize("text", ["0", "-5", "soon", "1e3", PERSON])

@@ -221,9 +221,9 @@ def test_the_admins_verb_replaces_a_folders_model_many_times_under_load_and_the_
     until(lambda: not any(reference() for reference in old))
 
 
-@pytest.mark.parametrize(("path", "status"), [("models/lung-nodule/unload", 501), ("models/skin/load", 404), ("", 404), ("models/a/b/load", 404)])
-def test_of_the_repository_only_loading_what_is_served_is_offered(live: Live, path: str, status: int) -> None:
-    assert live.http.post(f"/v2/repository/{path}").status_code in (status, 404)
+@pytest.mark.parametrize("path", ["models/lung-nodule/unload", "models/skin/load", "", "models/a/b/load", "models/lung-nodule"])
+def test_of_the_repository_only_loading_what_is_served_is_offered(live: Live, path: str) -> None:
+    assert live.http.post(f"/v2/repository/{path}").status_code == 404
 
 
 def test_a_registered_model_that_is_not_there_yet_is_not_ready_until_it_is(live: Live, root: Path) -> None:
