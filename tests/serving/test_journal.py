@@ -106,7 +106,7 @@ def test_kill_9_under_load_and_a_restart_leave_every_answered_request_in_the_log
     answered: list[str] = []
 
     def client(seed: int) -> None:
-        with httpx.Client(timeout=30) as connection:
+        with httpx.Client(timeout=300) as connection:
             while True:
                 try:
                     reply = connection.post(server.url + PATH, json=instances(seed, seed + 1))
