@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from components.core import calibration, devices, image_quality
 from components.core.engines import Wanted, open_engine
-from components.core.errors import DataError, SpecError
+from components.core.errors import DataError
 from components.core.outside import OUTSIDE, UNSEEN, Limits
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
@@ -263,11 +263,3 @@ class _State:
 
 def _text(value: Any) -> str | None:
     return str(value) if isinstance(value, str) and value else None
-
-
-def check_unique(predictors: Sequence[Predictor]) -> None:
-    """Raises SpecError when two packages would answer under one name."""
-    names = [p.package.disease for p in predictors]
-    for name in set(names):
-        if names.count(name) > 1:
-            raise SpecError("two models of one disease on one server", where="MODEL", got=name, allowed="one each")
