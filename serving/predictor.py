@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from components.core import calibration, devices, image_quality
 from components.core.cores import available_cores
-from components.core.errors import DataError, SpecError
+from components.core.errors import DataError, ServiceError, SpecError
 from components.core.models.family import onnx_input
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from feature_store.store import OnlineProfiles
 
 WITHOUT_PROFILE, STALE_PROFILE, CONSTANT = "device without profile", "stale device profile", "image without content"
+STORE_AWAY = "profile store unavailable"
 POOLED = "pooled profile used: "
 EMBEDDING = "embedding"
 
@@ -155,16 +156,24 @@ class Predictor:
         if self.spec.normalise.method != "device":
             state, status = "not needed", "known" if key in self._devices else "unseen"
         else:
-            found = self._profiles.get(key, max_age_days=self.spec.device.profile_max_age_days) if self._profiles and key != UNKNOWN_DEVICE else None
-            state = found.status if found else "missing"
-            status = {"ok": "known", "missing": "unseen", "stale": "stale"}[state]
-            if found and state == "ok":
-                profile = found.profile
+            try:
+                found = (
+                    self._profiles.get(key, max_age_days=self.spec.device.profile_max_age_days) if self._profiles and key != UNKNOWN_DEVICE else None
+                )
+            except ServiceError:  # the device may well have a profile: neither "unseen" nor the pooled reference would be true (decision 0201)
+                state, status = "unavailable", "known" if key in self._devices else "unseen"
+                abstain = True
+                reasons.append(STORE_AWAY)
             else:
-                why = STALE_PROFILE if state == "stale" else WITHOUT_PROFILE
-                abstain = self.spec.normalise.missing_profile == "abstain"
-                reasons.append(why if abstain else POOLED + why)
-                state = state if abstain else "pooled"
+                state = found.status if found else "missing"
+                status = {"ok": "known", "missing": "unseen", "stale": "stale"}[state]
+                if found and state == "ok":
+                    profile = found.profile
+                else:
+                    why = STALE_PROFILE if state == "stale" else WITHOUT_PROFILE
+                    abstain = self.spec.normalise.missing_profile == "abstain"
+                    reasons.append(why if abstain else POOLED + why)
+                    state = state if abstain else "pooled"
         if np.ptp(query.array) == 0:
             abstain = True
             reasons.append(CONSTANT)

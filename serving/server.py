@@ -85,11 +85,14 @@ def _predictor(folder: Path, allow_synthetic: bool) -> Predictor:
     profiles = None
     if package.spec.normalise.method == "device":  # Feast takes seconds to import: here, not in the first request
         from feature_store.feast_import import feast
-        from feature_store.store import OnlineProfiles, online_folder
+        from feature_store.store import OnlineProfiles, online_place
 
         feast()
-        profiles = OnlineProfiles(online_folder(package.name))
-        profiles.get("0" * 16, max_age_days=1.0)
+        profiles = OnlineProfiles(online_place(package.name))
+        try:
+            profiles.get("0" * 16, max_age_days=1.0)
+        except ServiceError as error:  # it may come back, and a restart would not bring it back sooner
+            print(f"dxflow: {error}: {package.disease} gives no decision until it answers", file=sys.stderr)
     return Predictor(package, profiles)
 
 
