@@ -88,7 +88,7 @@ def client(where: RedisAddress, *, wait_s: float) -> Any:
 
     return redis.Redis(
         host=where.host, port=where.port, db=where.db, username=where.user, password=where.password, ssl=where.tls,
-        socket_connect_timeout=wait_s, socket_timeout=wait_s, retry=Retry(NoBackoff(), 0), retry_on_error=[], lib_name=None, lib_version=None,
+        socket_connect_timeout=wait_s, socket_timeout=wait_s, retry=Retry(NoBackoff(), 0), retry_on_error=[],
     )  # fmt: skip
 
 
