@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from components.core.errors import DataError, DxflowError, SpecError
+from components.core.errors import DataError, DxflowError, ServiceError, SpecError
 from components.core.package import ModelPackage
 from serving.predictor import Predictor, Query
 from serving.sources import Source
@@ -42,16 +42,18 @@ def load(source: Source, *, allow_synthetic: bool) -> Predictor:
     profiles = None
     if package.spec.normalise.method == "device":  # Feast takes seconds to import: here, not in the first request
         from feature_store.feast_import import feast
-        from feature_store.store import OnlineProfiles, online_folder
+        from feature_store.store import OnlineProfiles, online_place
 
         feast()
-        profiles = OnlineProfiles(online_folder(package.name))
-        profiles.get("0" * 16, max_age_days=1.0)
+        profiles = OnlineProfiles(online_place(package.name))
+        try:
+            profiles.get("0" * 16, max_age_days=1.0)
+        except ServiceError as error:  # it may come back, and a restart would not bring it back sooner
+            log.error("%s: %s gives no decision until it answers", error, package.disease)
     predictor = Predictor(package, profiles)
     low, high = package.spec.input.range
     sample = Query(np.linspace(low, high, int(np.prod(package.spec.input.shape)), dtype=np.float32).reshape(package.spec.input.shape))
-    predictor.answer_and_embed([sample])
-    predictor.figures([sample])
+    predictor.work([sample])
     return predictor
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from components.core import calibration, devices, image_quality
 from components.core.engines import Wanted, open_engine
-from components.core.errors import DataError
+from components.core.errors import DataError, ServiceError
 from components.core.outside import OUTSIDE, UNSEEN, Limits
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from feature_store.store import OnlineProfiles
 
 WITHOUT_PROFILE, STALE_PROFILE, CONSTANT = "device without profile", "stale device profile", "image without content"
+STORE_AWAY = "profile store unavailable"
 POOLED = "pooled profile used: "
 UNLIKE = f"{OUTSIDE}: the network sees nothing like it in what it was tested on"
 
@@ -229,16 +230,24 @@ class Predictor:
         if self.spec.normalise.method != "device":
             state, status = "not needed", "known" if key in self._devices else "unseen"
         else:
-            found = self._profiles.get(key, max_age_days=self.spec.device.profile_max_age_days) if self._profiles and key != UNKNOWN_DEVICE else None
-            state = found.status if found else "missing"
-            status = {"ok": "known", "missing": "unseen", "stale": "stale"}[state]
-            if found and state == "ok":
-                profile = found.profile
+            try:
+                found = (
+                    self._profiles.get(key, max_age_days=self.spec.device.profile_max_age_days) if self._profiles and key != UNKNOWN_DEVICE else None
+                )
+            except ServiceError:  # the device may well have a profile: neither "unseen" nor the pooled reference would be true (decision 0201)
+                state, status = "unavailable", "known" if key in self._devices else "unseen"
+                abstain = True
+                reasons.append(STORE_AWAY)
             else:
-                why = STALE_PROFILE if state == "stale" else WITHOUT_PROFILE
-                abstain = self.spec.normalise.missing_profile == "abstain"
-                reasons.append(why if abstain else POOLED + why)
-                state = state if abstain else "pooled"
+                state = found.status if found else "missing"
+                status = {"ok": "known", "missing": "unseen", "stale": "stale"}[state]
+                if found and state == "ok":
+                    profile = found.profile
+                else:
+                    why = STALE_PROFILE if state == "stale" else WITHOUT_PROFILE
+                    abstain = self.spec.normalise.missing_profile == "abstain"
+                    reasons.append(why if abstain else POOLED + why)
+                    state = state if abstain else "pooled"
         if self.spec.abstain.unseen_device and status == "unseen" and not abstain:
             abstain = True
             reasons.append(UNSEEN)

@@ -55,9 +55,9 @@ def register(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, e
         uri = store.put_folder(built.folder, key)
         emit("progress", what="stored", done=2, total=3)
         if spec.normalise.method == "device":
-            from feature_store.store import online_folder, publish
+            from feature_store.store import online_place, publish
 
-            publish(features, online=online_folder(name))
+            publish(features, online=online_place(name))
         alias = registry.CANDIDATE if synthetic else registry.CHAMPION if judgement.verdict == "pass" else None
         auc = figures["metrics"]["auc"]
         tags = {"family": str(facts["family"]), "auc": "" if auc["value"] is None else f"{auc['value']:.4f}", "spec_digest": spec.digest}
