@@ -32,12 +32,14 @@ STYLE = """<style>
 .MuiMarkElement-root{r:2.5px}
 /* The workspace is derived and read-only: what would change it, and stores that stay empty, are not offered. */
 button[value=datasets],button[value=traces],button[value=prompts],button[value=edit-mode],button[aria-label="Create new project"],
-button:has(path[d^="M6 19c0 1.1.9 2 2 2h8"]){display:none!important}
+button:has(path[d^="M6 19c0 1.1.9 2 2 2h8"]),.dxflow-hidden,a[href^="https://discord.gg"],a[href^="https://docs.evidently"]{display:none!important}
 </style>"""
 TABS_SCRIPT = """<script>
 window.dxflowColours = %s
 setInterval(() => {
   for (const a of document.querySelectorAll("#dxflow-tabs a")) a.classList.toggle("here", location.pathname.startsWith(a.pathname))
+  for (const b of document.querySelectorAll("button[role=tab]"))
+    if (["Datasets", "Traces", "Prompts"].includes(b.innerText)) b.classList.add("dxflow-hidden")
 }, 300)
 </script>"""
 
