@@ -85,6 +85,7 @@ def test_the_browsers_colours_are_still_where_we_replace_them():
     assert len(found) == 2
     assert sum(PALETTE[-1] in text for text in found.values()) == 1
     assert sum("dxflowColours" in text for text in found.values()) == 1
+    assert sum(text.count("return r!=null?Number.parseFloat(") for text in found.values()) == 1
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +149,16 @@ def test_the_charts_have_one_line_per_device_in_its_own_colour(served: Served, p
     assert next(legend for legend in found if "drift" in legend)["drift"] == "#b3261e"
     assert page.errors == []
     assert all(address.startswith(served.url) for address in page.asked)
+
+
+def test_a_count_of_nothing_is_0(page: Any, tmp_path: Path):
+    """Evidently writes "no value" for it; that no device is silent is known."""
+    write(tmp_path / "monitor", days=3, devices=4, diseases=("lung-nodule",))
+    with dashboard(tmp_path) as found:
+        page.goto(f"{found.url}/projects/{project_id('lung-nodule')}")
+        page.get_by_text("silent devices").wait_for(timeout=60_000)
+        assert "0\nsilent devices" in page.locator("body").inner_text().replace("\n\n", "\n")
+        assert "no value" not in page.locator("body").inner_text()
 
 
 def test_a_point_opens_its_window(served: Served, page: Any):
