@@ -1,7 +1,7 @@
 """What dxflow adds to Evidently's pages while serving them: tabs, colours that tell fifty lines apart, and no buttons that cannot work here.
 
-Evidently's browser code has six colours for lines and no setting for them, and calls a count of 0 "no value", so one constant and two expressions of it
-are replaced on the way out; its installed files stay as they are. Where another version has other code, it is served untouched: six colours, "no value"
+Evidently's browser code has six colours for lines and no setting for them, and calls a count of 0 "no value", so one constant and two expressions of
+it are replaced on the way out; its installed files stay as they are. Where another version has other code, it is served untouched, with both faults
 (`tests/monitor/test_dashboard_server.py` tells).
 """
 
