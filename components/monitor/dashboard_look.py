@@ -31,7 +31,7 @@ STYLE = """<style>
 #dxflow-tabs b{background:#b3261e;color:#fff;border-radius:9px;padding:0 7px;font-size:13px;margin-left:5px}
 #dxflow-tabs span{background:#fff3cd;color:#1b1e23;margin:8px 0 8px auto;padding:1px 10px;border-radius:3px}
 .MuiMarkElement-root{r:2.5px}
-.MuiChartsLegend-root{font-size:13px!important}
+.MuiChartsLegend-root{font-size:12px!important}
 .MuiChartsLegend-mark{flex-shrink:0!important}
 /* The workspace is derived and read-only: what would change it, and stores that stay empty, are not offered. */
 button[value=datasets],button[value=traces],button[value=prompts],button[value=edit-mode],button[aria-label="Create new project"],
