@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from components.core.engines import Wanted
 from components.core.errors import DataError, DxflowError, ServiceError, SpecError
 from components.core.package import ModelPackage
 from serving.predictor import Predictor, Query
@@ -36,7 +37,7 @@ class NotReady(Exception):
         super().__init__(reason)
 
 
-def load(source: Source, *, allow_synthetic: bool) -> Predictor:
+def load(source: Source, *, allow_synthetic: bool, wanted: Wanted | None = None) -> Predictor:
     """Fetch, verify every hash, load, and run the whole path once on a sample of the model's own shape. Raises DxflowError."""
     package = ModelPackage.open(source.fetch(), allow_synthetic=allow_synthetic)
     profiles = None
@@ -50,7 +51,7 @@ def load(source: Source, *, allow_synthetic: bool) -> Predictor:
             profiles.get("0" * 16, max_age_days=1.0)
         except ServiceError as error:  # it may come back, and a restart would not bring it back sooner
             log.error("%s: %s gives no decision until it answers", error, package.disease)
-    predictor = Predictor(package, profiles)
+    predictor = Predictor(package, profiles, wanted)
     low, high = package.spec.input.range
     sample = Query(np.linspace(low, high, int(np.prod(package.spec.input.shape)), dtype=np.float32).reshape(package.spec.input.shape))
     predictor.work([sample])
@@ -129,9 +130,9 @@ class Places:
         DxflowError: No source loads: the reason of the only one, or those of all.
     """
 
-    def __init__(self, sources: Sequence[Source], *, allow_synthetic: bool) -> None:
+    def __init__(self, sources: Sequence[Source], *, allow_synthetic: bool, wanted: Wanted | None = None) -> None:
         def loaded(source: Source) -> Predictor:
-            return load(source, allow_synthetic=allow_synthetic)
+            return load(source, allow_synthetic=allow_synthetic, wanted=wanted)
 
         self.on_taken: list[Callable[[Predictor], None]] = []
         """Called with each predictor that takes a place from now on, before it does."""
