@@ -138,8 +138,8 @@ def spec_text(spec: DiseaseSpec) -> str:
     return "\n".join(lines).strip()
 
 
-def run_summary(result: dict[str, Any]) -> str:
-    """A finished run in a few lines."""
+def run_text(result: dict[str, Any]) -> None:
+    """Print a finished run in a few lines, and where it was asked for what leaving each device out has shown."""
     lines = [
         f"run        {result['run']}" + ("   SYNTHETIC DATA" if result["synthetic"] else ""),
         f"verdict    {result['verdict']}" + (f": {'; '.join(result['reasons'])}" if result["reasons"] else ""),
@@ -152,7 +152,9 @@ def run_summary(result: dict[str, Any]) -> str:
         f"report     {result['report']}",
         f"figures    {result['predictions']}",
     ]
-    return "\n".join(lines)
+    print("\n".join(lines))
+    if "unseen_devices" in result:
+        unseen_text(result["unseen_devices"])
 
 
 def comparison_text(result: dict[str, Any]) -> None:
@@ -177,6 +179,9 @@ def comparison_text(result: dict[str, Any]) -> None:
 
 def unseen_text(result: dict[str, Any]) -> None:
     """Print what leaving each device out has shown."""
+    if result["none_left_out"]:
+        print(f"left out   no device: {result['none_left_out']}")
+        return
     rows = [[r["name"], str(r["n"]), estimate_text(r["unseen"]), "-" if r["seen"] is None else f"{r['seen']:.3f}"] for r in result["devices"]]
     title = result["disease"] + (", SYNTHETIC DATA" if result["synthetic"] else "")
     table(["device left out", "samples", "auc, unseen", "auc, devices it knows"], rows, title=title)

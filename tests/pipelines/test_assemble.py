@@ -135,7 +135,7 @@ def test_a_comparison_trains_each_family_in_a_branch_and_shares_the_data(disease
     families = tuple(sorted(spec.families))
     if len(families) < 2:
         pytest.skip("one family: nothing to compare")
-    ir = next(yaml.safe_load_all(compile_ir(spec, tmp_path / "x.yaml", families=families).read_text()))
+    ir = next(yaml.safe_load_all(compile_ir(spec, tmp_path / "x.yaml", graph="compare", families=families).read_text()))
     loops = [t for t in ir["root"]["dag"]["tasks"].values() if "parameterIterator" in t]
     assert len(loops) == 1
     assert json.loads(loops[0]["parameterIterator"]["items"]["raw"]) == list(families)
@@ -144,19 +144,56 @@ def test_a_comparison_trains_each_family_in_a_branch_and_shares_the_data(disease
     assert {"ingest", "validate", "compare"} <= set(ir["root"]["dag"]["tasks"])
 
 
-def test_leaving_devices_out_is_a_loop_over_what_the_data_hold(tmp_path: Path) -> None:
+@pytest.mark.parametrize("graph", ["run-unseen", "unseen"])
+@pytest.mark.parametrize("disease", catalog.names())
+def test_leaving_devices_out_is_a_loop_over_what_the_data_hold(disease: str, graph: str, tmp_path: Path) -> None:
     """The devices are known only once the data are read: the loop runs over a step's list, and each branch gets a spec of its own."""
-    ir = next(yaml.safe_load_all(compile_ir(catalog.load("lung-nodule"), tmp_path / "x.yaml", unseen=True).read_text()))
-    loop = next(t for t in ir["root"]["dag"]["tasks"].values() if "parameterIterator" in t)
+    ir = compiled(tmp_path, disease, graph=graph)[0]
+    tasks = ir["root"]["dag"]["tasks"]
+    loop = next(t for t in tasks.values() if "parameterIterator" in t)
     listed = loop["parameterIterator"]["items"]["inputParameter"]
     assert loop["inputs"]["parameters"][listed]["taskOutputParameter"]["producerTask"] == "left-out"
     branch = ir["components"][loop["componentRef"]["name"]]["dag"]["tasks"]
-    assert sorted(branch) == ["evaluate", "train"]
+    assert [name.removesuffix("-2") for name in sorted(branch)] == ["evaluate", "train"]
     assert all(task["inputs"]["parameters"]["spec"]["componentInputParameter"].endswith("-loop-item") for task in branch.values())
+    refuse = tasks["left-out"]["inputs"]["parameters"]["refuse"]["runtimeValue"]["constant"]
+    assert (set(sources.STEPS) <= set(tasks), refuse) == ((True, False) if graph == "run-unseen" else (False, True))
     assert not list(findings(ir))
 
 
+def test_each_device_is_left_out_behind_the_ordinary_steps_and_by_the_same_components(tmp_path: Path) -> None:
+    """The model is registered before a branch can fail; kfp names a branch's tasks anew, but what it runs, and so the cache's key, is the same."""
+    plain, ir = compiled(tmp_path, "skin-lesion")[0], compiled(tmp_path, "skin-lesion", graph="run-unseen")[0]
+    tasks = ir["root"]["dag"]["tasks"]
+    assert "register" in tasks["left-out"]["dependentTasks"]
+    for name in sources.STEPS:
+        assert tasks[name] == plain["root"]["dag"]["tasks"][name]
+        assert ir["components"][f"comp-{name}"] == plain["components"][f"comp-{name}"]
+        assert ir["deploymentSpec"]["executors"][f"exec-{name}"] == plain["deploymentSpec"]["executors"][f"exec-{name}"]
+    for name in ("train", "evaluate"):
+        assert without_label(ir["components"][f"comp-{name}-2"]) == without_label(ir["components"][f"comp-{name}"])
+        assert ir["deploymentSpec"]["executors"][f"exec-{name}-2"] == ir["deploymentSpec"]["executors"][f"exec-{name}"]
+
+
+def without_label(component: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in component.items() if key != "executorLabel"}
+
+
+def test_the_clusters_loop_has_the_resources_and_images_of_the_ordinary_steps(tmp_path: Path) -> None:
+    ir, platform = compiled(tmp_path, "lung-nodule", graph="run-unseen", prefix="registry.example/team/", tag="1.2.3")
+    images = {name: executor["container"]["image"] for name, executor in ir["deploymentSpec"]["executors"].items()}
+    rooms = {**{f"exec-{name}": name for name in sources.STEPS}, "exec-left-out": "evaluate", "exec-unseen": "evaluate"}
+    rooms |= {"exec-train-2": "train", "exec-evaluate-2": "evaluate"}
+    assert images == {name: f"registry.example/team/dxflow-{room}:1.2.3" for name, room in rooms.items()}
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(pods) == set(images)
+    assert all(pod["securityContext"]["runAsNonRoot"] for pod in pods.values())
+    assert pods["exec-train-2"] == pods["exec-train"]
+    train = {ir["deploymentSpec"]["executors"][name]["container"]["resources"]["accelerator"]["resourceType"] for name in ("exec-train", "exec-train-2")}
+    assert train == {"nvidia.com/gpu"}
+
+
 def test_a_list_that_no_loop_runs_over_is_still_refused(tmp_path: Path) -> None:
-    ir = next(yaml.safe_load_all(compile_ir(catalog.load("lung-nodule"), tmp_path / "x.yaml", unseen=True).read_text()))
+    ir = compiled(tmp_path, "lung-nodule", graph="unseen")[0]
     ir["components"]["comp-train"]["inputDefinitions"]["parameters"]["seed"]["parameterType"] = "LIST"
     assert any("'seed' is a LIST" in found for found in findings(ir))
