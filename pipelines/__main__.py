@@ -89,9 +89,7 @@ def phantom(disease: str, out: Path, patients: int | None, seed: int | None, uns
 @click.option("--images", default="", help="Prefix of the step images for --runner docker, e.g. registry.example/team/.")
 @click.option("--unseen", is_flag=True, help="Then leave each device out of a training of its own, as dxflow unseen does.")
 @AS_JSON
-def run(
-    disease: str, source: str, family: str | None, seed: int, no_cache: bool, runner: str, images: str, unseen: bool, as_json: bool
-) -> None:
+def run(disease: str, source: str, family: str | None, seed: int, no_cache: bool, runner: str, images: str, unseen: bool, as_json: bool) -> None:
     """Run a disease's pipeline: ingest, validate, train, evaluate, register."""
     from pipelines import catalog
     from pipelines.run import Options

@@ -26,6 +26,7 @@ from components.register.component import register
 from components.train.component import train
 from components.validate.component import validate
 from pipelines.ir_lint import lint
+from pipelines.ir_twins import merge_twins
 from pipelines.sources import SERVICE_ENVIRONMENT, STEPS, Graph, image
 
 SECRET = "dxflow"  # noqa: S105 - the name of a Kubernetes Secret
@@ -167,9 +168,9 @@ def _left_out(steps: Steps, data: dict[str, Any], *, spec: str, family: str, see
         chosen.after(after)
     with dsl.ParallelFor(items=chosen.output, name="devices") as without:
         fitted, judged = _judged(steps, data, spec=without, family=family, seed=seed)
-    return steps["unseen"](
-        spec=spec, evaluations=dsl.Collected(judged.outputs["evaluation"]), models=dsl.Collected(fitted.outputs["model"])
-    ).outputs["table"]
+    return steps["unseen"](spec=spec, evaluations=dsl.Collected(judged.outputs["evaluation"]), models=dsl.Collected(fitted.outputs["model"])).outputs[
+        "table"
+    ]
 
 
 def _steps(spec: DiseaseSpec, image_of: dict[str, str]) -> Steps:
@@ -230,5 +231,6 @@ def compile_ir(
     else:
         made = {"run": assemble, "run-unseen": assemble_with_unseen, "unseen": assemble_unseen}[graph](spec, image_of)
     compiler.Compiler().compile(made, str(path))
+    merge_twins(path)
     lint(path)
     return path

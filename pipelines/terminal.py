@@ -135,7 +135,20 @@ def spec_text(spec: DiseaseSpec) -> str:
                 walk(f"{prefix}.{key}".lstrip("."), value)
 
     walk("", spec.model_dump(mode="json"))
-    return "\n".join(lines).strip()
+    return "\n".join([*lines, "", *unseen_switches(spec)]).strip()
+
+
+def unseen_switches(spec: DiseaseSpec) -> list[str]:
+    """What the spec does for devices that training has not seen, also where it does nothing, and what it could do."""
+    from components.core import harmonise
+
+    fitting = [name for name in harmonise.names() if harmonise.fits(name, len(spec.input.shape) - 1, spec.input.shape[0])]
+    lines = ["# for devices that training has not seen"]
+    lines.append(f"# normalise.per_sample: {', '.join(spec.normalise.per_sample) or 'nothing'}; fitting: {', '.join(fitting) or 'none'}")
+    for option, off in (("acquisition_jitter", "0"), ("device_balanced", "false")):
+        chosen = [f"{name} {str(f.options[option]).lower()}" for name, f in spec.families.items() if f.options.get(option)]
+        lines.append(f"# families.*.options.{option}: {', '.join([*chosen, 'others ' + off] if chosen else [off])}")
+    return lines
 
 
 def run_text(result: dict[str, Any]) -> None:
