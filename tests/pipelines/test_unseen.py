@@ -16,7 +16,7 @@ pytestmark = pytest.mark.pipeline
 
 
 def answered(words: list[str], home: Path) -> dict[str, Any]:
-    done = subprocess.run(words, env=environment(home), capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(words, env=environment(home), capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -62,22 +62,23 @@ def starts_training(line: str) -> bool:
     return event is not None and (event["event"], event.get("step")) == ("step-start", "train")
 
 
-def test_a_run_over_too_few_devices_says_so_in_a_line_and_trains_nothing_twice(whole: dict[str, Any], collection: Path, tmp_path: Path) -> None:
+def test_a_run_over_too_few_devices_says_so_in_a_line_and_trains_nothing_twice(collection: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
     words = command(collection, "--family", "svm", "--unseen")
     spec = tmp_path / "lung-nodule.toml"
     text = Path(words[words.index("run") + 1]).read_text()
     spec.write_text(text.replace("min_n = 5\nprofile_max", "min_n = 1000\nprofile_max"))
     assert spec.read_text() != text
     words[words.index("run") + 1] = str(spec)
-    result = answered(words, whole["home"])
+    result = answered(words, home)
     found = result["unseen_devices"]
     assert (found["devices"], found["gap"]) == ([], None)
     assert found["none_left_out"] == "the data do not have 3 devices with 1000 samples and both sides of the question each"
     assert found["none_left_out"] in Path(found["report"]).read_text()
-    log = (whole["home"] / "runs" / result["run"] / "log.txt").read_text()
+    log = (home / "runs" / result["run"] / "log.txt").read_text()
     assert [starts_training(line) for line in log.splitlines()].count(True) == 1
     words[words.index("run")] = "unseen"
     words.remove("--unseen")
-    done = subprocess.run(words, env=environment(whole["home"]), capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(words, env=environment(home), capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 2
     assert "too few devices to leave one out" in done.stderr
