@@ -44,6 +44,7 @@ class Reference:
         own: Baseline of each device with at least `MIN_REFERENCE` events.
         pooled: Of all devices together, for the others.
         shares: Device -> share of the reference's events, also for devices without a baseline.
+        sizes: Device -> its events in the reference.
     """
 
     features: tuple[str, ...]
@@ -51,6 +52,7 @@ class Reference:
     own: Mapping[str, Baseline]
     pooled: Baseline
     shares: Mapping[str, float]
+    sizes: Mapping[str, int]
 
     @classmethod
     def of(
@@ -96,7 +98,7 @@ class Reference:
         pooled = baseline(np.arange(len(device)))
         own = {str(key): baseline(np.flatnonzero(device == key), pooled.places) for key, n in zip(keys, times, strict=True) if n >= least}
         shares = {str(key): float(n) / len(device) for key, n in zip(keys, times, strict=True)}
-        return cls(tuple(arrays), names, own, pooled, shares)
+        return cls(tuple(arrays), names, own, pooled, shares, {str(key): int(n) for key, n in zip(keys, times, strict=True)})
 
     def baseline(self, device: str) -> tuple[Baseline, str]:
         """The baseline that a device's windows are counted on and compared with, and its name: `own` or `pooled`."""

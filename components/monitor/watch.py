@@ -290,9 +290,11 @@ class _Run:
         self._page(when, judged, window)
 
     def _page(self, when: alarms.Window, judged: Mapping[str, Judged], window: Mapping[str, Sketch]) -> None:
-        rows = {row["device_key"]: row for row in self.memory.rows(when.start)}
+        rows, reference = {row["device_key"]: row for row in self.memory.rows(when.start)}, self.watched.reference
         parts = [
-            window_page.DevicePart(rows[device], result.alarm or result.watch, self.watched.reference.baseline(device)[0], window.get(device))
+            window_page.DevicePart(
+                rows[device], result.alarm or result.watch, reference.baseline(device)[0], window.get(device), reference.sizes.get(device, 0)
+            )
             for device, result in judged.items()
         ]
         model = self.model
