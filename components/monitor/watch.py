@@ -28,7 +28,7 @@ from components.core.errors import DataError
 from components.core.inference_log import Tally, since
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
-from components.monitor import alarms, labelled, prometheus, window_checks, window_page, words
+from components.monitor import alarms, explained, labelled, prometheus, window_checks, window_page, words
 from components.monitor.case_mix import CaseMix
 from components.monitor.detect import WATCH, WINDOWS, Change, Detector, Judged
 from components.monitor.performance import Learned, estimate, learn
@@ -100,7 +100,7 @@ def watch(*, package: Path, log: Path, state: Path, now: datetime, schedule: Sch
         rows, told = memory.history(), memory.alarms()
     alarms.export(folder, model, rows, told, summary)
     prometheus.write(state)
-    return summary | {"open_alarms": [a for a in told if a["open"]]}
+    return summary | {"open_alarms": [alarms.told(a) for a in told if a["open"]]}
 
 
 def _as_begun(watched: Watched, memory: State) -> Watched:
@@ -251,10 +251,14 @@ class _Run:
             return
         rows = {(row["window_start"], row["device_key"]): row for row in self.memory.history()}
         windows = {row["window_start"]: row["window_end"] for row in rows.values()}
-        for key, snapshot in labelled.true_figures(log, state, self.model, windows, datetime.fromtimestamp(self.now, UTC)).items():
-            if key in rows:
-                rows[key] |= labelled.row_of(snapshot)
-                self.memory.judged(*key, rows[key])
+        now = datetime.fromtimestamp(self.now, UTC)
+        found = {key: s for key, s in labelled.true_figures(log, state, self.model, windows, now).items() if key in rows}
+        known = {sample: label.label for sample, label in labelled.store(state, self.model).in_force(now).items()}
+        said = explained.by_labels(self.watched, log, rows, found, known)
+        for key, snapshot in found.items():
+            rows[key] |= labelled.row_of(snapshot) | {"mix": said.get(key, "")}
+            self.memory.judged(*key, rows[key])
+        alarms.explain(self.memory, {key: (rows[key]["window_end"], text) for key, text in said.items()})
         answered, with_label = (sum(row[name] for row in rows.values()) for name in ("answered", "labelled"))
         self.memory.put("coverage", with_label / answered if answered else None)
         self.memory.put("labels", signature)
@@ -300,7 +304,8 @@ class _Run:
         model = self.model
         facts = {"title": model.spec.title, "model": model.name, "version": model.version, "digest": model.digest, "synthetic": model.synthetic}
         facts |= {name: f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}" for name, at in (("start", when.start), ("end", when.end))}
-        window_page.write(self.folder / "reports" / alarms.report_name(when), facts, parts, [a for a in self.memory.alarms() if a["open"]])
+        now = [alarms.told(a) for a in self.memory.alarms() if a["open"]]
+        window_page.write(self.folder / "reports" / alarms.report_name(when), facts, parts, now)
 
     def _row(
         self, when: alarms.Window, device: str, result: Judged, sketch: Sketch | None, facts: Mapping[str, float], sentence: str

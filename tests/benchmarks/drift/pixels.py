@@ -70,8 +70,8 @@ def run() -> list[dict[str, Any]]:
     return rows
 
 
-def world(disease: str, *, patients: int = 0, source: Path | None = None) -> World:
-    """Eight devices that look at one disease's samples."""
+def world(disease: str, *, patients: int = 0, source: Path | None = None, changing: bool = True) -> World:
+    """Eight devices that look at one disease's samples; `changing`: also after each change of the first one."""
     spec = DiseaseSpec.from_toml(DISEASES / f"{disease}.toml")
     rng = np.random.default_rng(SEED)
     with tempfile.TemporaryDirectory() as made, redirect_stdout(StringIO()):
@@ -97,11 +97,13 @@ def world(disease: str, *, patients: int = 0, source: Path | None = None) -> Wor
         first = seen if k == 0 else first
         figures.append(measured(seen, spec, 0.5 + 0.05 * k))
     moved = {}
-    for change, strength in changes(spec):
+    for change, strength in changes(spec) if changing else ():
         y, tag = altered(change, first, strength, np.random.default_rng([SEED, len(moved)]), spec)
         moved[change, strength] = measured(y, spec, 0.5 * tag)
     known = rng.permutation(own)[:120]
-    return World(spec, label, group, own, held, figures, moved, Signatures(acquisition_changes.simulated(x[known], spec)))
+    return World(
+        spec, label, group, own, held, figures, moved, Signatures(acquisition_changes.simulated(x[known] if changing else x[known[:2]], spec))
+    )
 
 
 def setting(spec: DiseaseSpec, rng: np.random.Generator) -> Callable[[Floats, np.random.Generator], Floats]:
