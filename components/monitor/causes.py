@@ -96,14 +96,16 @@ class Signatures:
         whole = float(seen @ seen)
         if whole <= 0:
             return []
+        known = baseline.sketch.n / baseline.sketch.per_patient
+        n = 1 / (1 / max(n, 1.0) + 1 / max(known, 1.0))  # the reference is a sample, too
         near = self._correlation[np.ix_(figures, figures)]
-        chance = (0.9 * near + 0.1 * np.eye(len(figures))) / max(n, 1.0) + TOLERANCE**2 * (near + np.eye(len(figures))) / 2
+        chance = (0.9 * near + 0.1 * np.eye(len(figures))) / n + TOLERANCE**2 * (near + np.eye(len(figures))) / 2
         patterns = self._patterns(baseline, figures)
         spread = chance + (RELATIVE * patterns)[:, None, :] ** 2 * np.eye(len(figures))
         left = seen - patterns
         distance = np.einsum("kf,kf->k", left, np.linalg.solve(spread, left[..., None])[..., 0])
         likely = -distance - np.linalg.slogdet(spread)[1]
-        noise = len(figures) / max(n, 1.0)  # of what moved, this much is expected by chance and needs no explanation
+        noise = len(figures) / n  # of what moved, this much is expected by chance and needs no explanation
         explained = 1 - np.maximum((left**2).sum(1) - noise, 0) / max(whole - noise, noise)
         best: dict[str, tuple[float, Cause]] = {}
         misfit = distance / len(figures)

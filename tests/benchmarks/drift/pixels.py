@@ -39,7 +39,7 @@ PHANTOMS = {
 REAL = {"HAM10000 (real)": ("skin-ham10000", "skin-ham10000"), "Daphnet (real)": ("parkinson-fog", "parkinson-daphnet")}
 STRENGTHS = (0.35, 0.6, 0.9)
 DEVICES, POOL, REFERENCE, WINDOW, LABELS_LEAST = 8, 1600, 250, 100, 20
-QUIET_WINDOWS, MIXES, SEED = 40, 10, 424242
+QUIET_WINDOWS, SEED = 40, 424242
 Floats = NDArray[np.float32]
 Figures = dict[str, NDArray[Any]]
 
@@ -231,12 +231,6 @@ def row(name: str, w: World) -> dict[str, Any]:
                     if said != change[0]:
                         wrong.append(f"{change[0]} {change[1]:+.2f} as {said}")
                 break
-    mixed = 0
-    for seed in range(MIXES):
-        watching = Watching(w, 1000 + seed, by_label=True)
-        for n in range(5):
-            judged = watching.judge(mix=None if n < 2 else (0.8, 0.15)[seed % 2])
-            mixed += bool(judged["d0"].alarm)
     weak = sorted({c for c in w.moved if c not in found})
     return {
         "data": name,
@@ -250,7 +244,6 @@ def row(name: str, w: World) -> dict[str, Any]:
         "right cause first": f"{cause} of {named}",
         "wrong": ", ".join(wrong) or "-",
         "alarms of others": others,
-        "alarms under another case mix": f"{mixed} of {3 * MIXES}",
     }
 
 
