@@ -72,8 +72,10 @@ def patients_of(result: Judged) -> str:
     """How the case mix changed, and how many answers could not be compared for it; "" where there is nothing to say."""
     said = []
     if result.mix:
-        mixed = [words.mixed(m.stratum, m.before, m.after) for m in result.mix]
-        said.append(f"the case mix changed: {words.several(mixed, 2)}" + (", which is allowed for" if result.left_out < 1 else ""))
+        mirrored = len(result.mix) == 2 and abs(sum(m.after - m.before for m in result.mix)) < 0.005
+        told = [m for m in result.mix if m.after > m.before] if mirrored else result.mix
+        allowed = "" if result.reason else ", which is allowed for"
+        said.append(f"the case mix changed: {words.several([words.mixed(m.stratum, m.before, m.after) for m in told], 2)}{allowed}")
     if result.left_out >= TOLD:
         said.append(f"{100 * result.left_out:.0f} % of the answers are of patients that its reference does not have, and were not compared")
     return "; ".join(said)
