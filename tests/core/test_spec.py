@@ -163,7 +163,7 @@ LATER: dict[str, dict[str, Any]] = {
         "split": {"grouping": "patient"},
         "families": {"dbn": {"kind": "dbn"}},
         "default_family": "dbn",
-        "covariates": ["age"],
+        "covariates": ["age_years"],
     },
 }  # fmt: skip
 
