@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from components.core.errors import DataError
 from components.core.pseudonym import Pseudonymiser
-from serving import queries
+from serving import covariates, queries
 from serving.journal import Journal, finite, milliseconds, now
 from serving.predictor import Predictor, Query
 
@@ -135,7 +135,7 @@ def _asked(query: Query) -> dict[str, Any]:
     return {
         "source": query.source, "device_key": query.device_key, "software": query.software,
         "patient": query.patient, "study": query.study, "series": query.series, "acquisition": dict(query.acquisition),
-    }  # fmt: skip
+    } | covariates.logged(query.covariates)  # fmt: skip
 
 
 def _record(

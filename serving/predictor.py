@@ -18,6 +18,7 @@ from components.core.errors import DataError, SpecError
 from components.core.models.family import onnx_input
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
+from serving import covariates
 
 if TYPE_CHECKING:
     from feature_store.store import OnlineProfiles
@@ -37,6 +38,7 @@ class Query:
         software, patient, study, series: Keyed hashes, where the input names them.
         acquisition: `acq_*` columns of the manifest.
         source: `dicom` or `array`.
+        covariates: What is told of the patient, as `serving/covariates.py` lets it in.
     """
 
     array: NDArray[Any]
@@ -49,6 +51,7 @@ class Query:
     series: str | None = None
     acquisition: Mapping[str, Any] = field(default_factory=dict)
     source: str = "array"
+    covariates: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Predictor:
@@ -61,7 +64,7 @@ class Predictor:
 
     def __init__(self, package: ModelPackage, profiles: OnlineProfiles | None) -> None:
         self.package, self.spec, self._profiles = package, package.spec, profiles
-        self._calibration, self._decision = package.sample_calibration, package.operating_point
+        self._calibration, self._decision, self._fusion = package.sample_calibration, package.operating_point, package.fusion
         self._feature_name = package.model_facts.get("feature_name")
         self._session = _session(package)
         self._input = self._session.get_inputs()[0].name
@@ -93,7 +96,8 @@ class Predictor:
 
         Returns:
             model, version, digest, disease, synthetic; `probabilities` {class: p}, empty when the model was not asked; `decision`, None on
-            abstention; `abstain`, `reasons`; `device` {key, manufacturer, model, status, profile}; `operating_point`.
+            abstention; `abstain`, `reasons`; `device` {key, manufacturer, model, status, profile}; `operating_point`; `covariates` {used, not_used}
+            where the spec names any.
         """
         return self.answer_and_embed(queries)[0]
 
@@ -111,6 +115,8 @@ class Predictor:
             if embedded is not None:
                 embeddings = dict(zip(asked, embedded, strict=True))
             p = calibration.apply(self._calibration, scores)
+            if self._fusion is not None:
+                p = self._fusion.apply(p, [queries[n].covariates for n in asked])
             if not np.isfinite(p).all():
                 raise DataError("the model gave values that are not finite", where=self.package.name)
             probabilities = dict(zip(asked, p, strict=True))
@@ -130,6 +136,7 @@ class Predictor:
                 "device": state.described,
                 "operating_point": self._decision.to_dict(),
             }
+            | covariates.answered(self._fusion, queries[n].covariates, asked=n in probabilities)
             for n, state in enumerate(states)
         ]
         return answers, [embeddings.get(n) for n in range(len(queries))]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core import embedding, image_quality
+from components.core import covariates, embedding, image_quality
 from components.core.errors import DataError
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
@@ -58,7 +58,11 @@ class Watched:
             elif name.startswith(embedding.PREFIX):
                 if name in embedded:
                     groups[name] = "embedding"
-            elif name not in NOT_FIGURES and (model.spec.input.layout == "table" or name in image_quality.names(model.spec)):
+            elif (
+                name not in NOT_FIGURES
+                and not name.startswith(covariates.PREFIX)
+                and (model.spec.input.layout == "table" or name in image_quality.names(model.spec))
+            ):
                 groups[name] = "image"
         groups = {name: group for name, group in groups.items() if table[name].notna().any() and name not in _complements(model)}
         texts = {name for name in groups if not _numeric(table[name])}

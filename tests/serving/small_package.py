@@ -79,9 +79,16 @@ def reference(devices: dict[str, tuple[str, str]], *, patients: int = 60, per_pa
 
 
 def build(
-    folder: Path, spec: DiseaseSpec, table: pd.DataFrame, *, synthetic: bool = False, onnx: bytes | None = None, facts: dict[str, Any] | None = None
+    folder: Path,
+    spec: DiseaseSpec,
+    table: pd.DataFrame,
+    *,
+    synthetic: bool = False,
+    onnx: bytes | None = None,
+    facts: dict[str, Any] | None = None,
+    more: dict[str, Any] | None = None,
 ) -> package.ModelPackage:
-    """Write the package."""
+    """Write the package; `more`: further files of JSON by name."""
     parquet = io.BytesIO()
     table.to_parquet(parquet, index=False)
     documents: dict[str, Any] = {
@@ -91,7 +98,7 @@ def build(
         "operating_point.json": {"kind": "threshold", "classes": list(spec.target.classes), "thresholds": [0.4], "positive": "malignant"},
         "metrics.json": {},
         "features.json": {"feature_service": "device_profile_v1", "profile_version": "0" * 16},
-    }
+    } | (more or {})
     files: dict[str, Path | bytes] = {name: json.dumps(content).encode() for name, content in documents.items()}
     files |= {
         "spec.json": spec.to_json().encode(),
