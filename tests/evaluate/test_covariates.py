@@ -38,11 +38,11 @@ def run(tmp_path_factory: pytest.TempPathFactory):
         steps["features"].rmdir()
         write_profiles(steps["features"], [])
         rng = np.random.default_rng(0)
-        people = [
-            {"patient_id": s.row["patient_id"], "age_years": float(rng.integers(30, 90)), "sex": "F" if (s.row["label"] > 0) == (rng.random() < 0.9) else "M"}
-            for n, s in enumerate(rows)
-            if n % UNTOLD
-        ]  # fmt: skip
+        people = []
+        for s in rows:
+            tells = (s.row["label"] > 0) == (rng.random() < 0.9)
+            people.append({"patient_id": s.row["patient_id"], "age_years": float(rng.integers(30, 90)), "sex": "F" if tells else "M"})
+        people = [one for n, one in enumerate(people) if n % UNTOLD]
         write_view(steps["features"], "covariates", people)
         figures = evaluate(spec, **steps, out=root / "out")
         yield spec, steps, figures, root / "out", {one["patient_id"]: one for one in people}
@@ -118,8 +118,6 @@ def test_the_package_keeps_it_and_a_server_answers_as_evaluate_did(run: Any, tmp
         kept = [None if pd.isna(v) else v for v in reference.loc[expected.index, f"cov_{name}"]]
         assert kept == [t.get(name) for t in told]
     assert "cov_body_site" not in reference
-    reference = package.reference
-    assert {f"score_{name}" for name in GRADES} <= set(reference)
 
 
 def test_folds_fit_their_own_and_a_disease_without_covariates_has_none(tmp_path: Path):
