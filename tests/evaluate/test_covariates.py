@@ -16,6 +16,7 @@ from components.core.fusion import Fusion
 from components.core.package import ModelPackage
 from components.core.spec import DiseaseSpec
 from components.evaluate.step import evaluate
+from components.monitor.watched import Watched
 from components.register.step import register
 from feature_store.store import write_profiles
 from feature_store.views import write_view
@@ -56,8 +57,8 @@ def test_the_report_says_what_they_add_on_the_same_samples(run: Any):
     assert found["auc"]["fused"] == pytest.approx(figures["metrics"]["auc"]["value"], abs=1e-12)
     assert found["auc"]["fused"] - found["auc"]["image"] == pytest.approx(found["auc"]["difference"]["value"], abs=1e-12)
     assert found["brier"]["difference"]["high"] < 0
-    assert found["within_devices"]["parts"] == 2
-    assert found["told"]["sex"] == found["told"]["age_years"] == found["n"] - 7
+    assert found["within_devices"]["parts"] == 1  # all test patients come from one device
+    assert found["told"]["sex"] == found["told"]["age_years"] == found["n"] - 6
     assert any(line.startswith("sex F: weight of") for line in found["words"])
     page = (out / "report.html").read_text()
     assert "What the covariates add" in page
@@ -98,7 +99,7 @@ def test_a_store_without_the_view_is_an_error_and_one_without_rows_is_the_image_
 def test_the_package_keeps_it_and_a_server_answers_as_evaluate_did(run: Any, tmp_path: Path):
     from serving.predictor import Predictor, Query
 
-    spec, steps, _, out, people = run
+    spec, steps, figures, out, people = run
     register(spec, **steps, evaluation=out, package=tmp_path / "package")
     package = ModelPackage.open(tmp_path / "package", allow_synthetic=True)
     assert package.fusion == Fusion.from_json((out / "fusion.json").read_text())
@@ -118,6 +119,8 @@ def test_the_package_keeps_it_and_a_server_answers_as_evaluate_did(run: Any, tmp
         kept = [None if pd.isna(v) else v for v in reference.loc[expected.index, f"cov_{name}"]]
         assert kept == [t.get(name) for t in told]
     assert "cov_body_site" not in reference
+    assert not [name for name in Watched.of(package).groups if name.startswith("cov_")]  # case mix, no figure to alarm about
+    assert f"by the image alone the AUC is {figures['covariates']['auc']['image']:.3f}" in package.card
 
 
 def test_folds_fit_their_own_and_a_disease_without_covariates_has_none(tmp_path: Path):
