@@ -100,20 +100,21 @@ def _mean(values: Floats) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def fitted(served: Fusion, folds: list[Fusion]) -> dict[str, Any]:
+def fitted(spec: DiseaseSpec, served: Fusion, folds: list[Fusion]) -> dict[str, Any]:
     """How it was fitted, in figures and in words; part of `metrics.json`'s `covariates`."""
     return {
         "penalty": served.penalty, "gain": served.gain, "gain_se": served.gain_se, "fitted_on": served.n, "groups": served.groups,
-        "fused": not served.identity, "words": words(served),
+        "fused": not served.identity, "words": words(served, spec.positive_indices),
     } | ({"folds": len(folds), "folds_fused": sum(not f.identity for f in folds)} if folds else {})  # fmt: skip
 
 
-def words(fusion: Fusion) -> list[str]:
-    """One sentence for each term: what it multiplies the odds of the positive class by, or the weight of the classes that it moves most."""
-    return [_sentence(fusion, term.covariate, term.what, np.array(term.weights)) for term in fusion.terms]
+def words(fusion: Fusion, about: tuple[int, ...] = ()) -> list[str]:
+    """One sentence for each term: what it multiplies the odds of the second of two classes by, or the weights of the classes `about` and of those that
+    it moves most up and down."""
+    return [_sentence(fusion, term.covariate, term.what, np.array(term.weights), about) for term in fusion.terms]
 
 
-def _sentence(fusion: Fusion, covariate: str, what: str, weights: Floats) -> str:
+def _sentence(fusion: Fusion, covariate: str, what: str, weights: Floats, about: tuple[int, ...]) -> str:
     name = covariate.removesuffix("_years").replace("_", " ")
     if what == TOLD:
         subject = f"{name} told, at its mean of {fusion.numbers[covariate].mean:.0f}"
@@ -126,7 +127,7 @@ def _sentence(fusion: Fusion, covariate: str, what: str, weights: Floats) -> str
     if fusion.kind == "softmax" and len(weights) == 2:
         return f"{subject}: odds of {fusion.classes[1]} x {np.exp(weights[1] - weights[0]):.2f}"
     order = np.argsort(-weights)
-    chosen = order if len(order) <= 3 else [order[0], order[1], order[-1]]
+    chosen = [k for k in order.tolist() if len(order) <= 3 or k in (*about, order[0], order[-1])]
     kind = "weight" if fusion.kind == "softmax" else "odds"
     return f"{subject}: {kind} of " + ", ".join(f"{fusion.classes[k]} x {np.exp(weights[k]):.2f}" for k in chosen)
 

@@ -99,7 +99,7 @@ def evaluate(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, v
     figures["operating_point"] = decision.to_dict() | {"validation": _on_validation(spec, on_validation, decision)}
     figures["calibration"] = served.calibration.to_dict()
     if served.fusion is not None:
-        figures["covariates"] |= covariates.fitted(served.fusion, [Fusion.from_dict(f["fusion"]) for f in folds])
+        figures["covariates"] |= covariates.fitted(spec, served.fusion, [Fusion.from_dict(f["fusion"]) for f in folds])
     figures["leakage"] = [
         {"id": str(c.get("id")), "says": str(c.get("says")), "seen": str(c.get("seen"))}
         for c in facts["validation"].get("checks", [])
