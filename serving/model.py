@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from components.core.errors import DataError
 from components.core.pseudonym import Pseudonymiser
-from serving import queries, wire
+from serving import covariates, queries, wire
 from serving.explain import layer_png
 from serving.journal import Journal, finite, milliseconds, now
 from serving.places import Place
@@ -247,7 +247,7 @@ def _asked(query: Query) -> dict[str, Any]:
     return {
         "source": query.source, "device_key": query.device_key, "software": query.software,
         "patient": query.patient, "study": query.study, "series": query.series, "acquisition": dict(query.acquisition),
-    }  # fmt: skip
+    } | covariates.logged(query.covariates)  # fmt: skip
 
 
 def _record(

@@ -19,6 +19,7 @@ from components.core.outside import OUTSIDE, UNSEEN, Limits
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.uncertainty import Uncertainty
+from serving import covariates
 from serving.explain import Explainer, overlay_png
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Query:
         software, patient, study, series: Keyed hashes, where the input names them.
         acquisition: `acq_*` columns of the manifest.
         source: `dicom` or `array`.
+        covariates: What is told of the patient, as `serving/covariates.py` lets it in.
     """
 
     array: NDArray[Any]
@@ -52,6 +54,7 @@ class Query:
     series: str | None = None
     acquisition: Mapping[str, Any] = field(default_factory=dict)
     source: str = "array"
+    covariates: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Predictor:
 
     def __init__(self, package: ModelPackage, profiles: OnlineProfiles | None, wanted: Wanted | None = None) -> None:
         self.package, self.spec, self._profiles = package, package.spec, profiles
-        self._calibration, self._decision = package.sample_calibration, package.operating_point
+        self._calibration, self._decision, self._fusion = package.sample_calibration, package.operating_point, package.fusion
         self.engine = open_engine(package, wanted)
         self._projection = package.projection
         reference = package.reference
@@ -133,7 +136,7 @@ class Predictor:
         Returns:
             model, version, digest, disease, synthetic, engine; `probabilities` {class: p}, empty on abstention; `uncertainty`
             (`components/core/uncertainty.py`), None on abstention; `decision`, None on abstention; `abstain`, `reasons`; `device` {key, manufacturer,
-            model, status, profile}; `operating_point`.
+            model, status, profile}; `operating_point`; `covariates` {used, not_used} where the spec names any.
         """
         return [one.answer for one in self.work(queries)]
 
@@ -151,6 +154,8 @@ class Predictor:
             if embedded is not None:
                 embeddings = dict(zip(asked, embedded, strict=True))
             found = calibration.apply(self._calibration, scores)
+            if self._fusion is not None:
+                found = self._fusion.apply(found, [queries[n].covariates for n in asked])
             if not np.isfinite(found).all():
                 raise DataError("the model gave values that are not finite", where=self.package.name)
             p = dict(zip(asked, found, strict=True))
@@ -180,7 +185,8 @@ class Predictor:
                     "reasons": state.reasons,
                     "device": state.described,
                     "operating_point": self._decision.to_dict(),
-                },
+                }
+                | covariates.answered(self._fusion, queries[n].covariates, asked=n in p),
                 embeddings.get(n),
                 own,
             )

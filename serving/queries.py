@@ -3,6 +3,7 @@
 DICOM file (bytes, or base64 in JSON)   decoded and de-identified by the code that ingest uses
 array (nested lists, or an FP32 tensor) in the spec's unit, on the spec's grid; in v1 with the keyed hashes, figures and vocabulary names
                                         that a DICOM file would have told
+beside either, in v1                    what is told of the patient (`serving/covariates.py`)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from components.core.errors import DataError
 from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from components.core.spec import DiseaseSpec
-from serving import told_words
+from serving import covariates, told_words
 from serving.predictor import Query
 
 MAX_SAMPLES = 256
@@ -39,7 +40,11 @@ def from_document(document: Any, spec: DiseaseSpec, pseudonymiser: Pseudonymiser
         raise DataError("missing or not a list", where="instances", allowed=f"a list of {FORMS}")
     instances = document["instances"]
     _check_number(len(instances), "instances")
-    return [_from_instance(instance, f"instances[{n}]", spec, pseudonymiser) for n, instance in enumerate(instances)]
+    queries = []
+    for n, instance in enumerate(instances):
+        rest, told = covariates.apart(instance, f"instances[{n}]", spec)
+        queries.append(replace(_from_instance(rest, f"instances[{n}]", spec, pseudonymiser), covariates=told))
+    return queries
 
 
 def _from_instance(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> Query:
@@ -65,7 +70,9 @@ def _from_instance(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: 
 def from_raw(data: bytes, headers: Mapping[str, str], spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> Query:
     """The sample of a body that is one DICOM file, the point of interest in two headers. Raises DataError."""
     row, column = (_header_number(headers, name) for name in (ROW_HEADER, COLUMN_HEADER))
-    return from_dicom(data, row, column, spec, pseudonymiser, where="body", names=(f"header {ROW_HEADER}", f"header {COLUMN_HEADER}"))
+    told = covariates.of_header(headers, spec)
+    query = from_dicom(data, row, column, spec, pseudonymiser, where="body", names=(f"header {ROW_HEADER}", f"header {COLUMN_HEADER}"))
+    return replace(query, covariates=told)
 
 
 def from_dicom(

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from components.core.covariates import NAMES
 from components.core.errors import SpecError
 from components.core.spec_serving import Abstain, Engine
 
@@ -347,7 +348,7 @@ class DiseaseSpec(_Part):
     default_family: Name
     stages: tuple[Stage, ...] = ()
     aggregate: Aggregate | None = None
-    covariates: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = Field((), description="features of the view `covariates` that join by late fusion; components/core/fusion.py")
     metrics: tuple[
         Literal["auc", "sensitivity", "specificity", "brier", "calibration_error", "accuracy", "qwk", "macro_auc", "pairwise_auc", "dice", "froc"],
         ...,
@@ -366,6 +367,12 @@ class DiseaseSpec(_Part):
             raise ValueError(f"default_family|{self.default_family}|one of {sorted(self.families)}")
         if self.operating_point.rule == "kappa" and self.target.kind != "ordinal":
             raise ValueError(f"operating_point.rule|kappa|another rule for kind '{self.target.kind}'")
+        if unknown := [name for name in self.covariates if name not in NAMES]:
+            raise ValueError(f"covariates|'{unknown[0]}'|{', '.join(NAMES)}")
+        if len(set(self.covariates)) != len(self.covariates):
+            raise ValueError(f"covariates|{list(self.covariates)}|distinct names")
+        if self.covariates and (self.aggregate is not None or self.target.kind == "dense"):
+            raise ValueError(f"covariates|{list(self.covariates)}|none where {'groups answer' if self.aggregate else 'pixels are the target'}")
         if (r := self.recording) is not None:
             if unknown := sorted(set(r.classes.values()) - set(self.target.classes)):
                 raise ValueError(f"recording.classes|{unknown}|classes of the target: {list(self.target.classes)}")

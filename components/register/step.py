@@ -17,7 +17,7 @@ from components.core.calibration import Calibration
 from components.core.errors import DataError
 from components.core.models import build
 from components.core.operating_point import Decision
-from components.core.package import ModelPackage, name_of
+from components.core.package import FUSION, ModelPackage, name_of
 from components.core.spec import DiseaseSpec, Resources
 from components.core.step import emit
 from components.core.storage import open_store
@@ -118,7 +118,7 @@ def _pack(
     if onnx["embedding"] is not None:
         answered = [val if name == "val" else load_split(spec, dataset, features, name, reference) for name in drift_reference.splits(spec)]
         embedded = onnx_embedding.embedded(drafts / "model.onnx", onnx["feature_name"], train, answered)
-    drift_reference.write(drafts, spec, dataset, predictions, Decision.from_dict(operating), embedded)
+    drift_reference.write(drafts, spec, dataset, features, predictions, Decision.from_dict(operating), embedded)
     figures, profiles = _read(evaluation / "metrics.json"), _profiles(features)
     known = {
         "dataset": info,
@@ -139,6 +139,7 @@ def _pack(
         "spec.json": spec.to_json().encode(), "model.json": _json(facts | {"onnx": onnx}), "preprocessing.json": _json(preprocessing),
         "features.json": _json(profiles), "card.md": text.encode(),
         **{name: evaluation / name for name in ("calibration.json", "operating_point.json", "metrics.json")},
+        **({FUSION: evaluation / FUSION} if spec.covariates else {}),
         **{path.name: path for path in sorted(model.glob("*.safetensors"))},
         **{path.name: path for path in sorted(drafts.iterdir())},
     }  # fmt: skip

@@ -90,8 +90,9 @@ def build(
     onnx: bytes | None = None,
     facts: dict[str, Any] | None = None,
     decision: dict[str, Any] | None = None,
+    more: dict[str, Any] | None = None,
 ) -> package.ModelPackage:
-    """Write the package."""
+    """Write the package; `more`: further files of JSON by name."""
     parquet = io.BytesIO()
     table.to_parquet(parquet, index=False)
     documents: dict[str, Any] = {
@@ -101,7 +102,7 @@ def build(
         "operating_point.json": {"kind": "threshold", "classes": list(spec.target.classes), "thresholds": [0.4], "positive": "malignant"},
         "metrics.json": {},
         "features.json": {"feature_service": "device_profile_v1", "profile_version": "0" * 16},
-    }
+    } | (more or {})
     if decision is not None:
         documents["operating_point.json"] = decision
     files: dict[str, Path | bytes] = {name: json.dumps(content).encode() for name, content in documents.items()}
