@@ -17,17 +17,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import kserve
-import numpy as np
 import orjson
 from kserve.errors import InvalidInput
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.infer_type import InferInput, InferOutput, InferRequest, InferResponse
-from numpy.typing import NDArray
 
 from components.core.errors import DataError
 from components.core.pseudonym import Pseudonymiser
-from serving import queries
-from serving.journal import Journal, finite, milliseconds, now
+from serving import queries, records
+from serving.journal import Journal, milliseconds, now
 from serving.predictor import Predictor, Query
 
 DICOM = "application/dicom"
@@ -95,23 +93,15 @@ class DiseaseModel(kserve.Model):
             answers, embeddings = self._predictor.answer_and_embed(work.queries)
             figures = self._predictor.figures(work.queries)
         except Exception:
-            self._journal.write(work.request_id, [self._failed(i, query, work.started) for i, query in zip(ids, work.queries, strict=True)])
+            lost = [records.failed(i, query, self._predictor, work.started) for i, query in zip(ids, work.queries, strict=True)]
+            self._journal.write(work.request_id, lost)
             raise
         for answer, own in zip(answers, ids, strict=True):
             answer["request_id"] = own
         at, latency = now(), milliseconds(work.started)
-        records = [_record(at, latency, *parts) for parts in zip(work.queries, answers, figures, embeddings, strict=True)]
-        self._journal.write(work.request_id, records)
+        written = [records.answered(at, latency, *parts) for parts in zip(work.queries, answers, figures, embeddings, strict=True)]
+        self._journal.write(work.request_id, written)
         return {"predictions": answers} if work.reply_to is None else self._reply(work.reply_to, answers)
-
-    def _failed(self, request_id: str, query: Query, started: float) -> dict[str, Any]:
-        """The record of a sample that the server has no answer for, by a defect: its device is known, and its defect may come from there."""
-        package = self._predictor.package
-        return {
-            "time": now(), "request_id": request_id, "status": "error", "model": package.name, "version": package.version, "digest": package.digest,
-            "abstain": False, "reasons": ["a defect of the server"], "latency_ms": milliseconds(started),
-            **_asked(query), "manufacturer": query.manufacturer, "device_model": query.device_model,
-        }  # fmt: skip
 
     def _reply(self, request: InferRequest, answers: list[dict[str, Any]]) -> InferResponse:
         """The answers as v2 tensors. Where the model was not asked, probabilities are null (JSON has no NaN) and the decision is ""."""
@@ -128,42 +118,6 @@ class DiseaseModel(kserve.Model):
 
     async def _aside(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-
-def _asked(query: Query) -> dict[str, Any]:
-    """What is kept of a sample before anybody looks at it: keyed hashes and acquisition parameters; no pixel, no identifier."""
-    return {
-        "source": query.source, "device_key": query.device_key, "software": query.software,
-        "patient": query.patient, "study": query.study, "series": query.series, "acquisition": dict(query.acquisition),
-    }  # fmt: skip
-
-
-def _record(
-    time_utc: str, latency_ms: float, query: Query, answer: dict[str, Any], figures: dict[str, float], embedding: NDArray[np.float32] | None
-) -> dict[str, Any]:
-    """What is kept of an answer: figures and keyed hashes; no pixel, no identifier."""
-    device = answer["device"]
-    record = _asked(query) | {
-        "time": time_utc,
-        "request_id": answer["request_id"],
-        "status": "abstained" if answer["abstain"] else "answered",
-        "model": answer["model"],
-        "version": answer["version"],
-        "digest": answer["digest"],
-        "manufacturer": device["manufacturer"],
-        "device_model": device["model"],
-        "device_status": device["status"],
-        "profile": device["profile"],
-        "scores": answer["probabilities"],
-        "decision": answer["decision"],
-        "abstain": answer["abstain"],
-        "reasons": answer["reasons"],
-        "image": finite(figures),
-        "latency_ms": latency_ms,
-    }
-    if embedding is not None and np.isfinite(embedding).all():
-        record["embedding"] = [float(f"{value:.9g}") for value in embedding]  # nine digits give the same float32 back
-    return record
 
 
 class Plane(DataPlane):
