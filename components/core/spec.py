@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from components.core.errors import SpecError
+from components.core.pacs_rules import PacsRules
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -356,6 +357,7 @@ class DiseaseSpec(_Part):
     external: tuple[External, ...] = ()
     resources: dict[StepName, Resources] = {}
     phantom: Phantom | None = None
+    pacs: PacsRules | None = None
 
     @model_validator(mode="after")
     def _references(self) -> DiseaseSpec:
@@ -370,6 +372,8 @@ class DiseaseSpec(_Part):
                 raise ValueError(f"recording.channels|{len(r.channels)} columns|{self.input.shape[0]}, as in input.shape")
             if (r.label_s or 0) > (self.input.window_s or 0):
                 raise ValueError(f"recording.label_s|{r.label_s}|at most input.window_s = {self.input.window_s}")
+        if self.pacs is not None and set(self.pacs.decisions) != set(self.target.classes):
+            raise ValueError(f"pacs.decisions|{sorted(self.pacs.decisions)}|a code for each class: {list(self.target.classes)}")
         seen: set[str] = set()
         data = {e.name for e in self.external if e.role == "pretrain"}
         for stage in self.stages:
