@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from components.core.chain.candidate_classifier import DEFAULT, Detector
@@ -12,6 +11,7 @@ from components.core.errors import GateError
 from components.core.package import ModelPackage
 from components.core.spec import DiseaseSpec
 from serving.predictor import Predictor, Query
+from serving.records import loggable
 
 
 def opened(folder: Path, *, allow_synthetic: bool) -> Predictor:
@@ -38,11 +38,10 @@ def detector(path: Path | None, *, allow_synthetic: bool) -> Detector:
 def queries(volume: CtVolume, found: list[Finding], spec: DiseaseSpec) -> list[Query]:
     """One sample for each finding, with all that the inference log keeps of it."""
     device = volume.device
-    acquisition = {k: v for k, v in volume.facts.items() if isinstance(v, str | int) or (isinstance(v, float) and math.isfinite(v))}
     return [
         Query(
             array=patch, device_key=device.key, manufacturer=device.manufacturer, device_model=device.model, software=device.software or None,
-            patient=volume.patient, study=volume.study, series=volume.series, acquisition=acquisition, source="dicom",
+            patient=volume.patient, study=volume.study, series=volume.series, acquisition=loggable(volume.facts), source="dicom",
         )
         for patch in patches(volume, found, spec)
     ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,11 @@ from numpy.typing import NDArray
 
 from serving.journal import finite, milliseconds, now
 from serving.predictor import Predictor, Query
+
+
+def loggable(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an image's `acq_*` facts those that JSON takes."""
+    return {name: v for name, v in facts.items() if isinstance(v, str | int) or (isinstance(v, float) and math.isfinite(v))}
 
 
 def asked(query: Query) -> dict[str, Any]:

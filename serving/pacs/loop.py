@@ -11,6 +11,7 @@ rules select are the same, nothing happens; where they are others, there is a ne
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -160,6 +161,8 @@ class Loop:
                 raise
             return self._later(entry, str(error))
         except Exception as error:  # a defect of ours or of a library; its text may hold a value of a header
+            if os.environ.get("DXFLOW_DEBUG"):
+                raise
             return self._later(entry, f"a defect of dxflow: {type(error).__name__}")
 
     def _now_of(self, entry: Entry) -> Entry:

@@ -120,7 +120,11 @@ def _group(item: Item, number: int, answer: StudyAnswer, package: ModelPackage, 
         "measurements": measured or None, "qualitative_evaluations": [hd.sr.QualitativeEvaluation(coded(DECISION), decision)],
     }  # fmt: skip
     if item.place is not None and outlines is not None:
-        segment = hd.sr.ReferencedSegment.from_segmentation(outlines, segment_number=number)
+        # not by `from_segmentation`: it fails where a segmentation has one segment only, whose number it keeps with what all frames share
+        segment = hd.sr.ReferencedSegment(
+            sop_class_uid=outlines.SOPClassUID, sop_instance_uid=outlines.SOPInstanceUID, segment_number=number,
+            source_images=[hd.sr.SourceImageForSegmentation.from_source_image(answer.sources[k]) for k in item.images],
+        )  # fmt: skip
         group: Any = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=segment, **common)
     else:
         images = [hd.sr.SourceImageForMeasurementGroup.from_source_image(answer.sources[k]) for k in item.images]
