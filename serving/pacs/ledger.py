@@ -108,6 +108,11 @@ class Ledger:
         with self._told():
             self._db.execute("DELETE FROM entries WHERE study = ? AND digest = ?", (entry.study, entry.digest))
 
+    def compact(self) -> None:
+        """Leave no byte of what was dropped."""
+        with self._told():
+            self._db.execute("VACUUM")
+
     def retry(self, state: tuple[str, ...] = DEAD) -> int:
         """Put what was declined or given up back in the line. Returns how many."""
         marks = ", ".join("?" * len(state))
@@ -132,6 +137,22 @@ class Ledger:
             yield
         except sqlite3.Error as error:
             raise ServiceError("the ledger cannot be read or written", where=str(self.path), got=type(error).__name__) from None
+
+
+def erase(path: Path, patients: frozenset[str], studies: frozenset[str], *, dry: bool) -> int:
+    """Take what belongs to these keyed hashes out of a ledger, if there is one; freed pages are overwritten. Returns how many entries.
+
+    A study that is still in the archive is seen again by the next pass, which finds its report there: the archive is where a patient goes first.
+    """
+    if not path.exists():
+        return 0
+    with Ledger(path) as ledger:
+        own = [e for e in ledger.all() if e.patient in patients or e.study in studies]
+        for entry in [] if dry else own:
+            ledger.drop(entry)
+        if own and not dry:
+            ledger.compact()
+    return len(own)
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def _overview(answer: StudyAnswer, rules: PacsRules, identity: Identity, algorit
 
     return hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(uid=identity.uid("finding", "all"), identifier="whole series"),
-        finding_type=coded(rules.finding), finding_sites=[hd.sr.FindingSite(coded(rules.site))], algorithm_id=algorithm,
+        finding_sites=[hd.sr.FindingSite(coded(rules.site))], algorithm_id=algorithm,
         measurements=[hd.sr.Measurement(name=coded(COUNT), value=len(answer.items), unit=codes.UCUM.NoUnits)],
     )  # fmt: skip
 
@@ -116,7 +116,8 @@ def _group(item: Item, number: int, answer: StudyAnswer, package: ModelPackage, 
         "tracking_identifier": hd.sr.TrackingIdentifier(
             uid=identity.uid("finding", str(number)), identifier=f"{rules.finding[2] if item.place else 'Image'} {number}"
         ),
-        "finding_type": coded(rules.finding), "finding_sites": [hd.sr.FindingSite(coded(rules.site))], "algorithm_id": model,
+        "finding_type": coded(rules.finding) if item.place else None,  # an image as such is no finding: its decision may well be that there is none
+        "finding_sites": [hd.sr.FindingSite(coded(rules.site))], "algorithm_id": model,
         "measurements": measured or None, "qualitative_evaluations": [hd.sr.QualitativeEvaluation(coded(DECISION), decision)],
     }  # fmt: skip
     if item.place is not None and outlines is not None:
@@ -129,7 +130,7 @@ def _group(item: Item, number: int, answer: StudyAnswer, package: ModelPackage, 
     else:
         images = [hd.sr.SourceImageForMeasurementGroup.from_source_image(answer.sources[k]) for k in item.images]
         group = hd.sr.MeasurementsAndQualitativeEvaluations(source_images=images, **common)
-    group[0].ContentSequence.append(_text(COMMENT, sentence(item, number, package, rules)))
+    group[0].ContentSequence.append(_text(COMMENT, sentence(item, number, answer, package, rules)))
     return group
 
 
@@ -143,10 +144,12 @@ def _text(name: tuple[str, str, str], value: str) -> Any:
     return hd.sr.TextContentItem(name=coded(name), value=value, relationship_type=hd.sr.RelationshipTypeValues.CONTAINS)
 
 
-def sentence(item: Item, number: int, package: ModelPackage, rules: PacsRules) -> str:
+def sentence(item: Item, number: int, answer: StudyAnswer, package: ModelPackage, rules: PacsRules) -> str:
     """One finding in words."""
     said, place = item.answer, item.place
-    head = f"{rules.finding[2]} {number}: {place.diameter_mm:.1f} mm" if place is not None else f"Image {number}"
+    head = (
+        f"{rules.finding[2]} {number}: {place.diameter_mm:.1f} mm" if place is not None else f"Image {number}{_side(answer.sources[item.images[0]])}"
+    )
     if place is not None:
         x, y, z = place.position_mm
         head += f" at x {x:.0f}, y {y:.0f}, z {z:.0f} mm (left, posterior, superior)"
@@ -156,6 +159,11 @@ def sentence(item: Item, number: int, package: ModelPackage, rules: PacsRules) -
     value = sum(said["probabilities"][package.spec.target.classes[k]] for k in package.spec.positive_indices)
     note = f" Note: {reasons}." if reasons else ""
     return f"{head}. {rules.probability[2]} {value:.2f}; decision: {rules.decisions[said['decision']][2]}.{note}"
+
+
+def _side(image: Any) -> str:
+    """For images of paired organs."""
+    return {"L": ", left", "R": ", right"}.get(str(image.get("ImageLaterality") or image.get("Laterality") or ""), "")
 
 
 def conclusion(answer: StudyAnswer, rules: PacsRules) -> str:
