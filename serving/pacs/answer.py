@@ -87,12 +87,14 @@ def log(answer: StudyAnswer, ids: Sequence[str], journal: Journal, *, known: fro
 
 
 def source(data: bytes) -> Any:
-    """A file as pydicom data set without its pixels, with empty values for what every object needs."""
+    """A file as pydicom data set without its pixels, its texts as Unicode, with empty values for what every object needs."""
     from components.core.imaging.fields import pydicom_silenced, quiet
 
     with quiet():
         found = pydicom_silenced().dcmread(io.BytesIO(data), stop_before_pixels=True, force=True)
+        found.decode()
+        found.SpecificCharacterSet = "ISO_IR 192"  # highdicom knows no list of character sets whose first one is empty, which is the rule in Japan
         for keyword in TYPE_2:
-            if keyword not in found:
-                setattr(found, keyword, None)
+            value = found.get(keyword)
+            setattr(found, keyword, None if value is None else str(value))
     return found

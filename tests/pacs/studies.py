@@ -107,10 +107,14 @@ class KnownNodule:
 
     model: Predictor
     pseudonymiser: Pseudonymiser
+    blind: bool = False
 
     def answer(self, files: Sequence[bytes]) -> StudyAnswer:
         named = {f"image {n}": data for n, data in enumerate(files, 1)}
         volume = volume_of(named, where="series", spec=self.model.spec, pseudonymiser=self.pseudonymiser)
+        if self.blind:
+            images = tuple(source(named[n]) for n in volume.files)
+            return StudyAnswer(items=(), sources=images, about="series", synthetic=False, tools=(("known nodule", "1", "nothing"),))
         k, i, j = MIDDLE
         mask = volume.hu[k - 2 : k + 3, i - 10 : i + 11, j - 10 : j + 11] > -200
         place = Place(volume.place_mm(MIDDLE), 2 * RADIUS * 0.7, 700.0, 0.9, (k - 2, i - 10, j - 10), mask)

@@ -231,6 +231,38 @@ def test_an_abstention_is_reported_with_its_reason_and_nothing_says_synthetic(ar
     assert "SYNTHETIC" not in said
 
 
+@needs_dciodvfy
+def test_a_series_without_nodules_gets_a_report_that_says_so(archive: Orthanc, make: Make, tmp_path: Path):
+    archive.send(chest())
+    work = make()
+    (station,) = work.loop._stations
+    work.loop._stations = (Station(station.model, station.rules, KnownNodule(station.model, Pseudonymiser(KEY.encode()), blind=True)),)
+    work.loop.once()
+    (data,) = archive.objects("SR")
+    said = words(pydicom.dcmread(io.BytesIO(data)))
+    assert "0 nodules found in 9 images." in said
+    assert "0.0 Number of findings" in said
+    assert checked(data, tmp_path) == []
+    assert (archive.objects("SEG"), work.records(), work.states()) == ([], 0, [ANSWERED])
+
+
+NAMES = {
+    "ISO_IR 144": "Люксембург^Роза",
+    "ISO_IR 100": "Müller^Jürgen",
+    "\\ISO 2022 IR 87": "Yamada^Tarou=山田^太郎",
+    "GB18030": "Wang^XiaoDong=王^小东",
+}
+
+
+@pytest.mark.parametrize(("charset", "name"), NAMES.items())
+def test_a_name_comes_back_in_whatever_script_it_was_written(archive: Orthanc, make: Make, charset: str, name: str):
+    archive.send(chest(SpecificCharacterSet=charset.split("\\"), PatientName=name))
+    make().loop.once()
+    for kind in ("SR", "SEG"):
+        (made,) = (pydicom.dcmread(io.BytesIO(data)) for data in archive.objects(kind))
+        assert str(made.PatientName) == name
+
+
 def test_what_is_declined_stands_in_the_list_with_its_reason_and_can_be_tried_again(archive: Orthanc, make: Make):
     archive.send(chest(leave_out=[3]))
     work = make()
