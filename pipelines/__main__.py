@@ -14,6 +14,7 @@ import click
 from components.core.errors import DxflowError, SpecError
 from components.core.home import home
 from pipelines import access_verbs, serving_verbs
+from pipelines.pacs_command import pacs
 
 DISEASE = click.argument("disease")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON value on the last line, for scripts.")
@@ -352,6 +353,9 @@ def demo(patients: int | None, as_json: bool) -> None:
     from pipelines.demo import demo as work
 
     work(patients=patients, as_json=as_json)
+
+
+cli.add_command(pacs)
 
 
 def _interrupt(*_: Any) -> None:

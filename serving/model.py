@@ -21,13 +21,12 @@ import numpy as np
 import orjson
 from kserve.errors import InvalidInput
 from kserve.metrics import POST_HIST_TIME, PRE_HIST_TIME, PREDICT_HIST_TIME, get_labels
-from numpy.typing import NDArray
 
 from components.core.errors import DataError
 from components.core.pseudonym import Pseudonymiser
-from serving import covariates, queries, wire
+from serving import queries, records, wire
 from serving.explain import layer_png
-from serving.journal import Journal, finite, milliseconds, now
+from serving.journal import Journal, milliseconds, now
 from serving.places import Place
 from serving.predictor import Answered, Explained, Predictor, Query
 from serving.reading.cases import CaseStore
@@ -186,15 +185,15 @@ class DiseaseModel(kserve.Model):
         try:
             answered = ask(predictor, found)
         except Exception:
-            failed = [_failed(predictor, i, query, ticket.started) for i, query in zip(ids, found, strict=True)]
+            failed = [records.failed(i, query, predictor, ticket.started) for i, query in zip(ids, found, strict=True)]
             self._journal.write(ticket.request_id, failed)
             raise
         answers = [one.answer for one in answered]
         for answer, own in zip(answers, ids, strict=True):
             answer["request_id"] = own
         at, latency = now(), milliseconds(ticket.started)
-        records = [_record(at, latency, query, one.answer, one.figures, one.embedding) for query, one in zip(found, answered, strict=True)]
-        self._journal.write(ticket.request_id, records)
+        written = [records.answered(at, latency, query, one.answer, one.figures, one.embedding) for query, one in zip(found, answered, strict=True)]
+        self._journal.write(ticket.request_id, written)
         if self._cases is not None:
             self._keep(self._cases, predictor, found, answers)
         return answers
@@ -230,49 +229,3 @@ def outputs(answers: Sequence[Mapping[str, Any]], predictor: Predictor) -> list[
         wire.Output("abstain", "BOOL", [n], np.array([a["abstain"] for a in answers], dtype=bool)),
         wire.Output("answer", "BYTES", [n], [orjson.dumps(a) for a in answers]),
     ]
-
-
-def _failed(predictor: Predictor, request_id: str, query: Query, started: float) -> dict[str, Any]:
-    """The record of a sample that the server has no answer for, by a defect: its device is known, and its defect may come from there."""
-    package = predictor.package
-    return {
-        "time": now(), "request_id": request_id, "status": "error", "model": package.name, "version": package.version, "digest": package.digest,
-        "abstain": False, "reasons": ["a defect of the server"], "latency_ms": milliseconds(started),
-        **_asked(query), "manufacturer": query.manufacturer, "device_model": query.device_model,
-    }  # fmt: skip
-
-
-def _asked(query: Query) -> dict[str, Any]:
-    """What is kept of a sample before anybody looks at it: keyed hashes and acquisition parameters; no pixel, no identifier."""
-    return {
-        "source": query.source, "device_key": query.device_key, "software": query.software,
-        "patient": query.patient, "study": query.study, "series": query.series, "acquisition": dict(query.acquisition),
-    } | covariates.logged(query.covariates)  # fmt: skip
-
-
-def _record(
-    time_utc: str, latency_ms: float, query: Query, answer: dict[str, Any], figures: dict[str, float], embedding: NDArray[np.float32] | None
-) -> dict[str, Any]:
-    """What is kept of an answer: figures and keyed hashes; no pixel, no identifier."""
-    device = answer["device"]
-    record = _asked(query) | {
-        "time": time_utc,
-        "request_id": answer["request_id"],
-        "status": "abstained" if answer["abstain"] else "answered",
-        "model": answer["model"],
-        "version": answer["version"],
-        "digest": answer["digest"],
-        "manufacturer": device["manufacturer"],
-        "device_model": device["model"],
-        "device_status": device["status"],
-        "profile": device["profile"],
-        "scores": answer["probabilities"],
-        "decision": answer["decision"],
-        "abstain": answer["abstain"],
-        "reasons": answer["reasons"],
-        "image": finite(figures),
-        "latency_ms": latency_ms,
-    }
-    if embedding is not None and np.isfinite(embedding).all():
-        record["embedding"] = [float(f"{value:.9g}") for value in embedding]  # nine digits give the same float32 back
-    return record

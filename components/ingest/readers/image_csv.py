@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from components.core.errors import DataError, SpecError
 from components.core.imaging.deidentify import device_identity, iso_time, shifted_iso
 from components.core.imaging.errors import NotUsable
+from components.core.imaging.fit import fit
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
 from components.ingest.deidentify import word_hashes
-from components.ingest.fit import fit
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected, pieces
 from components.ingest.source import Source

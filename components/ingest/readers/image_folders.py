@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from components.core.errors import DataError, SpecError
 from components.core.imaging.errors import NotUsable
+from components.core.imaging.fit import fit
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.spec import DiseaseSpec
-from components.ingest.fit import fit
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected, pieces
 from components.ingest.readers.image_csv import SPLIT_NAMES, load_image
