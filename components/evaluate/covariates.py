@@ -109,8 +109,8 @@ def fitted(spec: DiseaseSpec, served: Fusion, folds: list[Fusion]) -> dict[str, 
 
 
 def words(fusion: Fusion, about: tuple[int, ...] = ()) -> list[str]:
-    """One sentence for each term: what it multiplies the odds of the second of two classes by, or the weights of the classes `about` and of those that
-    it moves most up and down."""
+    """One sentence for each term: what it multiplies the odds of the second of two classes by, or the weights of the classes `about` and of
+    those that it moves most up and down."""
     return [_sentence(fusion, term.covariate, term.what, np.array(term.weights), about) for term in fusion.terms]
 
 
