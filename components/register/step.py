@@ -15,6 +15,7 @@ from components.core import package as packages
 from components.core.atomic import atomic_dir
 from components.core.calibration import Calibration
 from components.core.errors import DataError
+from components.core.fusion import Fusion
 from components.core.models import build
 from components.core.operating_point import Decision
 from components.core.package import FUSION, ModelPackage, name_of
@@ -112,7 +113,7 @@ def _pack(
     calibrated = _read(evaluation / "calibration.json")
     engine = precision.measure(
         drafts, spec, onnx["feature_name"], val.samples, train.samples, Calibration.from_dict(calibrated.get("samples", calibrated)),
-        Decision.from_dict(operating),
+        Decision.from_dict(operating), _fuse(spec, features, val, evaluation),
     )  # fmt: skip
     embedded = None
     if onnx["embedding"] is not None:
@@ -156,6 +157,16 @@ def _pack(
         draft.unlink()
     drafts.rmdir()
     return ModelPackage.open(built.folder, allow_synthetic=True)  # what is stored has been read back and verified
+
+
+def _fuse(spec: DiseaseSpec, features: Path, val: Split, evaluation: Path) -> precision.Fuse | None:
+    """From calibrated to fused probabilities of validation samples."""
+    from feature_store.covariates import told
+
+    if not spec.covariates:
+        return None
+    shift, known = Fusion.from_dict(_read(evaluation / FUSION)), told(features, val.rows, spec.covariates)
+    return lambda p, rows: shift.apply(p, [known[n] for n in rows.tolist()])
 
 
 def _belong_together(spec: DiseaseSpec, model: Path, figures: dict[str, Any], info: dict[str, Any]) -> None:
