@@ -49,18 +49,20 @@ class Volume:
         return float(i), float(j), float(k)
 
 
-def read_volume(handle: BinaryIO, *, most_voxels: int, frames: Frames = "refuse") -> Volume:
+def read_volume(handle: BinaryIO, *, most_voxels: int, frames: Frames = "refuse", most_expansion: float | None = None) -> Volume:
     """Read one volume.
 
     Args:
         handle: Seekable, at its start.
         most_voxels: Over all frames; checked on the header.
         frames: What becomes of a file with several volumes over time.
+        most_expansion: How many times its own length a gzipped file may unpack to; checked on the header. None: any number of times.
 
     Raises:
         NotUsable: Not NIfTI, damaged, without a place in space, with impossible voxels, or with values that are not finite.
     """
     packed = handle.read(2) == MAGIC_GZIP
+    length = handle.seek(0, io.SEEK_END)
     handle.seek(0)
     stream: Any = gzip.GzipFile(fileobj=handle, mode="rb") if packed else handle
     try:
@@ -69,7 +71,7 @@ def read_volume(handle: BinaryIO, *, most_voxels: int, frames: Frames = "refuse"
         if int(np.prod(shape, dtype=np.float64)) > most_voxels:
             raise NotUsable("more voxels than limits.pixels_per_image")
         affine = _affine(header)
-        data = _data(stream, header, shape, size)
+        data = _data(stream, header, shape, size, most=length * most_expansion if packed and most_expansion else np.inf)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise NotUsable("damaged gzip stream") from None
     if not np.isfinite(data).all():
@@ -149,7 +151,7 @@ def _affine(header: Any) -> NDArray[np.float64]:
     return affine
 
 
-def _data(stream: Any, header: Any, shape: tuple[int, ...], size: int) -> Floats:
+def _data(stream: Any, header: Any, shape: tuple[int, ...], size: int, *, most: float) -> Floats:
     from nibabel.spatialimages import HeaderDataError
 
     try:
@@ -161,8 +163,10 @@ def _data(stream: Any, header: Any, shape: tuple[int, ...], size: int) -> Floats
         raise NotUsable("unknown type of values, or impossible scaling")
     offset = float(header["vox_offset"])
     start = int(offset) if np.isfinite(offset) and size + 4 <= offset < 1 << 24 else size + 4
-    stream.read(start - size)
     wanted = int(np.prod(shape)) * dtype.itemsize
+    if start + wanted > most:
+        raise NotUsable("a gzip stream that unpacks to more than is believable")
+    stream.read(start - size)
     raw = stream.read(wanted)
     if len(raw) < wanted:
         raise NotUsable("fewer voxels than the header says", offset=start + len(raw))
