@@ -21,7 +21,6 @@ from components.core.imaging.deidentify import device_identity, iso_time, shifte
 from components.core.imaging.errors import NotUsable
 from components.core.recordings.reading import read_windows, typed
 from components.core.recordings.table import Table
-from components.core.spec import DiseaseSpec
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected
