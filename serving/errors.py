@@ -1,6 +1,7 @@
 """What a client is told when something is wrong: one line that names the field, and never a value out of a request.
 
-    400  the request: InvalidInput        413  the request is too large        501  not offered
+    400  the request: InvalidInput        413  the request is too large        415  a content type that the model does not take
+    501  not offered
     503  a service is absent              500  a defect: an id, and nothing else
 
 KServe's own handlers log and return exception messages, FastAPI's 422 returns the body: both may hold patient data, so all are replaced here.
@@ -143,7 +144,7 @@ def install(app: Any) -> None:
         return JSONResponse({"error": text, "request_id": request.headers.get("x-request-id")}, status_code=status)
 
     async def invalid(request: Any, error: Any) -> JSONResponse:
-        return reply(400, str(error), request)
+        return reply(getattr(error, "status", 400), str(error), request)
 
     async def malformed(request: Any, error: Any) -> JSONResponse:
         """FastAPI's finding without the input that it quotes."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 WITHOUT_PROFILE, STALE_PROFILE, CONSTANT = "device without profile", "stale device profile", "image without content"
 POOLED = "pooled profile used: "
 EMBEDDING = "embedding"
+AT_ONCE = 256  # samples of one run of the network
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Query:
         device_key: Pseudonym, or `UNKNOWN_DEVICE`.
         software, patient, study, series: Keyed hashes, where the input names them.
         acquisition: `acq_*` columns of the manifest.
-        source: `dicom` or `array`.
+        source: `dicom`, `picture`, `nifti`, `recording`, `table`, or `array` for numbers.
+        part: Which part of its file it is: {window, start_s} of a recording, {row} of a table.
+        faults: Why its file's format calls it unusable: the model is not asked, and these are the reasons.
     """
 
     array: NDArray[Any]
@@ -49,6 +52,8 @@ class Query:
     series: str | None = None
     acquisition: Mapping[str, Any] = field(default_factory=dict)
     source: str = "array"
+    part: Mapping[str, Any] | None = None
+    faults: tuple[str, ...] = ()
 
 
 class Predictor:
@@ -93,7 +98,8 @@ class Predictor:
 
         Returns:
             model, version, digest, disease, synthetic; `probabilities` {class: p}, empty when the model was not asked; `decision`, None on
-            abstention; `abstain`, `reasons`; `device` {key, manufacturer, model, status, profile}; `operating_point`.
+            abstention; `abstain`, `reasons`; `device` {key, manufacturer, model, status, profile}; `operating_point`; `part` where the sample is
+            one of several in its file.
         """
         return self.answer_and_embed(queries)[0]
 
@@ -130,6 +136,7 @@ class Predictor:
                 "device": state.described,
                 "operating_point": self._decision.to_dict(),
             }
+            | ({} if (part := queries[n].part) is None else {"part": dict(part)})
             for n, state in enumerate(states)
         ]
         return answers, [embeddings.get(n) for n in range(len(queries))]
@@ -140,7 +147,11 @@ class Predictor:
         return [{name: float(values[n]) for name, values in table.items()} for n in range(len(queries))]
 
     def _run(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Scores (n, K), and embeddings (n, d) where the graph offers them."""
+        """Scores (n, K), and embeddings (n, d) where the graph offers them; a long recording in pieces, so that memory stays flat."""
+        if len(x) > AT_ONCE:
+            pieces = [self._run(x[n : n + AT_ONCE]) for n in range(0, len(x), AT_ONCE)]
+            embeddings = [e for _, e in pieces if e is not None]
+            return np.concatenate([s for s, _ in pieces]), np.concatenate(embeddings) if embeddings else None
         found = [np.asarray(a) for a in self._session.run(["scores", *self._outputs], {self._input: onnx_input(self._feature_name, x)})]
         return found[0], found[1].reshape(len(found[1]), -1).astype(np.float32) if self._outputs else None
 
@@ -165,7 +176,10 @@ class Predictor:
                 abstain = self.spec.normalise.missing_profile == "abstain"
                 reasons.append(why if abstain else POOLED + why)
                 state = state if abstain else "pooled"
-        if np.ptp(query.array) == 0:
+        if query.faults:
+            abstain = True
+            reasons.extend(query.faults)
+        elif np.ptp(query.array) == 0:
             abstain = True
             reasons.append(CONSTANT)
         return _State(described | {"status": status, "profile": state}, profile, abstain, reasons)
