@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import kserve
@@ -29,6 +30,7 @@ from components.core.pseudonym import Pseudonymiser
 from serving import bodies, queries
 from serving.journal import Journal, finite, milliseconds, now
 from serving.predictor import Predictor, Query
+from serving.references import Allowed, References
 
 T = TypeVar("T")
 
@@ -52,9 +54,13 @@ class Work:
 class DiseaseModel(kserve.Model):
     """One disease at the server, named by its disease. `ready` from the start: a model that does not load never gets here."""
 
-    def __init__(self, predictor: Predictor, pseudonymiser: Pseudonymiser, journal: Journal, executor: Executor) -> None:
+    def __init__(
+        self, predictor: Predictor, pseudonymiser: Pseudonymiser, journal: Journal, executor: Executor, references: References | None = None
+    ) -> None:
         super().__init__(predictor.package.disease)
+        self._references = references or References(Allowed.from_environment())
         self._predictor, self._pseudonymiser, self._journal, self._executor = predictor, pseudonymiser, journal, executor
+        bodies.warm(predictor.spec)
         self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
@@ -76,16 +82,20 @@ class DiseaseModel(kserve.Model):
         """Decode. Raises InvalidInput naming the field."""
         started = time.perf_counter()
         known = headers or {}
-        found = await self._aside(lambda: self._decode(payload, known))
+        try:
+            async with self._references.fetched(payload) as files:
+                found = await self._aside(lambda: self._decode(payload, known, files))
+        except DataError as error:
+            raise InvalidInput(str(error)) from None
         return Work(found, known.get("x-request-id", ""), started, payload if isinstance(payload, InferRequest) else None)
 
-    def _decode(self, payload: Any, headers: Mapping[str, str]) -> list[Query]:
+    def _decode(self, payload: Any, headers: Mapping[str, str], fetched: Mapping[int, Path]) -> list[Query]:
         spec = self._predictor.spec
         try:
             if isinstance(payload, bytes):
                 return queries.from_raw(payload, headers, spec, self._pseudonymiser)
             if not isinstance(payload, InferRequest):
-                return queries.from_document(payload, spec, self._pseudonymiser)
+                return queries.from_document(payload, spec, self._pseudonymiser, fetched)
             if len(payload.inputs) != 1:
                 raise DataError("another number of tensors", where="inputs", got=len(payload.inputs), allowed=1)
             tensor = payload.inputs[0]

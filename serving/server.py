@@ -102,15 +102,16 @@ def _kserve(predictors: list[Predictor], pseudonymiser: Any, journal: Journal, e
         from kserve.protocol.model_repository_extension import ModelRepositoryExtension
         from kserve.protocol.rest.server import RESTServer
 
-        from components.core.imaging import dicom, patches  # noqa: F401 - half a second that the first request would pay
         from serving.errors import Guard, install
         from serving.model import DiseaseModel, Plane
+        from serving.references import Allowed, References
     finally:
         sys.argv = argv
     quiet()
     models = ModelRepository()
+    references = References(Allowed.from_environment())
     for predictor in predictors:
-        models.update(DiseaseModel(predictor, pseudonymiser, journal, executor))
+        models.update(DiseaseModel(predictor, pseudonymiser, journal, executor, references))
     rest = RESTServer("kserve.model_server:app", Plane(model_registry=models), ModelRepositoryExtension(models), port, grace_period=GRACE_S)
     rest.create_application()
     install(app)

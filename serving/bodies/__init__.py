@@ -5,6 +5,7 @@ Each format is one module of this folder, found by its name:
     TYPES              content types
     fits(spec)         whether a model of this spec takes the format
     read(body, spec, pseudonymiser) -> list[Query]
+    warm()             imports what the first request would wait for; only where that is much
 
 `serving/queries.py` finds the files in a request; `body.py` and `text.py` are shared by the formats.
 """
@@ -48,6 +49,13 @@ def offered(spec: DiseaseSpec) -> tuple[str, ...]:
 def known() -> tuple[str, ...]:
     """The content types of all formats, sorted."""
     return tuple(sorted({kind for one in formats() for kind in one.TYPES}))
+
+
+def warm(spec: DiseaseSpec) -> None:
+    """Import what the formats of this spec need: seconds that the first request would pay."""
+    for one in formats():
+        if one.fits(spec) and hasattr(one, "warm"):
+            one.warm()
 
 
 def plain(kind: str) -> str:

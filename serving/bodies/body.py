@@ -34,7 +34,7 @@ class Body:
         names: What the request calls `row`, `column` and `window`, for errors.
         row, column: Point of interest in pixels of the image, for models that look at a patch.
         window: The window of a recording that is asked for, from 0; None: all.
-        device: Keyed hash that the client names; None where it names none. What the file itself says goes before it.
+        device: Keyed hash that the client names; None where it names none. What DICOM or a recording's head says goes before it; EXIF does not.
     """
 
     content: bytes | Path
@@ -50,10 +50,11 @@ class Body:
         return io.BytesIO(self.content) if isinstance(self.content, bytes) else open(self.content, "rb")
 
     def head(self) -> bytes:
-        """The first bytes."""
+        """The first bytes; of a folder, those of its first file."""
         if isinstance(self.content, bytes):
             return self.content[:HEAD]
-        with self.open() as handle:
+        path = min(self.content.iterdir()) if self.content.is_dir() else self.content
+        with open(path, "rb") as handle:
             return handle.read(HEAD)
 
     def file(self) -> bytes | Path:

@@ -19,16 +19,27 @@ TYPES = ("application/dicom",)
 PHOTOGRAPHS = {"fundus": ("OP", "OT", "SC"), "dermoscopy": ("XC", "OT", "SC")}
 """Modalities of DICOM that hold a photograph of each of ours (ophthalmic photography, external-camera photography, and what wraps a JPEG)."""
 
+BIDS = {"ManufacturersModelName": "ManufacturerModelName"}
+SCANNER = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "StationName")
+
 
 def fits(spec: DiseaseSpec) -> bool:
     """Images of a modality that DICOM has, and MR volumes."""
     if spec.input.layout == "volume":
         return spec.input.modality == "MR" and spec.input.spacing_mm is not None and spec.input.dtype == "float32"
-    return spec.input.layout == "image" and spec.input.modality in ("CT", "MR", "MG", "DX", *PHOTOGRAPHS)
+    if spec.input.modality in PHOTOGRAPHS:
+        return spec.input.layout == "image" and spec.input.shape[0] == 3 and spec.input.dtype == "uint8"
+    return spec.input.layout == "image" and spec.input.modality in ("CT", "MR", "MG", "DX")
+
+
+def warm() -> None:
+    """Import what the first request would wait for."""
+    from components.core.imaging import dicom, fit, mr_series, patches, resample  # noqa: F401
 
 
 def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:
     """One sample."""
+    spec = _in_dicom_words(spec)
     if spec.input.layout == "volume":
         return [_volume(body, spec, pseudonymiser)]
     from components.core.imaging.dicom import read_dicom
@@ -46,6 +57,16 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
         point = tuple(_inside(value, size, name) for value, size, name in zip((body.row, body.column), frame.shape, body.names, strict=False))
         array = cut_patch(frame, centre_rc=(point[0], point[1]), pixel_mm=image.pixel_mm, spec_input=spec.input)
     return [_query(body, array, image.device, image.patient, image.study, image.series, image.facts)]
+
+
+def _in_dicom_words(spec: DiseaseSpec) -> DiseaseSpec:
+    """The spec with a device key that DICOM knows: BIDS spells one name otherwise; where tables name devices, the scanner's own names stand in."""
+    from pydicom.datadict import tag_for_keyword
+
+    names = tuple(BIDS.get(name, name) for name in spec.device.key)
+    if not all(tag_for_keyword(name) for name in names):
+        names = SCANNER
+    return spec.model_copy(update={"device": spec.device.model_copy(update={"key": names})})
 
 
 def _photograph(frame: NDArray[Any], facts: dict[str, Any], spec: DiseaseSpec) -> NDArray[Any]:

@@ -17,6 +17,14 @@ def fits(spec: DiseaseSpec) -> bool:
     return spec.input.layout == "volume" and spec.input.shape[0] == 1 and spec.input.spacing_mm is not None and spec.input.dtype == "float32"
 
 
+def warm() -> None:
+    """Import what the first request would wait for."""
+    import nibabel  # noqa: F401
+    import scipy.ndimage  # noqa: F401
+
+    from components.core.imaging import nifti, resample  # noqa: F401
+
+
 def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:
     """One sample."""
     from components.core.imaging.nifti import read_volume

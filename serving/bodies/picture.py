@@ -23,6 +23,11 @@ def fits(spec: DiseaseSpec) -> bool:
     return spec.input.layout in ("image", "tiles") and spec.input.dtype == "uint8" and spec.input.shape[0] in (1, 3)
 
 
+def warm() -> None:
+    """Import what the first request would wait for."""
+    import PIL.Image  # noqa: F401
+
+
 def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:
     """One sample."""
     body.file()

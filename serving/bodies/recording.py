@@ -25,6 +25,14 @@ def fits(spec: DiseaseSpec) -> bool:
     return spec.input.layout == "window" and spec.recording is not None
 
 
+def warm() -> None:
+    """Import what the first request would wait for."""
+    import pandas  # noqa: F401
+    import scipy.interpolate
+    import scipy.ndimage
+    import scipy.signal  # noqa: F401
+
+
 def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:
     """The windows in order of time."""
     assert spec.recording is not None

@@ -88,7 +88,7 @@ def build(
         "model.json": {"family": spec.default_family, "feature_name": None} | (facts or {}),
         "preprocessing.json": {"method": spec.normalise.method, "missing_profile": spec.normalise.missing_profile, "reference": POOL.to_dict()},
         "calibration.json": {"kind": "softmax", "temperature": [1.0], "bias": [0.0, 0.0], "n": 100},
-        "operating_point.json": {"kind": "threshold", "classes": list(spec.target.classes), "thresholds": [0.4], "positive": "malignant"},
+        "operating_point.json": {"kind": "threshold", "classes": list(spec.target.classes), "thresholds": [0.4], "positive": spec.target.positive},
         "metrics.json": {},
         "features.json": {"feature_service": "device_profile_v1", "profile_version": "0" * 16},
     }
