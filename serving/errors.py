@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from components.core.errors import ServiceError
+from serving.openapi import PAGE
 
 if TYPE_CHECKING:
     from serving.journal import Journal
@@ -32,7 +33,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY_BYTES = 64 << 20
-CLOSED = ("/v2/repository", "/openai", "/docs", "/openapi.json")
+CLOSED = ("/v2/repository", "/openai", "/docs", "/redoc", "/openapi.json")
 """Paths that KServe opens without asking who calls: loading and unloading models, and pages that tell about the server."""
 
 TOLD = "dxflow.told"
@@ -52,10 +53,11 @@ class Guard:
         app: The ASGI application of KServe.
         limit: Largest body in bytes.
         journal: Where requests are written down that get an error.
+        page: What GET /openapi.json answers; None: nothing.
     """
 
-    def __init__(self, app: App, *, limit: int = MAX_BODY_BYTES, journal: Journal | None = None) -> None:
-        self._app, self._limit, self._journal = app, limit, journal
+    def __init__(self, app: App, *, limit: int = MAX_BODY_BYTES, journal: Journal | None = None, page: bytes | None = None) -> None:
+        self._app, self._limit, self._journal, self._page = app, limit, journal, page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -73,6 +75,9 @@ class Guard:
             if self._journal is not None:
                 await self._journal.settle(request_id, path, status, text, began)
 
+        if self._page is not None and path == PAGE and scope["method"] == "GET":
+            await _answer(send, 200, self._page, request_id)
+            return
         if path.startswith(CLOSED):
             await _answer(send, 404, "not offered by this server", request_id)
             return
@@ -185,8 +190,8 @@ def _length(headers: list[tuple[bytes, bytes]]) -> int:
     return int(text) if text.isdigit() else 0
 
 
-async def _answer(send: Send, status: int, text: str, request_id: str) -> None:
-    body = json.dumps({"error": text, "request_id": request_id}).encode()
+async def _answer(send: Send, status: int, text: str | bytes, request_id: str) -> None:
+    body = text if isinstance(text, bytes) else json.dumps({"error": text, "request_id": request_id}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

@@ -51,7 +51,7 @@ def serve(packages: list[Path], *, host: str = "127.0.0.1", port: int, allow_syn
         check_unique(predictors)
         with InferenceLog(log) as answers, ThreadPoolExecutor(1, thread_name_prefix="predict") as executor:
             journal = Journal(answers, predictors)
-            config = _kserve(predictors, pseudonymiser, journal, executor, port)
+            config = _kserve(predictors, pseudonymiser, journal, executor, port, host)
             config.host = host
             for p in predictors:
                 note = ", trained on SYNTHETIC data" if p.package.synthetic else ""
@@ -93,7 +93,7 @@ def _predictor(folder: Path, allow_synthetic: bool) -> Predictor:
     return Predictor(package, profiles)
 
 
-def _kserve(predictors: list[Predictor], pseudonymiser: Any, journal: Journal, executor: ThreadPoolExecutor, port: int) -> Any:
+def _kserve(predictors: list[Predictor], pseudonymiser: Any, journal: Journal, executor: ThreadPoolExecutor, port: int, host: str) -> Any:
     """uvicorn's configuration for KServe's application with our models, handlers and guard in place."""
     argv, sys.argv = sys.argv, sys.argv[:1]  # KServe parses the command line at import: our --log would abbreviate its --log_config_file
     try:
@@ -102,6 +102,7 @@ def _kserve(predictors: list[Predictor], pseudonymiser: Any, journal: Journal, e
         from kserve.protocol.model_repository_extension import ModelRepositoryExtension
         from kserve.protocol.rest.server import RESTServer
 
+        from serving import bodies, openapi
         from serving.errors import Guard, install
         from serving.model import DiseaseModel, Plane
         from serving.references import Allowed, References
@@ -115,7 +116,8 @@ def _kserve(predictors: list[Predictor], pseudonymiser: Any, journal: Journal, e
     rest = RESTServer("kserve.model_server:app", Plane(model_registry=models), ModelRepositoryExtension(models), port, grace_period=GRACE_S)
     rest.create_application()
     install(app)
-    rest.config.app = Guard(app, journal=journal)
+    offered = {p.package.disease: bodies.offered(p.spec) for p in predictors}
+    rest.config.app = Guard(app, journal=journal, page=openapi.page(offered, "1") if openapi.is_loopback(host) else None)
     rest.config.server_header = False
     rest.config.limit_concurrency = MAX_CONNECTIONS
     return rest.config

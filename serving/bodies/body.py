@@ -19,7 +19,7 @@ MOST_PIXELS_ELSE = 1 << 26
 """8192 x 8192; cameras have up to 50 million pixels."""
 MOST_FRAMES = 1024
 MOST_EXPANSION = 100
-"""How many times its own length a packed file may unpack to. Images of patients pack 2 to 20 times, a bomb 1000 times."""
+"""How many times its own length a file may unpack to, beyond a few megabytes. Images of patients pack 2 to 40 times, a bomb 1000 times."""
 MOST_WINDOWS = 8192
 """Of one recording: three hours at a window every 1.28 seconds."""
 

@@ -11,7 +11,7 @@ from components.core.imaging.fit import fit
 from components.core.imaging.pictures import decode_picture
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
-from serving.bodies.body import Body
+from serving.bodies.body import MOST_EXPANSION, Body
 from serving.predictor import Query
 
 TYPES = ("image/png", "image/jpeg")
@@ -32,7 +32,7 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
     """One sample."""
     body.file()
     with body.open() as handle:
-        picture = decode_picture(handle, most_pixels=spec.limits.pixels_per_image, formats=FORMATS)
+        picture = decode_picture(handle, most_pixels=spec.limits.pixels_per_image, formats=FORMATS, most_expansion=MOST_EXPANSION)
     size = picture.pixels.shape[:2]
     if spec.input.layout == "tiles" and size != tuple(spec.input.shape[1:]):
         wanted = " x ".join(map(str, spec.input.shape[1:]))

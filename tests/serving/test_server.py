@@ -342,7 +342,7 @@ def test_one_bad_instance_refuses_the_request_which_is_one_record_without_any_va
     [
         ("POST", "/v1/models/Miller:predict", 404), ("POST", "/v2/models/Miller/infer", 404), ("POST", "/v1/models/lung-nodule:explain", 501),
         ("POST", "/v2/repository/models/lung-nodule/unload", 404), ("POST", "/v2/repository/models/lung-nodule/load", 404),
-        ("GET", "/openapi.json", 404), ("GET", "/docs", 404), ("POST", "/v2/models/lung-nodule/versions/9/infer", 501),
+        ("GET", "/openapi.json/x", 404), ("GET", "/docs", 404), ("POST", "/v2/models/lung-nodule/versions/9/infer", 501),
     ],
 )  # fmt: skip
 def test_what_is_not_offered_says_so_without_headers_or_names(server: Server, method: str, path: str, status: int) -> None:

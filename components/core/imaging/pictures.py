@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from components.core.imaging.errors import NotUsable
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "PPM", "WEBP")
 MAKER_TAG, MODEL_TAG = 0x010F, 0x0110  # EXIF 2.3, table 4: Make, Model
+UNPACKED_FREELY = 8 << 20  # bytes
 EXIF_FORMATS = ("JPEG", "PNG")
 
 
@@ -31,13 +33,19 @@ class Picture:
     model: str
 
 
-def decode_picture(handle: BinaryIO, *, most_pixels: int, formats: tuple[str, ...] = FORMATS) -> Picture:
+def decode_picture(handle: BinaryIO, *, most_pixels: int, formats: tuple[str, ...] = FORMATS, most_expansion: float | None = None) -> Picture:
     """Decode one file; its size is checked before its pixels are decoded.
 
+    Args:
+        most_expansion: How many times its own length a file may unpack to beyond 8 MiB; None: any number of times.
+
     Raises:
-        NotUsable: Not one of `formats`, damaged, or over `most_pixels`.
+        NotUsable: Not one of `formats`, damaged, or over a limit.
     """
     from PIL import Image
+
+    length = handle.seek(0, io.SEEK_END)
+    handle.seek(0)
 
     Image.MAX_IMAGE_PIXELS = None  # our own limit is checked below, with a reason
     with warnings.catch_warnings():
@@ -46,6 +54,8 @@ def decode_picture(handle: BinaryIO, *, most_pixels: int, formats: tuple[str, ..
             with Image.open(handle, formats=formats) as image:
                 if image.width * image.height > most_pixels:
                     raise NotUsable("image over limits.pixels_per_image")
+                if most_expansion is not None and 3 * image.width * image.height > max(UNPACKED_FREELY, most_expansion * length):
+                    raise NotUsable("pixels that unpack to more than is believable")
                 maker, model = _camera(image)
                 if image.mode in ("I;16", "I;16B", "I", "F"):
                     return Picture(np.asarray(image), maker, model)
