@@ -64,11 +64,10 @@ class DiseaseModel(kserve.Model):
         self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """The tensors of protocol v2: numbers, or files of the listed content types, which protocol v1 takes as raw bodies too."""
+        """The tensors that protocol v2 takes: numbers, or files, whose tensors are named by content type; v1 takes those as raw bodies too."""
         spec = self._predictor.spec
         numbers = {"name": "x", "datatype": "FP32", "shape": [-1, *spec.input.shape]}
-        kinds = bodies.offered(spec)
-        return [numbers, *([{"name": "file", "datatype": "BYTES", "shape": [-1], "parameters": {"content_types": ",".join(kinds)}}] if kinds else [])]
+        return [numbers, *({"name": kind, "datatype": "BYTES", "shape": [-1]} for kind in bodies.offered(spec))]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         return [
@@ -99,7 +98,8 @@ class DiseaseModel(kserve.Model):
             if len(payload.inputs) != 1:
                 raise DataError("another number of tensors", where="inputs", got=len(payload.inputs), allowed=1)
             tensor = payload.inputs[0]
-            parameters = {**(tensor.parameters or {}), **(payload.parameters or {})}
+            named = {"content_type": tensor.name} if tensor.name in bodies.known() else {}
+            parameters = {**named, **(tensor.parameters or {}), **(payload.parameters or {})}
             return queries.from_tensor(tensor.shape, tensor.datatype, tensor.data, tensor._raw_data, parameters, spec, self._pseudonymiser)
         except bodies.NotTaken as error:
             raise UnsupportedType(str(error)) from None

@@ -57,6 +57,12 @@ class Body:
         with open(path, "rb") as handle:
             return handle.read(HEAD)
 
+    def size(self) -> int:
+        """Bytes; of a folder, those of its largest file."""
+        if isinstance(self.content, bytes):
+            return len(self.content)
+        return max(p.stat().st_size for p in self.content.iterdir()) if self.content.is_dir() else self.content.stat().st_size
+
     def file(self) -> bytes | Path:
         """The content where one file is meant. Raises DataError for a series."""
         if isinstance(self.content, Path) and self.content.is_dir():

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from components.core.errors import DataError
 from components.core.imaging.deidentify import DeviceIdentity
+from components.core.imaging.inflate import UNPACKED_FREELY
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
 from serving.bodies.body import MOST_EXPANSION, Body
@@ -39,7 +40,7 @@ def warm() -> None:
 
 def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:
     """One sample."""
-    spec = _in_dicom_words(spec)
+    spec = _unpacking_at_most(_in_dicom_words(spec), body)
     if spec.input.layout == "volume":
         return [_volume(body, spec, pseudonymiser)]
     from components.core.imaging.dicom import read_dicom
@@ -67,6 +68,12 @@ def _in_dicom_words(spec: DiseaseSpec) -> DiseaseSpec:
     if not all(tag_for_keyword(name) for name in names):
         names = SCANNER
     return spec.model_copy(update={"device": spec.device.model_copy(update={"key": names})})
+
+
+def _unpacking_at_most(spec: DiseaseSpec, body: Body) -> DiseaseSpec:
+    """The spec with a limit to what a deflated file of this length may unpack to."""
+    most = max(UNPACKED_FREELY, MOST_EXPANSION * body.size()) / 1e6
+    return spec.model_copy(update={"limits": spec.limits.model_copy(update={"file_mb": min(spec.limits.file_mb, most)})})
 
 
 def _photograph(frame: NDArray[Any], facts: dict[str, Any], spec: DiseaseSpec) -> NDArray[Any]:

@@ -113,12 +113,19 @@ def test_parts_say_which_they_are_and_the_client_chooses_window_and_device(serve
         assert (reply.status_code, name in reply.json()["error"], value in reply.json()["error"]) == (400, True, False)
 
 
-def test_metadata_and_the_refusal_list_the_content_types(server: Process):
+def test_metadata_names_a_tensor_for_each_content_type_and_the_refusal_lists_the_content_types(server: Process):
     inputs = httpx.get(f"{server.url}/v2/models/{FUNDUS}", timeout=60).json()["inputs"]
-    kinds = "application/dicom,image/jpeg,image/png"
-    assert [i for i in inputs if i["name"] == "file"] == [
-        {"name": "file", "datatype": "BYTES", "shape": [-1], "parameters": {"content_types": kinds}}
+    kinds = ("application/dicom", "image/jpeg", "image/png")
+    assert inputs == [
+        {"name": "x", "datatype": "FP32", "shape": [-1, 3, 64, 64]},
+        *({"name": kind, "datatype": "BYTES", "shape": [-1]} for kind in kinds),
     ]
+    text = base64.b64encode(small_bodies.picture()).decode()
+    named = {"name": "image/jpeg", "shape": [1], "datatype": "BYTES", "data": [text]}
+    reply = httpx.post(f"{server.url}/v2/models/{FUNDUS}/infer", json={"inputs": [named | {"name": "image/png"}]}, timeout=60)
+    assert reply.status_code == 200, reply.text
+    other = httpx.post(f"{server.url}/v2/models/{FUNDUS}/infer", json={"inputs": [named | {"name": "application/x-nifti"}]}, timeout=60)
+    assert (other.status_code, "image/png" in other.json()["error"]) == (415, True)
     taken = httpx.post(f"{server.url}/v1/models/{LUNG}:predict", content=small_bodies.picture(), headers={"Content-Type": "image/png"}, timeout=60)
     assert (taken.status_code, taken.json()["error"]) == (415, "body: not a file that this model takes; allowed: application/dicom")
     other = httpx.post(f"{server.url}/v1/models/{LUNG}:predict", content=b"PK", headers={"Content-Type": "application/zip"}, timeout=60)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from components.core.imaging.deidentify import DeviceIdentity
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.header import ImageHeader, read_header
+from components.core.imaging.inflate import UNPACKED_FREELY
 from components.core.imaging.pixels import stored_frame, to_unit
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
@@ -44,10 +45,6 @@ class DicomImage:
     study: str
     series: str
     sop: str
-
-
-UNPACKED_FREELY = 8 << 20
-"""Bytes of pixels that any file may unpack to, however short it is: an empty slice packs into nothing."""
 
 
 def read_dicom(data: bytes | Path, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float | None = None) -> DicomImage:

@@ -16,9 +16,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.imaging.dicom import UNPACKED_FREELY, frame_in_unit
+from components.core.imaging.dicom import frame_in_unit
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.header import Frame, ImageHeader, read_header
+from components.core.imaging.inflate import UNPACKED_FREELY
 from components.core.imaging.nifti import ANISOTROPY, VOXEL_MM, Volume
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.imaging.errors import NotUsable
+from components.core.imaging.inflate import UNPACKED_FREELY
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "PPM", "WEBP")
 MAKER_TAG, MODEL_TAG = 0x010F, 0x0110  # EXIF 2.3, table 4: Make, Model
-UNPACKED_FREELY = 8 << 20  # bytes
 EXIF_FORMATS = ("JPEG", "PNG")
 
 
