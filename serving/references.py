@@ -88,7 +88,7 @@ def _host(entry: str) -> tuple[str, Host]:
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
     except ValueError:
         port = 0
-    if not parts.hostname or not port or parts.path.strip("/") or parts.query or parts.fragment:
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port or parts.path.strip("/") or parts.query or parts.fragment:
         raise SpecError("not a host", where="DXFLOW_REFERENCE_HOSTS", allowed="[http://][user:password@]host[:port], separated by commas")
     secret = f"{parts.username or ''}:{parts.password or ''}" if parts.username is not None else None
     authorization = f"Basic {base64.b64encode(secret.encode()).decode()}" if secret is not None else None
@@ -255,6 +255,6 @@ def _check(status: int, where: str) -> None:
 
 
 def _blocks(reply: Any, room: _Room) -> Iterator[bytes]:
-    for block in reply.stream(BLOCK, decode_content=False):
+    while block := reply.read1(BLOCK):  # what has come, so that a host that trickles meets the deadline
         room.take(len(block))
         yield block
