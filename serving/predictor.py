@@ -18,6 +18,7 @@ from components.core.errors import DataError, SpecError
 from components.core.models.family import onnx_input
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
+from serving import slide_answer
 
 if TYPE_CHECKING:
     from feature_store.store import OnlineProfiles
@@ -29,6 +30,19 @@ AT_ONCE = 256  # samples of one run of the network
 
 
 @dataclass(frozen=True)
+class Tiles:
+    """All tiles of a slide that show tissue.
+
+    Args:
+        arrays: (n, *input.shape).
+        places: (n, 2) centres x, y in microns.
+    """
+
+    arrays: NDArray[Any]
+    places: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Query:
     """One sample as it came in, de-identified.
 
@@ -37,7 +51,8 @@ class Query:
         device_key: Pseudonym, or `UNKNOWN_DEVICE`.
         software, patient, study, series: Keyed hashes, where the input names them.
         acquisition: `acq_*` columns of the manifest.
-        source: `dicom`, `picture`, `nifti`, `recording`, `table`, or `array` for numbers.
+        source: `dicom`, `picture`, `nifti`, `recording`, `table`, `slide`, or `array` for numbers.
+        tiles: Of a whole slide, which gets one answer; `array` is then the one that stands for it in the log's figures.
         part: Which part of its file it is: {window, start_s} of a recording, {row} of a table.
         faults: Why its file's format calls it unusable: the model is not asked, and these are the reasons.
     """
@@ -54,6 +69,7 @@ class Query:
     source: str = "array"
     part: Mapping[str, Any] | None = None
     faults: tuple[str, ...] = ()
+    tiles: Tiles | None = None
 
 
 class Predictor:
@@ -67,6 +83,7 @@ class Predictor:
     def __init__(self, package: ModelPackage, profiles: OnlineProfiles | None) -> None:
         self.package, self.spec, self._profiles = package, package.spec, profiles
         self._calibration, self._decision = package.sample_calibration, package.operating_point
+        self._aggregate = slide_answer.aggregator(package)
         self._feature_name = package.model_facts.get("feature_name")
         self._session = _session(package)
         self._input = self._session.get_inputs()[0].name
@@ -106,7 +123,8 @@ class Predictor:
     def answer_and_embed(self, queries: Sequence[Query]) -> tuple[list[dict[str, Any]], list[NDArray[np.float32] | None]]:
         """The answers, and beside each the sample's embedding (d,), where the graph has an output of that name and the model was asked."""
         states = [self._device(query) for query in queries]
-        asked = [n for n, state in enumerate(states) if not state.abstain]
+        whole = [n for n, state in enumerate(states) if not state.abstain and queries[n].tiles is not None]
+        asked = [n for n, state in enumerate(states) if not state.abstain and queries[n].tiles is None]
         probabilities: dict[int, NDArray[np.float64]] = {}
         names: dict[int, str] = {}
         embeddings: dict[int, NDArray[np.float32]] = {}
@@ -121,6 +139,9 @@ class Predictor:
                 raise DataError("the model gave values that are not finite", where=self.package.name)
             probabilities = dict(zip(asked, p, strict=True))
             names = dict(zip(asked, self._decision.names(p), strict=True))
+        for n in whole:
+            p = self._whole(queries[n], states[n].profile)
+            probabilities[n], names[n] = p[0], self._decision.names(p)[0]
         package = self.package
         answers = [
             {
@@ -140,6 +161,18 @@ class Predictor:
             for n, state in enumerate(states)
         ]
         return answers, [embeddings.get(n) for n in range(len(queries))]
+
+    def _whole(self, query: Query, profile: devices.DeviceProfile | None) -> NDArray[np.float64]:
+        """(1, K) of a slide. Raises DataError where the package has no answer for slides."""
+        assert query.tiles is not None
+        if self._aggregate is None:
+            raise DataError("this model answers for tiles only", where=self.package.name)
+        found = []
+        for start in range(0, len(query.tiles.arrays), AT_ONCE):
+            piece = np.asarray(query.tiles.arrays[start : start + AT_ONCE], dtype=np.float32)
+            x = devices.normalise(piece, self.spec, [profile] * len(piece), self.package.reference_profile)
+            found.append(calibration.apply(self._calibration, self._run(x)[0]))
+        return slide_answer.of_slide(self.package, self._aggregate, np.concatenate(found), query.tiles.places)
 
     def figures(self, queries: Sequence[Query]) -> list[dict[str, float]]:
         """The image figures of each sample, for the log: raw, before any normalisation."""

@@ -166,3 +166,32 @@ def mr_slices(*, shape: tuple[int, int, int] = (40, 48, 40), mm: float = 4.0) ->
         d.save_as(out, enforce_file_format=True)
         found.append(out.getvalue())
     return found
+
+
+def slide(folder: Path, *, side: int = 480, claims: int | None = None) -> bytes:
+    """A pyramidal TIFF of two levels at 1 and 2 microns: glass, and tissue from a fifth to four fifths of each side.
+
+    Args:
+        claims: What level 0 says of its width and height, instead of the truth; all its tiles are then the same few bytes.
+    """
+    import tifffile
+
+    image = np.full((side, side, 3), 245, dtype=np.uint8)
+    inner = slice(side // 5, side - side // 5)
+    tissue = pixels(side, side, seed=5)[inner, inner].astype(np.int16)
+    image[inner, inner] = np.clip(tissue * np.array([1.0, 0.4, 0.8]), 40, 220).astype(np.uint8)
+    path = folder / "slide.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        for n in range(2):
+            resolution = (1e4 / 2**n, 1e4 / 2**n)
+            tiff.write(
+                image[:: 2**n, :: 2**n], tile=(64, 64), photometric="rgb", compression="deflate", metadata=None, software=False,
+                subfiletype=1 if n else 0, resolution=resolution, resolutionunit="CENTIMETER",
+            )  # fmt: skip
+    if claims is not None:
+        with tifffile.TiffFile(path, mode="r+b") as tiff:
+            tags: Any = tiff.pages[0].tags  # pyright: ignore[reportAttributeAccessIssue]
+            count = (-(-claims // 64)) ** 2
+            for name, value in (("ImageWidth", claims), ("ImageLength", claims), ("TileOffsets", None), ("TileByteCounts", None)):
+                tags[name].overwrite(value or (tags[name].value[0],) * count)
+    return path.read_bytes()

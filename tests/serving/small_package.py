@@ -79,9 +79,16 @@ def reference(devices: dict[str, tuple[str, str]], *, patients: int = 60, per_pa
 
 
 def build(
-    folder: Path, spec: DiseaseSpec, table: pd.DataFrame, *, synthetic: bool = False, onnx: bytes | None = None, facts: dict[str, Any] | None = None
+    folder: Path,
+    spec: DiseaseSpec,
+    table: pd.DataFrame,
+    *,
+    synthetic: bool = False,
+    onnx: bytes | None = None,
+    facts: dict[str, Any] | None = None,
+    more: dict[str, Path | bytes] | None = None,
 ) -> package.ModelPackage:
-    """Write the package."""
+    """Write the package; `more` are files beside the usual ones."""
     parquet = io.BytesIO()
     table.to_parquet(parquet, index=False)
     documents: dict[str, Any] = {
@@ -98,5 +105,5 @@ def build(
         "model.onnx": onnx_bytes(tuple(spec.input.shape)) if onnx is None else onnx,
         "reference.parquet": parquet.getvalue(),
         "card.md": b"# A model of the tests\n",
-    }
+    } | (more or {})
     return package.write(folder, files, disease=spec.name, family=spec.default_family, synthetic=synthetic, verdict="pass", reasons=[])

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from serving import bodies
 from serving.bodies.body import Body
 from tests.serving import small_bodies
 from tests.serving.fuzzing import MARKS, PSEUDONYMISER, mutants, seeds
-from tests.serving.small_bodies import BRAIN, FUNDUS, GAIT, PIXELS, TABLE, disease, package
+from tests.serving.small_bodies import BRAIN, FUNDUS, GAIT, PIXELS, TABLE, TILES, disease, package
 from tests.serving.small_dicom import ct_slice, image
 from tests.serving.small_package import GAIN, MIDDLE, build, lung_nodule, reference
 from tests.serving.small_server import Process, free_port, started
@@ -38,9 +39,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     root = tmp_path_factory.mktemp("bodies")
     lung = lung_nodule(normalise={"method": "range", "missing_profile": "pooled"})
     build(root / LUNG, lung, reference({"0123456789abcdef": ("SIEMENS", "X")}, patients=2))
-    for name in (FUNDUS, BRAIN, GAIT, TABLE, PIXELS):
+    for name in (FUNDUS, BRAIN, GAIT, TABLE, PIXELS, TILES):
         package(root / name, name)
-    folders = [str(root / name) for name in (LUNG, FUNDUS, BRAIN, GAIT, TABLE, PIXELS)]
+    folders = [str(root / name) for name in (LUNG, FUNDUS, BRAIN, GAIT, TABLE, PIXELS, TILES)]
     port = free_port()
     code = (
         "from pathlib import Path; from serving.server import serve; "
@@ -189,6 +190,12 @@ def unpacking_nifti(mb: int) -> bytes:
     return b"".join([packer.compress(head), *(packer.compress(bytes(1 << 20)) for _ in range(mb)), packer.flush()])
 
 
+def posing_slide() -> bytes:
+    """100,000 x 100,000, and a few kilobytes of tiles."""
+    with tempfile.TemporaryDirectory() as folder:
+        return small_bodies.slide(Path(folder), claims=100_000)
+
+
 BOMBS: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "JPEG 2000 of 100 MB": (LUNG, "application/dicom", lambda: jpeg2000(7168, 7168)),
     "JPEG 2000 of 16 MB in a kilobyte": (LUNG, "application/dicom", lambda: jpeg2000(2800, 2800)),
@@ -204,7 +211,7 @@ BOMBS: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "table of a million columns": (TABLE, "text/csv", lambda: b"1," * 1_000_000 + b"1\n"),
     "one endless line": (GAIT, "text/csv", lambda: small_bodies.recording(2) + b"1," * 10_000_000),
     "lines without end": (GAIT, "text/csv", lambda: small_bodies.recording(2) + b"\n" * 30_000_000),
-    "TIFF of 10^10 pixels": (FUNDUS, "image/tiff", lambda: b"II*\0" + bytes(1000)),
+    "slide posing as 10^10 pixels": (TILES, "image/tiff", posing_slide),
     "archive": (PIXELS, "application/zip", lambda: b"PK\3\4" + packed_zeros(100 << 20)),
 }  # fmt: skip
 

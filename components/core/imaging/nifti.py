@@ -18,7 +18,7 @@ from components.core.imaging.errors import NotUsable
 
 MAGIC_GZIP = b"\x1f\x8b"
 NIFTI1, NIFTI2 = 348, 540
-MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's codes of unknown, metre, millimetre, micron
 DISAGREE = 0.05  # share by which pixdim and the affine may differ in a voxel's size
 VOXEL_MM = (0.05, 50.0)
 ANISOTROPY = 5.0  # longest side of a voxel over its shortest
@@ -139,7 +139,7 @@ def _affine(header: Any) -> NDArray[np.float64]:
         raise NotUsable("singular affine")
     if (np.abs(lengths / sizes - 1) > DISAGREE).any():
         raise NotUsable("voxel size and affine disagree")
-    units = MM.get(header.get_xyzt_units()[0])
+    units = MM.get(int(header["xyzt_units"]) & 7)  # the bits above are of time, which no single volume has
     if units is None:
         raise NotUsable("unknown unit of length")
     affine[:3] *= units
