@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from feature_store.store import OnlineProfiles
 
 WITHOUT_PROFILE, STALE_PROFILE, CONSTANT = "device without profile", "stale device profile", "image without content"
+TILES_ONLY = "this model answers for tiles only: its package holds no aggregate"
 POOLED = "pooled profile used: "
 EMBEDDING = "embedding"
 AT_ONCE = 256  # samples of one run of the network
@@ -163,10 +164,9 @@ class Predictor:
         return answers, [embeddings.get(n) for n in range(len(queries))]
 
     def _whole(self, query: Query, profile: devices.DeviceProfile | None) -> NDArray[np.float64]:
-        """(1, K) of a slide. Raises DataError where the package has no answer for slides."""
+        """(1, K) of a slide."""
         assert query.tiles is not None
-        if self._aggregate is None:
-            raise DataError("this model answers for tiles only", where=self.package.name)
+        assert self._aggregate is not None
         found = []
         for start in range(0, len(query.tiles.arrays), AT_ONCE):
             piece = np.asarray(query.tiles.arrays[start : start + AT_ONCE], dtype=np.float32)
@@ -209,6 +209,9 @@ class Predictor:
                 abstain = self.spec.normalise.missing_profile == "abstain"
                 reasons.append(why if abstain else POOLED + why)
                 state = state if abstain else "pooled"
+        if query.tiles is not None and self._aggregate is None:
+            abstain = True
+            reasons.append(TILES_ONLY)
         if query.faults:
             abstain = True
             reasons.extend(query.faults)

@@ -90,8 +90,9 @@ def test_the_forest_of_the_package_answers_for_the_slide(tmp_path: Path):
     expected = float(forest.apply(table)["score_tumour"].iloc[0])
     assert Predictor(package, None).answer(found)[0]["probabilities"]["tumour"] == pytest.approx(max(expected, 1e-6), abs=1e-4)
     without = build(tmp_path / "without", spec, reference(DEVICES, patients=2))
-    with pytest.raises(DataError, match="answers for tiles only"):
-        Predictor(without, None).answer(found)
+    answer = Predictor(without, None).answer(found)[0]
+    assert (answer["abstain"], answer["decision"], answer["probabilities"]) == (True, None, {})
+    assert answer["reasons"] == ["this model answers for tiles only: its package holds no aggregate"]
 
 
 def test_a_slide_that_claims_more_than_it_holds_or_is_cut_is_refused(tmp_path: Path):
