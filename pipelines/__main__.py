@@ -177,18 +177,26 @@ def compile_(disease: str, out: Path | None, images: str, tag: str | None, monit
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--grpc-port", type=click.IntRange(1, 65535), help="Also protocol v2 over gRPC, on this port. Default: no gRPC.")
 @click.option("--log", type=click.Path(path_type=Path), help="Inference log. Default: DXFLOW_HOME/inference-log.")
+@click.option("--queue", default=32, show_default=True, help="Requests that may wait; one more is told 429.")
+@click.option("--deadline", "deadline_s", default=60.0, show_default=True, help="Seconds until a request's turn must have come; else 504.")
+@click.option("--poll", "poll_s", default=30.0, show_default=True, help="Seconds between looks whether a model was replaced; 0: never.")
+@click.option("--drain", "drain_s", default=0.0, show_default=True, help="Seconds that it still answers, not ready, after SIGTERM.")
+@click.option("--grace", "grace_s", default=10.0, show_default=True, help="Then seconds for requests in progress to finish.")
+@click.option("--admin", is_flag=True, help="Let clients have models loaded anew (POST /v2/repository/models/MODEL/load).")
 @SYNTHETIC
-def serve(models: tuple[str, ...], port: int, host: str, log: Path | None, allow_synthetic: bool) -> None:
+def serve(models: tuple[str, ...], log: Path | None, allow_synthetic: bool, **given: Any) -> None:
     """Serve registered models with KServe. MODEL is a disease, name@alias, name:version, a package folder or its URI."""
     from components.core.step import die_with_parent
-    from pipelines.models import fetch
+    from pipelines.models import source
+    from serving.options import Options
     from serving.server import serve as work
 
     if "DXFLOW_RUN_PID" in os.environ:
         die_with_parent()
-    packages = [fetch(model, allow_synthetic=allow_synthetic) for model in models]
-    work(packages, host=host, port=port, allow_synthetic=allow_synthetic, log=log or home() / "inference-log")
+    options = Options(log=log or home() / "inference-log", allow_synthetic=allow_synthetic, **given)
+    work([source(model, allow_synthetic=allow_synthetic) for model in models], options)
 
 
 @cli.command()

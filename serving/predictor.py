@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from components.core import calibration, devices, image_quality
 from components.core.cores import available_cores
-from components.core.errors import DataError, SpecError
+from components.core.errors import DataError
 from components.core.models.family import onnx_input
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
@@ -247,11 +247,3 @@ def _session(package: ModelPackage) -> Any:
 
 def _text(value: Any) -> str | None:
     return str(value) if isinstance(value, str) and value else None
-
-
-def check_unique(predictors: Sequence[Predictor]) -> None:
-    """Raises SpecError when two packages would answer under one name."""
-    names = [p.package.disease for p in predictors]
-    for name in set(names):
-        if names.count(name) > 1:
-            raise SpecError("two models of one disease on one server", where="MODEL", got=name, allowed="one each")

@@ -26,8 +26,8 @@ def lung_nodule(**changes: Any) -> DiseaseSpec:
     return DiseaseSpec.model_validate(spec.model_dump() | changes)
 
 
-def onnx_bytes(shape: tuple[int, ...], *, embedding: bool = False) -> bytes:
-    """scores = [0, GAIN * (mean(x) - MIDDLE)]; embedding = [mean(x)]."""
+def onnx_bytes(shape: tuple[int, ...], *, embedding: bool = False, gain: float = GAIN) -> bytes:
+    """scores = [0, gain * (mean(x) - MIDDLE)]; embedding = [mean(x)]."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -44,8 +44,8 @@ def onnx_bytes(shape: tuple[int, ...], *, embedding: bool = False) -> bytes:
         outputs.append(helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 1]))
     constants = {
         "one": np.array([1], dtype=np.int64),
-        "weight": np.array([[0, GAIN]], dtype=np.float32),
-        "bias": np.array([0, -GAIN * MIDDLE], dtype=np.float32),
+        "weight": np.array([[0, gain]], dtype=np.float32),
+        "bias": np.array([0, -gain * MIDDLE], dtype=np.float32),
     }
     graph = helper.make_graph(
         nodes,

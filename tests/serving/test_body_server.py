@@ -25,7 +25,7 @@ from tests.serving.fuzzing import MARKS, PSEUDONYMISER, mutants, seeds
 from tests.serving.small_bodies import BRAIN, FUNDUS, GAIT, PIXELS, TABLE, TILES, disease, package
 from tests.serving.small_dicom import ct_slice, image
 from tests.serving.small_package import GAIN, MIDDLE, build, lung_nodule, reference
-from tests.serving.small_server import Process, free_port, started
+from tests.serving.small_server import Process, free_port, serving, started
 
 LUNG = "lung-nodule"
 POINT = {"X-Dxflow-Row": "100", "X-Dxflow-Column": "100"}
@@ -41,12 +41,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     build(root / LUNG, lung, reference({"0123456789abcdef": ("SIEMENS", "X")}, patients=2))
     for name in (FUNDUS, BRAIN, GAIT, TABLE, PIXELS, TILES):
         package(root / name, name)
-    folders = [str(root / name) for name in (LUNG, FUNDUS, BRAIN, GAIT, TABLE, PIXELS, TILES)]
     port = free_port()
-    code = (
-        "from pathlib import Path; from serving.server import serve; "
-        f"serve([Path(p) for p in {folders}], port={port}, allow_synthetic=False, log=Path({str(root / 'log')!r}))"
-    )
+    code = serving([root / name for name in (LUNG, FUNDUS, BRAIN, GAIT, TABLE, PIXELS, TILES)], root / "log", port=port)
     with started(code, root, port=port, ready="/v2/health/ready") as process:
         yield process
 

@@ -18,7 +18,7 @@ import psutil
 from tests.serving.fuzzing import MARKS, mutants, outcome, seeds
 from tests.serving.small_bodies import BRAIN, FUNDUS, GAIT, PIXELS, TABLE, package
 from tests.serving.small_package import build, lung_nodule, reference
-from tests.serving.small_server import Process, free_port, started
+from tests.serving.small_server import Process, free_port, serving, started
 
 GROWTH = 48 << 20
 SHARE = 0.1  # of the files that go to the server too
@@ -86,12 +86,8 @@ def run_server(root: Path) -> tuple[str, int]:
     build(root / "lung-nodule", lung, reference({"0123456789abcdef": ("SIEMENS", "X")}, patients=2))
     for name in (FUNDUS, BRAIN, GAIT, TABLE, PIXELS):
         package(root / name, name)
-    folders, port = [str(root / name) for name in sorted(set(MODELS.values()))], free_port()
-    code = (
-        "from pathlib import Path; from serving.server import serve; "
-        f"serve([Path(p) for p in {folders}], port={port}, allow_synthetic=False, log=Path({str(root / 'log')!r}))"
-    )
-    return code, port
+    port = free_port()
+    return serving([root / name for name in sorted(set(MODELS.values()))], root / "log", port=port), port
 
 
 def main() -> int:
