@@ -4,7 +4,7 @@ KServe's own gRPC server binds every address, loses its status codes for what is
 turns contents into lists; so the service is ours and the messages are KServe's. Answers come as raw bytes; no parameter is a float, which KServe's
 client refuses.
 
-    INVALID_ARGUMENT 400, 415   NOT_FOUND 404   RESOURCE_EXHAUSTED 413, 429   UNIMPLEMENTED 501   UNAVAILABLE 503   DEADLINE_EXCEEDED 504   INTERNAL 500
+    INVALID_ARGUMENT 400, 415  NOT_FOUND 404   RESOURCE_EXHAUSTED 413, 429  UNIMPLEMENTED 501  UNAVAILABLE 503  DEADLINE_EXCEEDED 504  INTERNAL 500
 """
 
 from __future__ import annotations
