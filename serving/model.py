@@ -9,7 +9,13 @@ The package that holds the disease's place when the turn comes does everything f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import base64
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import kserve
@@ -22,14 +28,26 @@ from numpy.typing import NDArray
 from components.core.errors import DataError
 from components.core.pseudonym import Pseudonymiser
 from serving import bodies, queries, wire
+from serving.explain import layer_png
 from serving.journal import Journal, finite, milliseconds, now
 from serving.places import Place
-from serving.predictor import Predictor, Query
+from serving.predictor import Answered, Explained, Predictor, Query
+from serving.reading.cases import CaseStore
 from serving.references import Allowed, References
 from serving.turns import Ticket, Turns
 
+Ask = Callable[[Predictor, list[Query]], list[Answered]]
+log = logging.getLogger("dxflow.serving")
 OUTPUTS = ("probabilities", "decision", "abstain", "answer")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Args: document: The JSON answer. picture: PNG of the sample with its heat; None on abstention."""
+
+    document: wire.Reply
+    picture: bytes | None
 
 
 class UnsupportedType(InvalidInput):
@@ -41,9 +59,12 @@ class UnsupportedType(InvalidInput):
 class DiseaseModel(kserve.Model):
     """One disease at the server, named by its disease. Ready while somebody holds its place."""
 
-    def __init__(self, place: Place, pseudonymiser: Pseudonymiser, journal: Journal, turns: Turns, references: References | None = None) -> None:
+    def __init__(
+        self, place: Place, pseudonymiser: Pseudonymiser, journal: Journal, turns: Turns, cases: CaseStore | None = None,
+        references: References | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(place.name)
-        self._references = references or References(Allowed.from_environment())
+        self._cases, self._references = cases, references or References(Allowed.from_environment())
         self.place, self._pseudonymiser, self._journal, self._turns = place, pseudonymiser, journal, turns
         self._labels = get_labels(place.name)
 
@@ -74,12 +95,37 @@ class DiseaseModel(kserve.Model):
 
     async def v1(self, ticket: Ticket, body: bytes, headers: Mapping[str, str]) -> wire.Reply:
         """Protocol v1. Raises InvalidInput naming the field, NotReady, Late; ServiceError where a reference's host is away."""
+        async with self._v1(body, headers) as read:
+            return await self._turn(ticket, read, lambda answers, _: wire.v1_reply(answers))
+
+    async def explain(self, ticket: Ticket, body: bytes, headers: Mapping[str, str]) -> Explanation:
+        """Protocol v1's answer about one sample, and where in it the answer comes from; errors as `v1`, and NotImplementedError for tables."""
+        found: list[Explained] = []
+
+        def one(samples: list[Query], predictor: Predictor) -> list[Query]:
+            if predictor.spec.input.layout == "table" or any(q.tiles is not None for q in samples):  # rows have no places; slides no heat yet
+                raise NotImplementedError
+            if len(samples) != 1:
+                raise DataError("one sample at a time", where="instances", got=len(samples), allowed=1)
+            return samples
+
+        def ask(predictor: Predictor, samples: list[Query]) -> list[Answered]:
+            explained = predictor.explain(samples[0])
+            assert explained is not None  # no table
+            found.append(explained)
+            return [explained.answered]
+
+        async with self._v1(body, headers) as read:
+            return await self._turn(ticket, lambda p: one(read(p), p), lambda answers, _: _explanation(found[0], answers[0]), ask)
+
+    @asynccontextmanager
+    async def _v1(self, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[Callable[[Predictor], list[Query]]]:
+        """What reads the request in its turn. What a reference names is fetched before that: a slow PACS holds up nobody else."""
         kind = bodies.plain(headers.get("content-type", wire.JSON))
         if kind != wire.JSON and kind not in bodies.known():
             raise UnsupportedType(f"header Content-Type: not offered; allowed: {wire.JSON}, {', '.join(bodies.known())}")
         try:
             named = await asyncio.to_thread(wire.document, body) if kind == wire.JSON and b'"reference"' in body else None
-            # What a reference names is fetched before the request's turn: a slow PACS holds up nobody else.
             async with self._references.fetched(named) as files:
 
                 def read(predictor: Predictor) -> list[Query]:
@@ -87,7 +133,7 @@ class DiseaseModel(kserve.Model):
                         return queries.from_raw(body, headers, predictor.spec, self._pseudonymiser)
                     return queries.from_document(wire.document(body), predictor.spec, self._pseudonymiser, files)
 
-                return await self._turn(ticket, read, lambda answers, _: wire.v1_reply(answers))
+                yield read
         except DataError as error:
             raise InvalidInput(str(error)) from None
 
@@ -115,7 +161,13 @@ class DiseaseModel(kserve.Model):
         parameters = {**named, **tensor.parameters, **asked.parameters}
         return queries.from_tensor(tensor.shape, tensor.datatype, tensor.data, tensor.raw, parameters, predictor.spec, self._pseudonymiser)
 
-    async def _turn(self, ticket: Ticket, read: Callable[[Predictor], list[Query]], reply: Callable[[list[dict[str, Any]], Predictor], T]) -> T:
+    async def _turn(
+        self,
+        ticket: Ticket,
+        read: Callable[[Predictor], list[Query]],
+        reply: Callable[[list[dict[str, Any]], Predictor], T],
+        ask: Ask = Predictor.work,
+    ) -> T:
         """The answer leaves when all of it is in the log, or counted because no disk takes it."""
 
         def work() -> T:
@@ -128,26 +180,49 @@ class DiseaseModel(kserve.Model):
                 except DataError as error:
                     raise InvalidInput(str(error)) from None
             with PREDICT_HIST_TIME.labels(**self._labels).time():
-                answers = self._answer(predictor, ticket, found)
+                answers = self._answer(predictor, ticket, found, ask)
             with POST_HIST_TIME.labels(**self._labels).time():
                 return reply(answers, predictor)
 
         return await self._turns.run(ticket, work)
 
-    def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query]) -> list[dict[str, Any]]:
+    def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query], ask: Ask) -> list[dict[str, Any]]:
         ids = [f"{ticket.request_id}-{n}" if len(found) > 1 else ticket.request_id for n in range(len(found))]
         try:
-            answers, embeddings = predictor.answer_and_embed(found)
-            figures = predictor.figures(found)
+            answered = ask(predictor, found)
         except Exception:
             failed = [_failed(predictor, i, query, ticket.started) for i, query in zip(ids, found, strict=True)]
             self._journal.write(ticket.request_id, failed)
             raise
+        answers = [one.answer for one in answered]
         for answer, own in zip(answers, ids, strict=True):
             answer["request_id"] = own
         at, latency = now(), milliseconds(ticket.started)
-        self._journal.write(ticket.request_id, [_record(at, latency, *parts) for parts in zip(found, answers, figures, embeddings, strict=True)])
+        records = [_record(at, latency, query, one.answer, one.figures, one.embedding) for query, one in zip(found, answered, strict=True)]
+        self._journal.write(ticket.request_id, records)
+        if self._cases is not None:
+            self._keep(self._cases, predictor, found, answers)
         return answers
+
+    def _keep(self, cases: CaseStore, predictor: Predictor, found: list[Query], answers: list[dict[str, Any]]) -> None:
+        """For the reading page. An answer is not held up by a page that cannot be filled."""
+        positive = [predictor.spec.target.classes[k] for k in predictor.spec.positive_indices]
+        try:
+            for query, answer in zip(found, answers, strict=True):
+                cases.add(query, answer, positive, datetime.now(UTC))
+        except (OSError, sqlite3.Error) as error:
+            log.error("a case could not be kept for the reading page: %s", type(error).__name__)
+
+
+def _explanation(found: Explained, answer: dict[str, Any]) -> Explanation:
+    """`heatmap`: method, classes, places and two PNGs (the sample with its heat; the heat alone, transparent); null on abstention."""
+    heat = None
+    if found.heat is not None and found.overlay is not None:
+        heat = {
+            "method": found.method, "classes": found.classes, "places": found.heat.shape,
+            "overlay_png_base64": base64.b64encode(found.overlay).decode(), "layer_png_base64": base64.b64encode(layer_png(found.heat)).decode(),
+        }  # fmt: skip
+    return Explanation(wire.Reply(orjson.dumps({"explanations": [answer | {"heatmap": heat}]})), found.overlay)
 
 
 def outputs(answers: Sequence[Mapping[str, Any]], predictor: Predictor) -> list[wire.Output]:
