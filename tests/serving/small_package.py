@@ -92,7 +92,7 @@ def build(
     decision: dict[str, Any] | None = None,
     more: dict[str, Any] | None = None,
 ) -> package.ModelPackage:
-    """Write the package; `more`: further files of JSON by name."""
+    """Write the package; `more`: further files by name: paths, bytes, or what becomes JSON."""
     parquet = io.BytesIO()
     table.to_parquet(parquet, index=False)
     documents: dict[str, Any] = {
@@ -102,7 +102,7 @@ def build(
         "operating_point.json": {"kind": "threshold", "classes": list(spec.target.classes), "thresholds": [0.4], "positive": spec.target.positive},
         "metrics.json": {},
         "features.json": {"feature_service": "device_profile_v1", "profile_version": "0" * 16},
-    } | (more or {})
+    }
     if decision is not None:
         documents["operating_point.json"] = decision
     files: dict[str, Path | bytes] = {name: json.dumps(content).encode() for name, content in documents.items()}
@@ -112,4 +112,5 @@ def build(
         "reference.parquet": parquet.getvalue(),
         "card.md": b"# A model of the tests\n\n## Limits\n\n- Tested on one split only.\n",
     }
+    files |= {name: content if isinstance(content, Path | bytes) else json.dumps(content).encode() for name, content in (more or {}).items()}
     return package.write(folder, files, disease=spec.name, family=spec.default_family, synthetic=synthetic, verdict="pass", reasons=[])
