@@ -245,6 +245,7 @@ class _Run:
 
     def take_labels(self, log: Path, state: Path) -> None:
         """What labels that arrived meanwhile say of the windows; read again only when there is something new."""
+        labelled.take_inbox(log, state, self.model, datetime.fromtimestamp(self.now, UTC))
         folder = labelled.store(state, self.model).folder
         signature = [sorted(p.name for p in folder.glob("*.jsonl")), self.next]
         if not signature[0] or signature == self.memory.get("labels", None):
