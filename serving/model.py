@@ -119,9 +119,9 @@ class DiseaseModel(kserve.Model):
             raise DataError(error.what, where=place, got=error.got, allowed=error.allowed) from None
 
     async def _turn(self, ticket: Ticket, read: Callable[[Predictor], list[Query]], reply: Callable[[list[dict[str, Any]], Predictor], T]) -> T:
-        """The answer leaves when all of it is in the log, or counted because no disk takes it."""
+        """The answer leaves when all of it is in the log, or counted because no disk takes it; meanwhile the thread has the next request."""
 
-        def work() -> T:
+        def work() -> tuple[T, list[dict[str, Any]]]:
             predictor = self.place.holder()
             with PRE_HIST_TIME.labels(**self._labels).time():
                 try:
@@ -129,13 +129,16 @@ class DiseaseModel(kserve.Model):
                 except DataError as error:
                     raise InvalidInput(str(error)) from None
             with PREDICT_HIST_TIME.labels(**self._labels).time():
-                answers = self._answer(predictor, ticket, found)
+                answers, records = self._answer(predictor, ticket, found)
             with POST_HIST_TIME.labels(**self._labels).time():
-                return reply(answers, predictor)
+                return reply(answers, predictor), records
 
-        return await self._turns.run(ticket, work)
+        answer, records = await self._turns.run(ticket, work)
+        await self._journal.commit(ticket.request_id, records)
+        return answer
 
-    def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query]) -> list[dict[str, Any]]:
+    def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The answers and their records."""
         ids = [f"{ticket.request_id}-{n}" if len(found) > 1 else ticket.request_id for n in range(len(found))]
         try:
             answers, embeddings = predictor.answer_and_embed(found)
@@ -147,8 +150,7 @@ class DiseaseModel(kserve.Model):
         for answer, own in zip(answers, ids, strict=True):
             answer["request_id"] = own
         at, latency = now(), milliseconds(ticket.started)
-        self._journal.write(ticket.request_id, [_record(at, latency, *parts) for parts in zip(found, answers, figures, embeddings, strict=True)])
-        return answers
+        return answers, [_record(at, latency, *parts) for parts in zip(found, answers, figures, embeddings, strict=True)]
 
 
 def outputs(answers: Sequence[Mapping[str, Any]], predictor: Predictor) -> list[wire.Output]:
