@@ -46,6 +46,10 @@ class Plane(DataPlane):
     def models(self) -> list[DiseaseModel]:
         return list(self.model_registry.get_models().values())  # pyright: ignore[reportReturnType]
 
+    @property
+    def names(self) -> list[str]:
+        return [model.name for model in self.models]
+
     def metadata(self) -> dict[str, Any]:
         return super().metadata() | {"extensions": ["binary_tensor_data"]}
 
@@ -119,10 +123,21 @@ def application(plane: Plane, repository: Repository, port: int, grace_s: float)
 
         return _response(await model.v2(ticket, lambda: wire.v2_request(body, headers), reply))
 
+    async def explain(request: Request) -> Response:
+        # KServe's own returns the request's headers, cookies too, with an explanation.
+        model = plane.model(request.path_params["name"])
+        model.place.holder()
+        headers = _headers(request)
+        reply = await model.explain(request.scope[TICKET], await request.body(), headers)
+        if reply.picture is not None and headers.get("accept", "").startswith("image/png"):
+            return Response(reply.picture, media_type="image/png")
+        return _response(reply.document)
+
     async def index(request: Request) -> Response:
         return JSONResponse(repository.index_())
 
     app.router.add_route("/v1/models/{name}:predict", v1, methods=["POST"])
+    app.router.add_route("/v1/models/{name}:explain", explain, methods=["POST"])
     app.router.add_route("/v2/models/{name}/infer", v2, methods=["POST"])
     app.router.add_route("/v2/models/{name}/versions/{version}/infer", v2, methods=["POST"])
     app.router.add_route("/v2/repository/index", index, methods=["POST"])

@@ -85,9 +85,6 @@ class Guard:
         if path.startswith(CLOSED) and not (self._admin and ADMIN.fullmatch(path)):
             await _answer(send, 404, "not offered by this server", request_id)
             return
-        if path.endswith(":explain"):  # KServe returns the request's headers, cookies too, with an explanation
-            await _answer(send, 501, "no explanations", request_id)
-            return
         disease = asked(path)
         ticket = Ticket(request_id, self._deadline_s)
         try:

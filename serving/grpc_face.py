@@ -37,14 +37,24 @@ ENVELOPE = 1 << 20
 CONTENTS = {"FP32": ("fp32_contents", "<f4"), "FP64": ("fp64_contents", "<f8"), "INT32": ("int_contents", "<i4"), "INT64": ("int64_contents", "<i8")}
 
 
-def server(plane: Plane, repository: Repository, journal: Journal, turns: Turns, options: Options) -> Any:
-    """A gRPC server that has its port and does not listen yet. Raises ServiceError. To be made on the event loop."""
+def server(plane: Plane, repository: Repository, journal: Journal, turns: Turns, options: Options, access: Any = None) -> Any:
+    """A gRPC server that has its port and does not listen yet. Raises ServiceError. To be made on the event loop.
+
+    Args:
+        access: Interceptor that knows who may ask, `serving/access/grpc_layer.py`; None: everybody may.
+    """
     most = options.max_body_bytes + ENVELOPE
-    made = grpc.aio.server(options=[("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", most), ("grpc.so_reuseport", 0)])
+    limits = [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", most), ("grpc.so_reuseport", 0)]
+    made = grpc.aio.server(options=limits, interceptors=[access] if access is not None else None)
     service.add_GRPCInferenceServiceServicer_to_server(Servicer(plane, repository, journal, turns, options), made)
     where = f"[{options.host}]:{options.grpc_port}" if ":" in options.host else f"{options.host}:{options.grpc_port}"
     try:
-        made.add_insecure_port(where)
+        if options.tls_cert is not None and options.tls_key is not None:
+            ca = options.tls_client_ca.read_bytes() if options.tls_client_ca else None
+            pair = [(options.tls_key.read_bytes(), options.tls_cert.read_bytes())]
+            made.add_secure_port(where, grpc.ssl_server_credentials(pair, ca, require_client_auth=ca is not None))
+        else:
+            made.add_insecure_port(where)
     except RuntimeError:
         raise ServiceError("cannot listen", where=f"--grpc-port {where}") from None
     return made

@@ -22,11 +22,11 @@ from serving.predictor import Predictor
 NOT_OFFERED = 501
 NO_TURN = (429, 504)
 """Neither the request was wrong nor the server: too many waited, or the deadline passed."""
-PREDICT = re.compile(r"/v1/models/([^/:]+):predict|/v2/models/([^/]+)(?:/versions/[^/]+)?/infer")
+PREDICT = re.compile(r"/v1/models/([^/:]+):(?:predict|explain)|/v2/models/([^/]+)(?:/versions/[^/]+)?/infer")
 
 
 def asked(path: str) -> str | None:
-    """The model that a request's path asks for a prediction; None for any other path."""
+    """The model that a request's path asks for a prediction or an explanation; None for any other path."""
     match = PREDICT.fullmatch(path)
     return next(filter(None, match.groups())) if match else None
 

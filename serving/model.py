@@ -8,7 +8,12 @@ The package that holds the disease's place when the turn comes does everything f
 
 from __future__ import annotations
 
+import base64
+import logging
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import kserve
@@ -21,23 +26,36 @@ from numpy.typing import NDArray
 from components.core.errors import DataError
 from components.core.pseudonym import Pseudonymiser
 from serving import queries, wire
+from serving.explain import layer_png
 from serving.journal import Journal, finite, milliseconds, now
 from serving.places import Place
-from serving.predictor import Predictor, Query
+from serving.predictor import Answered, Explained, Predictor, Query
+from serving.reading.cases import CaseStore
 from serving.turns import Ticket, Turns
 
 DICOM = "application/dicom"
 FILES = (DICOM,)
 """Content types of a body, or of an element of a BYTES tensor, that is one file."""
+Ask = Callable[[Predictor, list[Query]], list[Answered]]
+log = logging.getLogger("dxflow.serving")
 OUTPUTS = ("probabilities", "decision", "abstain", "answer")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Args: document: The JSON answer. picture: PNG of the sample with its heat; None on abstention."""
+
+    document: wire.Reply
+    picture: bytes | None
 
 
 class DiseaseModel(kserve.Model):
     """One disease at the server, named by its disease. Ready while somebody holds its place."""
 
-    def __init__(self, place: Place, pseudonymiser: Pseudonymiser, journal: Journal, turns: Turns) -> None:
+    def __init__(self, place: Place, pseudonymiser: Pseudonymiser, journal: Journal, turns: Turns, cases: CaseStore | None = None) -> None:
         super().__init__(place.name)
+        self._cases = cases
         self.place, self._pseudonymiser, self._journal, self._turns = place, pseudonymiser, journal, turns
         self._labels = get_labels(place.name)
 
@@ -65,7 +83,29 @@ class DiseaseModel(kserve.Model):
 
     async def v1(self, ticket: Ticket, body: bytes, headers: Mapping[str, str]) -> wire.Reply:
         """Protocol v1. Raises InvalidInput naming the field, NotReady, Late."""
+        return await self._turn(ticket, self._v1(body, headers), lambda answers, _: wire.v1_reply(answers))
 
+    async def explain(self, ticket: Ticket, body: bytes, headers: Mapping[str, str]) -> Explanation:
+        """Protocol v1's answer about one sample, and where in it the answer comes from; errors as `v1`, and NotImplementedError for tables."""
+        found: list[Explained] = []
+
+        def read(predictor: Predictor) -> list[Query]:
+            samples = self._v1(body, headers)(predictor)
+            if predictor.spec.input.layout == "table":  # its rows have no places
+                raise NotImplementedError
+            if len(samples) != 1:
+                raise DataError("one sample at a time", where="instances", got=len(samples), allowed=1)
+            return samples
+
+        def ask(predictor: Predictor, samples: list[Query]) -> list[Answered]:
+            explained = predictor.explain(samples[0])
+            assert explained is not None  # no table
+            found.append(explained)
+            return [explained.answered]
+
+        return await self._turn(ticket, read, lambda answers, _: _explanation(found[0], answers[0]), ask)
+
+    def _v1(self, body: bytes, headers: Mapping[str, str]) -> Callable[[Predictor], list[Query]]:
         def read(predictor: Predictor) -> list[Query]:
             kind = headers.get("content-type", wire.JSON).split(";")[0].strip().lower()
             if kind in FILES:
@@ -74,7 +114,7 @@ class DiseaseModel(kserve.Model):
                 raise DataError("not offered", where="header Content-Type", allowed=", ".join((wire.JSON, *FILES)))
             return queries.from_document(wire.document(body), predictor.spec, self._pseudonymiser)
 
-        return await self._turn(ticket, read, lambda answers, _: wire.v1_reply(answers))
+        return read
 
     async def v2(self, ticket: Ticket, asked: Callable[[], wire.Asked], reply: Callable[[wire.Asked, list[wire.Output], str], T]) -> T:
         """Protocol v2; errors as `v1`.
@@ -118,7 +158,13 @@ class DiseaseModel(kserve.Model):
             place = f"inputs[0].parameters.{str(error.where).rpartition('-')[2].lower()}" if str(error.where).startswith("header ") else where
             raise DataError(error.what, where=place, got=error.got, allowed=error.allowed) from None
 
-    async def _turn(self, ticket: Ticket, read: Callable[[Predictor], list[Query]], reply: Callable[[list[dict[str, Any]], Predictor], T]) -> T:
+    async def _turn(
+        self,
+        ticket: Ticket,
+        read: Callable[[Predictor], list[Query]],
+        reply: Callable[[list[dict[str, Any]], Predictor], T],
+        ask: Ask = Predictor.work,
+    ) -> T:
         """The answer leaves when all of it is in the log, or counted because no disk takes it; meanwhile the thread has the next request."""
 
         def work() -> tuple[T, list[dict[str, Any]]]:
@@ -129,7 +175,7 @@ class DiseaseModel(kserve.Model):
                 except DataError as error:
                     raise InvalidInput(str(error)) from None
             with PREDICT_HIST_TIME.labels(**self._labels).time():
-                answers, records = self._answer(predictor, ticket, found)
+                answers, records = self._answer(predictor, ticket, found, ask)
             with POST_HIST_TIME.labels(**self._labels).time():
                 return reply(answers, predictor), records
 
@@ -137,20 +183,43 @@ class DiseaseModel(kserve.Model):
         await self._journal.commit(ticket.request_id, records)
         return answer
 
-    def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query], ask: Ask) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The answers and their records."""
         ids = [f"{ticket.request_id}-{n}" if len(found) > 1 else ticket.request_id for n in range(len(found))]
         try:
-            answers, embeddings = predictor.answer_and_embed(found)
-            figures = predictor.figures(found)
+            answered = ask(predictor, found)
         except Exception:
             failed = [_failed(predictor, i, query, ticket.started) for i, query in zip(ids, found, strict=True)]
             self._journal.write(ticket.request_id, failed)
             raise
+        answers = [one.answer for one in answered]
         for answer, own in zip(answers, ids, strict=True):
             answer["request_id"] = own
         at, latency = now(), milliseconds(ticket.started)
-        return answers, [_record(at, latency, *parts) for parts in zip(found, answers, figures, embeddings, strict=True)]
+        records = [_record(at, latency, query, one.answer, one.figures, one.embedding) for query, one in zip(found, answered, strict=True)]
+        if self._cases is not None:
+            self._keep(self._cases, predictor, found, answers)
+        return answers, records
+
+    def _keep(self, cases: CaseStore, predictor: Predictor, found: list[Query], answers: list[dict[str, Any]]) -> None:
+        """For the reading page. An answer is not held up by a page that cannot be filled."""
+        positive = [predictor.spec.target.classes[k] for k in predictor.spec.positive_indices]
+        try:
+            for query, answer in zip(found, answers, strict=True):
+                cases.add(query, answer, positive, datetime.now(UTC))
+        except (OSError, sqlite3.Error) as error:
+            log.error("a case could not be kept for the reading page: %s", type(error).__name__)
+
+
+def _explanation(found: Explained, answer: dict[str, Any]) -> Explanation:
+    """`heatmap`: method, classes, places and two PNGs (the sample with its heat; the heat alone, transparent); null on abstention."""
+    heat = None
+    if found.heat is not None and found.overlay is not None:
+        heat = {
+            "method": found.method, "classes": found.classes, "places": found.heat.shape,
+            "overlay_png_base64": base64.b64encode(found.overlay).decode(), "layer_png_base64": base64.b64encode(layer_png(found.heat)).decode(),
+        }  # fmt: skip
+    return Explanation(wire.Reply(orjson.dumps({"explanations": [answer | {"heatmap": heat}]})), found.overlay)
 
 
 def outputs(answers: Sequence[Mapping[str, Any]], predictor: Predictor) -> list[wire.Output]:

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from components.core.errors import DataError, DxflowError, SpecError
+from components.core.engines import Wanted
+from components.core.errors import DataError, DxflowError, ServiceError, SpecError
 from components.core.package import ModelPackage
 from serving.predictor import Predictor, Query
 from serving.sources import Source
@@ -36,22 +37,24 @@ class NotReady(Exception):
         super().__init__(reason)
 
 
-def load(source: Source, *, allow_synthetic: bool) -> Predictor:
+def load(source: Source, *, allow_synthetic: bool, wanted: Wanted | None = None) -> Predictor:
     """Fetch, verify every hash, load, and run the whole path once on a sample of the model's own shape. Raises DxflowError."""
     package = ModelPackage.open(source.fetch(), allow_synthetic=allow_synthetic)
     profiles = None
     if package.spec.normalise.method == "device":  # Feast takes seconds to import: here, not in the first request
         from feature_store.feast_import import feast
-        from feature_store.store import OnlineProfiles, online_folder
+        from feature_store.store import OnlineProfiles, online_place
 
         feast()
-        profiles = OnlineProfiles(online_folder(package.name))
-        profiles.get("0" * 16, max_age_days=1.0)
-    predictor = Predictor(package, profiles)
+        profiles = OnlineProfiles(online_place(package.name))
+        try:
+            profiles.get("0" * 16, max_age_days=1.0)
+        except ServiceError as error:  # it may come back, and a restart would not bring it back sooner
+            log.error("%s: %s gives no decision until it answers", error, package.disease)
+    predictor = Predictor(package, profiles, wanted)
     low, high = package.spec.input.range
     sample = Query(np.linspace(low, high, int(np.prod(package.spec.input.shape)), dtype=np.float32).reshape(package.spec.input.shape))
-    predictor.answer_and_embed([sample])
-    predictor.figures([sample])
+    predictor.work([sample])
     return predictor
 
 
@@ -127,9 +130,9 @@ class Places:
         DxflowError: No source loads: the reason of the only one, or those of all.
     """
 
-    def __init__(self, sources: Sequence[Source], *, allow_synthetic: bool) -> None:
+    def __init__(self, sources: Sequence[Source], *, allow_synthetic: bool, wanted: Wanted | None = None) -> None:
         def loaded(source: Source) -> Predictor:
-            return load(source, allow_synthetic=allow_synthetic)
+            return load(source, allow_synthetic=allow_synthetic, wanted=wanted)
 
         self.on_taken: list[Callable[[Predictor], None]] = []
         """Called with each predictor that takes a place from now on, before it does."""

@@ -10,6 +10,7 @@ import gc
 import logging
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -19,9 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from components.core.engines import Wanted
 from components.core.errors import DxflowError, ServiceError
+from components.core.home import home
 from components.core.inference_log import InferenceLog, compact
 from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
+from serving.access.audit import Audit, signing_key
+from serving.access.policy import Policy
 from serving.journal import Journal, exposed
 from serving.options import Options
 from serving.places import Places
@@ -44,6 +49,7 @@ def serve(sources: Sequence[Source], options: Options) -> None:
         ServiceError: A port is taken, or the log's folder cannot be written. A full disk is no such error: losses are counted then.
     """
     listener = bind(options.host, options.port)
+    scheme = "http" if options.tls_cert is None else "https"
     try:
         if options.grpc_port is not None:
             bind(options.host, options.grpc_port).close()  # taken: say so now
@@ -51,14 +57,17 @@ def serve(sources: Sequence[Source], options: Options) -> None:
         if made:
             print("dxflow: made a new pseudonym key: known devices are unseen under another key", file=sys.stderr)
         quiet()
-        places = Places(sources, allow_synthetic=options.allow_synthetic)
-        with InferenceLog(options.log) as answers, Turns(options.queue) as turns:
+        policy = Policy(options.host, tokens=options.tokens, oidc=options.oidc)
+        places = Places(sources, allow_synthetic=options.allow_synthetic, wanted=Wanted(options.engine, options.precision))
+        with InferenceLog(options.log) as answers, Turns(options.queue) as turns, audited(options) as audit:
             journal = Journal(answers, [place.predictor for place in places if place.predictor])
             places.on_taken.append(journal.serves)
-            server = assemble(places, pseudonymiser, journal, turns, options)
+            server = assemble(places, pseudonymiser, journal, turns, options, policy, audit)
             for place in places:
                 if place.predictor:
-                    print(f"serving {place.name} at http://{options.host}:{options.port}", flush=True)
+                    print(f"serving {place.name} at {scheme}://{options.host}:{options.port}", flush=True)
+            if options.reading is not None:
+                print(f"reading page at {scheme}://{options.host}:{options.port}/read (pixels are kept in {options.reading})", flush=True)
             if options.grpc_port is not None:
                 print(f"gRPC at {options.host}:{options.grpc_port}", flush=True)
             gc.collect()
@@ -85,7 +94,10 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def assemble(places: Places, pseudonymiser: Pseudonymiser, journal: Journal, turns: Turns, options: Options) -> Any:
+def assemble(
+    places: Places, pseudonymiser: Pseudonymiser, journal: Journal, turns: Turns, options: Options, policy: Policy | None = None,
+    audit: Audit | None = None,
+) -> Any:  # fmt: skip
     """uvicorn's server for KServe's application with our models, routes, handlers and guard in place, and gRPC beside it.
 
     `run(sockets=[...])` serves until a signal, or until its `should_exit` is set.
@@ -93,24 +105,61 @@ def assemble(places: Places, pseudonymiser: Pseudonymiser, journal: Journal, tur
     argv, sys.argv = sys.argv, sys.argv[:1]  # KServe parses the command line at import: our --log would abbreviate its --log_config_file
     try:
         from components.core.imaging import dicom, patches  # noqa: F401 - half a second that the first request would pay
+        from serving.access.layer import Access
         from serving.endpoints import Plane, Repository, application
         from serving.errors import Guard, install
         from serving.model import DiseaseModel
+        from serving.reading.cases import CaseStore
+        from serving.reading.pages import ReadingPage
     finally:
         sys.argv = argv
     quiet()
-    plane = Plane([DiseaseModel(place, pseudonymiser, journal, turns) for place in places])
+    policy = policy or Policy(options.host, tokens=options.tokens, oidc=options.oidc)
+    cases = CaseStore(options.reading) if options.reading is not None else None
+    plane = Plane([DiseaseModel(place, pseudonymiser, journal, turns, cases) for place in places])
     repository = Repository(plane, places)
     app, config = application(plane, repository, options.port, options.grace_s)
     install(app, places.reason)
-    config.app = Guard(app, limit=options.max_body_bytes, journal=journal, turns=turns, deadline_s=options.deadline_s, admin=options.admin)
+    behind: Any = app
+    if cases is not None:
+        predictors = lambda: {place.name: place.predictor for place in places if place.predictor}  # noqa: E731 - who answers at that moment
+        inbox = options.inbox or home() / "monitor"
+        behind = reading_or(ReadingPage(cases, predictors, turns.executor, policy, audit, lambda disease: inbox / disease / "inbox").app, app)
+    guard = Guard(behind, limit=options.max_body_bytes, journal=journal, turns=turns, deadline_s=options.deadline_s, admin=options.admin)
+    config.app = Access(guard, policy, audit, lambda: set(places.by_name))
+    if options.tls_cert is not None:
+        config.ssl_certfile, config.ssl_keyfile = str(options.tls_cert), str(options.tls_key)
+        if options.tls_client_ca is not None:
+            config.ssl_ca_certs, config.ssl_cert_reqs = str(options.tls_client_ca), ssl.CERT_REQUIRED
     config.host = options.host
     config.server_header = False
     config.limit_concurrency = MAX_CONNECTIONS
-    return _both(config, plane, repository, journal, turns, options)
+    return _both(config, plane, repository, journal, turns, options, policy, audit)
 
 
-def _both(config: Any, plane: Any, repository: Any, journal: Journal, turns: Turns, options: Options) -> Any:
+def reading_or(page: Any, app: Any) -> Any:
+    """One application out of two, by path."""
+
+    async def either(scope: Any, receive: Any, send: Any) -> None:
+        path = scope.get("path", "")
+        await (page if path == "/read" or path.startswith("/read/") else app)(scope, receive, send)
+
+    return either
+
+
+@contextmanager
+def audited(options: Options) -> Iterator[Audit | None]:
+    """The audit log while the server runs, where one is asked for."""
+    if options.audit is None:
+        yield None
+        return
+    with Audit(options.audit, options.audit_heads or options.audit.with_name(f"{options.audit.name}-heads"), signing_key()) as audit:
+        yield audit
+
+
+def _both(
+    config: Any, plane: Any, repository: Any, journal: Journal, turns: Turns, options: Options, policy: Policy, audit: Audit | None
+) -> Any:  # fmt: skip
     import uvicorn
 
     class Both(uvicorn.Server):
@@ -121,9 +170,10 @@ def _both(config: Any, plane: Any, repository: Any, journal: Journal, turns: Tur
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             if options.grpc_port is not None:
+                from serving.access.grpc_layer import GrpcAccess
                 from serving.grpc_face import server
 
-                self.grpc = server(plane, repository, journal, turns, options)
+                self.grpc = server(plane, repository, journal, turns, options, GrpcAccess(policy, audit, lambda: set(plane.names)))
                 await self.grpc.start()
             await super().startup(sockets)
 

@@ -66,7 +66,7 @@ class Turns:
     def __init__(self, waiting: int) -> None:
         self._most = waiting + 1
         self.inside = 0
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        self.executor = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self._work_s = 0.0
         self.counts: Counter[str] = Counter(busy=0, late=0)
         """Requests that were turned away because too many waited, or whose deadline passed."""
@@ -75,7 +75,7 @@ class Turns:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._executor.shutdown(cancel_futures=True)
+        self.executor.shutdown(cancel_futures=True)
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -101,7 +101,7 @@ class Turns:
             finally:
                 self._work_s += 0.1 * (time.perf_counter() - began - self._work_s)
 
-        job: Future[T] = self._executor.submit(timed)
+        job: Future[T] = self.executor.submit(timed)
         told = asyncio.wrap_future(job)
         try:
             try:

@@ -37,7 +37,9 @@ def test_every_sample_is_answered_under_its_own_keys(tmp_path: Path) -> None:
     assert found["abstained"] + sum(found["decisions"].values()) == len(manifest)
     assert found["devices"] == manifest["device_key"].value_counts().to_dict()
     log = read_log(tmp_path / "log")
-    for logged, own in (("patient", "patient_id"), ("device_key", "device_key"), ("software", "software"), ("acq_kvp", "acq_kvp")):
+    same = {"patient": "patient_id", "device_model": "model"} | {name: name for name in ("device_key", "software", "manufacturer")}
+    same |= {name: name for name in ("acq_kvp", "acq_kernel", "acq_photometric", "acq_transfer_syntax", "acq_modality")}
+    for logged, own in same.items():
         assert sorted(log[logged].tolist()) == sorted(manifest[own].tolist()), logged
     assert not list((tmp_path / "home" / "work").glob("replay-*"))
 

@@ -33,11 +33,11 @@ class Gated(Predictor):
         self.begun, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
         self.samples = 0
 
-    def answer_and_embed(self, queries: Any) -> Any:
+    def work(self, queries: Any) -> Any:
         self.begun.release()
         assert self.go_on.acquire(timeout=300)
         self.samples += len(queries)
-        return super().answer_and_embed(queries)
+        return super().work(queries)
 
 
 @dataclass

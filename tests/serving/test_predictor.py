@@ -65,6 +65,24 @@ def test_a_device_that_names_itself_nowhere_never_borrows_a_profile(tmp_path: Pa
     assert (answer["abstain"], answer["reasons"]) == (True, ["device without profile"])
 
 
+@pytest.mark.parametrize("missing", ["abstain", "pooled"])
+def test_a_profile_store_that_is_away_is_no_unseen_device(tmp_path: Path, missing: str) -> None:
+    """Nothing listens at the store's address. No decision, also where a device without a profile would get the pooled one; the reason is its own."""
+    from feature_store.redis_online import RedisAddress, RedisPlace
+    from feature_store.store import OnlineProfiles
+
+    spec = lung_nodule(normalise={"method": "device", "missing_profile": missing})
+    profiles = OnlineProfiles(RedisPlace(RedisAddress("127.0.0.1", free_port()), spec.name))
+    known, unseen, nameless = Predictor(build(tmp_path / "p", spec, TABLE), profiles).answer(
+        [query(1), query(2, device_key="f" * 16), query(3, device_key="unknown")]
+    )
+    for answer in (known, unseen):
+        assert (answer["abstain"], answer["decision"], answer["probabilities"]) == (True, None, {})
+        assert (answer["reasons"], answer["device"]["profile"]) == (["profile store unavailable"], "unavailable")
+    assert [a["device"]["status"] for a in (known, unseen)] == ["known", "unseen"]
+    assert nameless["reasons"] == [("" if missing == "abstain" else "pooled profile used: ") + "device without profile"]
+
+
 def test_a_family_of_hand_made_features_is_fed_its_features(tmp_path: Path) -> None:
     """model.json names the features; the graph then takes (n, 28) and here returns the first two as scores."""
     import onnx

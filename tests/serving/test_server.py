@@ -397,14 +397,21 @@ def test_an_array_may_say_what_a_dicom_file_would_have_told(server: Server) -> N
     """Keyed hashes of patient and software, and acquisition figures, land in the log; anything else is refused by name and not repeated."""
     array = image()[75:127, 74:126][None].tolist()
     told = {"device_key": KNOWN, "patient_key": "0123456789abcdef", "software_key": "fedcba9876543210", "acquisition": {"acq_kvp": 120}}
-    reply = server.post("/v1/models/lung-nodule:predict", json={"instances": [{"array": array} | told]})
+    words = {"acq_kernel": "B30F", "acq_photometric": "MONOCHROME2", "acq_transfer_syntax": "1.2.840.10008.1.2.1", "acq_modality": "CT"}
+    told["acquisition"] |= words
+    named = {"manufacturer": "GE", "device_model": "other-0123abcd"}
+    reply = server.post("/v1/models/lung-nodule:predict", json={"instances": [{"array": array} | told | named]})
     assert reply.status_code == 200, reply.text
     log = read_log(server.log)
     record = log[log["request_id"] == reply.json()["predictions"][0]["request_id"]].iloc[0]
     assert (record["device_key"], record["patient"], record["software"], record["acq_kvp"]) == (KNOWN, *list(told.values())[1:3], 120)
+    assert {name: record[name] for name in (*words, *named)} == words | named
     for name, value in (
         ("patient_key", PERSON), ("software_key", 7), ("acquisition", {"acq_kernel": PERSON}), ("acquisition", {PERSON: 1}),
         ("acquisition", {f"acq_{n}": n for n in range(33)}), ("acquisition", {"acq_kvp": True}),
+        ("manufacturer", PERSON), ("device_model", PERSON), ("manufacturer", "ge medical systems"), ("device_model", 7),
+        ("acquisition", {"acq_transfer_syntax": "1.2.840.10008.5.1.4.1.1.2"}), ("acquisition", {"acq_photometric": "other-0123abcd"}),
+        ("acquisition", {"acq_mood": "B30F"}), ("acquisition", {"acq_kernel": "B" * 65}),
     ):  # fmt: skip
         reply = server.post("/v1/models/lung-nodule:predict", json={"instances": [{"array": array, name: value}]})
         assert reply.status_code == 400
