@@ -167,9 +167,9 @@ class DiseaseModel(kserve.Model):
         reply: Callable[[list[dict[str, Any]], Predictor], T],
         ask: Ask = Predictor.work,
     ) -> T:
-        """The answer leaves when all of it is in the log, or counted because no disk takes it."""
+        """The answer leaves when all of it is in the log, or counted because no disk takes it; meanwhile the thread has the next request."""
 
-        def work() -> T:
+        def work() -> tuple[T, list[dict[str, Any]]]:
             predictor = self.place.holder()
             with PRE_HIST_TIME.labels(**self._labels).time():
                 try:
@@ -179,13 +179,16 @@ class DiseaseModel(kserve.Model):
                 except DataError as error:
                     raise InvalidInput(str(error)) from None
             with PREDICT_HIST_TIME.labels(**self._labels).time():
-                answers = self._answer(predictor, ticket, found, ask)
+                answers, written = self._answer(predictor, ticket, found, ask)
             with POST_HIST_TIME.labels(**self._labels).time():
-                return reply(answers, predictor)
+                return reply(answers, predictor), written
 
-        return await self._turns.run(ticket, work)
+        answer, written = await self._turns.run(ticket, work)
+        await self._journal.commit(ticket.request_id, written)
+        return answer
 
-    def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query], ask: Ask) -> list[dict[str, Any]]:
+    def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query], ask: Ask) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The answers and their records."""
         ids = [f"{ticket.request_id}-{n}" if len(found) > 1 else ticket.request_id for n in range(len(found))]
         try:
             answered = ask(predictor, found)
@@ -198,10 +201,9 @@ class DiseaseModel(kserve.Model):
             answer["request_id"] = own
         at, latency = now(), milliseconds(ticket.started)
         written = [records.answered(at, latency, query, one.answer, one.figures, one.embedding) for query, one in zip(found, answered, strict=True)]
-        self._journal.write(ticket.request_id, written)
         if self._cases is not None:
             self._keep(self._cases, predictor, found, answers)
-        return answers
+        return answers, written
 
     def _keep(self, cases: CaseStore, predictor: Predictor, found: list[Query], answers: list[dict[str, Any]]) -> None:
         """For the reading page. An answer is not held up by a page that cannot be filled."""
