@@ -31,9 +31,9 @@ def predictor(folder: Path, *, allow_synthetic: bool) -> Predictor:
     check(package.spec)
     profiles = None
     if package.spec.normalise.method == "device":
-        from feature_store.store import OnlineProfiles, online_folder
+        from feature_store.store import OnlineProfiles, online_place
 
-        profiles = OnlineProfiles(online_folder(package.name))
+        profiles = OnlineProfiles(online_place(package.name))
     return Predictor(package, profiles)
 
 
