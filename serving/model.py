@@ -165,7 +165,7 @@ class DiseaseModel(kserve.Model):
         ticket: Ticket,
         read: Callable[[Predictor], list[Query]],
         reply: Callable[[list[dict[str, Any]], Predictor], T],
-        ask: Ask = Predictor.work,
+        ask: Ask = lambda predictor, samples: predictor.work(samples),
     ) -> T:
         """The answer leaves when all of it is in the log, or counted because no disk takes it; meanwhile the thread has the next request."""
 
