@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from components.core.errors import SpecError
+from components.core.spec_serving import Abstain, Engine
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -353,6 +354,8 @@ class DiseaseSpec(_Part):
     ] = ("auc",)
     operating_point: OperatingPoint = OperatingPoint()
     gates: Gates = Gates()
+    abstain: Abstain = Abstain()
+    engine: Engine = Engine()
     external: tuple[External, ...] = ()
     resources: dict[StepName, Resources] = {}
     phantom: Phantom | None = None

@@ -29,8 +29,8 @@ def test_a_redis_that_goes_and_comes_back_while_the_server_runs(tmp_path: Path, 
     write_profiles(tmp_path / "f", [POOL.to_dict() | {"device_key": DEVICE, "software": "", "event_timestamp": None}])
     port = free_port()
     code = (
-        "from pathlib import Path; from serving.server import serve; "
-        f"serve([Path({str(package.folder)!r})], port={port}, allow_synthetic=False, log=Path({str(tmp_path / 'log')!r}))"
+        "from pathlib import Path; from pipelines.models import source; from serving.options import Options; from serving.server import serve; "
+        f"serve([source({str(package.folder)!r}, allow_synthetic=False)], Options(log=Path({str(tmp_path / 'log')!r}), port={port}))"
     )
     with started(code, tmp_path, port=port, ready="/v2/health/ready") as server:  # while Redis is not there: the server comes up and says so
         assert f"redis://127.0.0.1:{redis.port}/0: the online store cannot be reached" in server.output.read_text()
