@@ -13,6 +13,8 @@ import click
 
 from components.core.errors import DxflowError, SpecError
 from components.core.home import home
+from pipelines import access_verbs, serving_verbs
+from pipelines.pacs_command import pacs
 
 DISEASE = click.argument("disease")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON value on the last line, for scripts.")
@@ -26,6 +28,10 @@ def cli() -> None:
 
     Everything a command keeps lies in DXFLOW_HOME (default: .dxflow in this folder). Exit codes: 0 done, 1 a defect, 2 you can fix it.
     """
+
+
+for verb in (access_verbs.token, access_verbs.audit, serving_verbs.serve, serving_verbs.collect, serving_verbs.predict, serving_verbs.find):
+    cli.add_command(verb)
 
 
 @cli.command()
@@ -87,17 +93,21 @@ def phantom(disease: str, out: Path, patients: int | None, seed: int | None, uns
 @click.option("--no-cache", is_flag=True, help="Run every step, whatever was run before.")
 @click.option("--runner", type=click.Choice(["subprocess", "docker"]), default="subprocess", show_default=True)
 @click.option("--images", default="", help="Prefix of the step images for --runner docker, e.g. registry.example/team/.")
+@click.option("--unseen", is_flag=True, help="Then leave each device out of a training of its own, as dxflow unseen does.")
 @AS_JSON
-def run(disease: str, source: str, family: str | None, seed: int, no_cache: bool, runner: str, images: str, as_json: bool) -> None:
+def run(disease: str, source: str, family: str | None, seed: int, no_cache: bool, runner: str, images: str, unseen: bool, as_json: bool) -> None:
     """Run a disease's pipeline: ingest, validate, train, evaluate, register."""
     from pipelines import catalog
     from pipelines.run import Options
     from pipelines.run import run as work
-    from pipelines.terminal import Bars, run_summary
+    from pipelines.terminal import Bars, run_text
 
     with Bars(quiet=as_json) as bars:
-        result = work(catalog.load(disease), Options(source, family, seed, not no_cache, runner, images), bars.event)
-    click.echo(json.dumps(result) if as_json else run_summary(result))
+        result = work(catalog.load(disease), Options(source, family, seed, not no_cache, runner, images), bars.event, unseen=unseen)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        run_text(result)
 
 
 @cli.command()
@@ -160,94 +170,20 @@ def unseen(disease: str, source: str, family: str | None, seed: int, no_cache: b
 @click.option("--images", default="", help="Prefix of the step images, e.g. registry.example/team/.")
 @click.option("--tag", help="Tag of the step images. Default: version and source digest.")
 @click.option("--monitor", "monitoring", is_flag=True, help="The monitor's pipeline, for a recurring run.")
-def compile_(disease: str, out: Path | None, images: str, tag: str | None, monitoring: bool) -> None:
+@click.option("--unseen", is_flag=True, help="With each device left out, behind the ordinary steps.")
+def compile_(disease: str, out: Path | None, images: str, tag: str | None, monitoring: bool, unseen: bool) -> None:
     """Write the pipeline's IR: the same file runs here and on Kubeflow."""
     from pipelines import catalog
     from pipelines.assemble import compile_ir
     from pipelines.schedule import compile_monitor
 
     spec = catalog.load(disease)
+    if monitoring and unseen:
+        raise SpecError("two pipelines asked for", where="dxflow compile", got="--monitor --unseen", allowed="one of them")
     if monitoring:
         click.echo(compile_monitor(spec, out or Path(f"monitor-{disease}.yaml"), prefix=images, tag=tag))
     else:
-        click.echo(compile_ir(spec, out or Path(f"{disease}.yaml"), prefix=images, tag=tag))
-
-
-@cli.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--log", type=click.Path(path_type=Path), help="Inference log. Default: DXFLOW_HOME/inference-log.")
-@SYNTHETIC
-def serve(models: tuple[str, ...], port: int, host: str, log: Path | None, allow_synthetic: bool) -> None:
-    """Serve registered models with KServe. MODEL is a disease, name@alias, name:version, a package folder or its URI."""
-    from components.core.step import die_with_parent
-    from pipelines.models import fetch
-    from serving.server import serve as work
-
-    if "DXFLOW_RUN_PID" in os.environ:
-        die_with_parent()
-    packages = [fetch(model, allow_synthetic=allow_synthetic) for model in models]
-    work(packages, host=host, port=port, allow_synthetic=allow_synthetic, log=log or home() / "inference-log")
-
-
-@cli.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--port", type=click.IntRange(1, 65535), default=8081, show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--log", type=click.Path(path_type=Path), help="Inference log. Default: DXFLOW_HOME/inference-log.")
-@SYNTHETIC
-def collect(models: tuple[str, ...], port: int, host: str, log: Path | None, allow_synthetic: bool) -> None:
-    """Collect the CloudEvents of KServe's inference logger into the inference log. MODEL as for serve: the services whose events are taken."""
-    from pipelines.models import fetch
-    from serving.collector import collect as work
-
-    packages = [fetch(model, allow_synthetic=allow_synthetic) for model in models]
-    work(packages, host=host, port=port, allow_synthetic=allow_synthetic, log=log or home() / "inference-log")
-
-
-@cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--model", required=True, help="The model's name at the server, e.g. lung-nodule.")
-@click.option("--url", default="http://127.0.0.1:8080", show_default=True)
-@click.option("--row", type=float, help="Point of interest, in pixels from the top.")
-@click.option("--column", type=float, help="Point of interest, in pixels from the left.")
-@click.option("--timeout", "timeout_s", type=float, default=30.0, show_default=True)
-@AS_JSON
-def predict(file: Path, model: str, url: str, row: float | None, column: float | None, timeout_s: float, as_json: bool) -> None:
-    """Ask a running server about one file, or about every sample of a folder in the disease's own format."""
-    from pipelines.terminal import answer_text, replay_text
-    from serving.client import predict as work
-
-    if file.is_dir():
-        from pipelines.replay import replay
-
-        found = replay(url, model, file, timeout_s)
-        click.echo(json.dumps(found) if as_json else replay_text(found))
-        return
-    answer = work(url, model, file, row, column, timeout_s)
-    click.echo(json.dumps(answer) if as_json else answer_text(answer))
-
-
-@cli.command()
-@click.option("--model", required=True, help="A disease whose model looks at CT patches, name@alias, name:version, a package folder or its URI.")
-@click.option("--study", type=click.Path(path_type=Path), required=True, help="Folder with one CT series as DICOM files.")
-@click.option("--out", type=click.Path(path_type=Path), help="New folder for findings.json and the outlines as NIfTI.")
-@click.option(
-    "--detector", type=click.Path(path_type=Path), help="A detector that python -m pipelines.detector fitted. Default: the one from the phantom."
-)
-@SYNTHETIC
-@AS_JSON
-def find(model: str, study: Path, out: Path | None, detector: Path | None, allow_synthetic: bool, as_json: bool) -> None:
-    """Find, outline and diagnose the nodules of a whole CT study."""
-    from pipelines.find import run as work
-    from pipelines.find import show
-
-    result = work(model, study, out=out, own_detector=detector, allow_synthetic=allow_synthetic)
-    if as_json:
-        click.echo(json.dumps(result))
-    else:
-        show(result, out)
+        click.echo(compile_ir(spec, out or Path(f"{disease}.yaml"), graph="run-unseen" if unseen else "run", prefix=images, tag=tag))
 
 
 @cli.command()
@@ -417,6 +353,9 @@ def demo(patients: int | None, as_json: bool) -> None:
     from pipelines.demo import demo as work
 
     work(patients=patients, as_json=as_json)
+
+
+cli.add_command(pacs)
 
 
 def _interrupt(*_: Any) -> None:

@@ -1,225 +1,238 @@
-"""The KServe face of a predictor: protocols v1 and v2 in, the inference log, protocols out.
+"""The KServe face of a disease: a request's bytes in, the inference log, an answer's bytes out, all of it in its turn on the thread of turns.
 
-    v1   POST /v1/models/<disease>:predict   application/json {"instances": [...]}, or application/dicom with the point in two headers
-    v2   POST /v2/models/<disease>/infer     one FP32 tensor [n, *input.shape], as JSON or binary; parameter device_key
+    v1   POST /v1/models/<disease>:predict   application/json {"instances": [...]}, or one file: the content types that the model's metadata lists
+    v2   POST /v2/models/<disease>/infer     one tensor, FP32 [n, *input.shape] or BYTES [n] (files), as JSON or binary; gRPC ModelInfer
 
-All work on a request runs on one thread that is not the event loop's, so a health probe never waits for a model.
+The package that holds the disease's place when the turn comes does everything for this request: it decodes, answers and is written down.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+import base64
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import kserve
 import numpy as np
 import orjson
 from kserve.errors import InvalidInput
-from kserve.protocol.dataplane import DataPlane
-from kserve.protocol.infer_type import InferInput, InferOutput, InferRequest, InferResponse
-from numpy.typing import NDArray
+from kserve.metrics import POST_HIST_TIME, PRE_HIST_TIME, PREDICT_HIST_TIME, get_labels
 
 from components.core.errors import DataError
 from components.core.pseudonym import Pseudonymiser
-from serving import queries
-from serving.journal import Journal, finite, milliseconds, now
-from serving.predictor import Predictor, Query
+from serving import bodies, queries, records, wire
+from serving.explain import layer_png
+from serving.journal import Journal, milliseconds, now
+from serving.places import Place
+from serving.predictor import Answered, Explained, Predictor, Query
+from serving.reading.cases import CaseStore
+from serving.references import Allowed, References
+from serving.turns import Ticket, Turns
 
-DICOM = "application/dicom"
+Ask = Callable[[Predictor, list[Query]], list[Answered]]
+log = logging.getLogger("dxflow.serving")
+OUTPUTS = ("probabilities", "decision", "abstain", "answer")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Work:
-    """A request between KServe's stages. `reply_to` is the v2 request; None means protocol v1."""
+class Explanation:
+    """Args: document: The JSON answer. picture: PNG of the sample with its heat; None on abstention."""
 
-    queries: list[Query]
-    request_id: str
-    started: float
-    reply_to: InferRequest | None
+    document: wire.Reply
+    picture: bytes | None
+
+
+class UnsupportedType(InvalidInput):
+    """A content type that the server, or this model, does not take: 415."""
+
+    status = 415
 
 
 class DiseaseModel(kserve.Model):
-    """One disease at the server, named by its disease. `ready` from the start: a model that does not load never gets here."""
+    """One disease at the server, named by its disease. Ready while somebody holds its place."""
 
-    def __init__(self, predictor: Predictor, pseudonymiser: Pseudonymiser, journal: Journal, executor: Executor) -> None:
-        super().__init__(predictor.package.disease)
-        self._predictor, self._pseudonymiser, self._journal, self._executor = predictor, pseudonymiser, journal, executor
-        self.ready = True
+    def __init__(
+        self, place: Place, pseudonymiser: Pseudonymiser, journal: Journal, turns: Turns, cases: CaseStore | None = None,
+        references: References | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(place.name)
+        self._cases, self._references = cases, references or References(Allowed.from_environment())
+        self.place, self._pseudonymiser, self._journal, self._turns = place, pseudonymiser, journal, turns
+        self._labels = get_labels(place.name)
+
+    async def healthy(self) -> bool:
+        return self.place.predictor is not None
+
+    def load(self) -> bool:
+        """KServe asks for this when a model is not ready, on the event loop. Loading is the place's own affair."""
+        return self.place.predictor is not None
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        return [{"name": "x", "datatype": "FP32", "shape": [-1, *self._predictor.spec.input.shape]}]
+        """The tensors that protocol v2 takes: numbers, or files, whose tensors are named by content type; v1 takes those as raw bodies too."""
+        spec = self.place.holder().spec
+        numbers = {"name": "x", "datatype": "FP32", "shape": [-1, *spec.input.shape]}
+        return [numbers, *({"name": kind, "datatype": "BYTES", "shape": [-1]} for kind in bodies.offered(spec))]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         return [
-            {"name": "probabilities", "datatype": "FP32", "shape": [-1, self._predictor.spec.n_scores]},
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(self.place.holder().spec.target.classes)]},
             {"name": "decision", "datatype": "BYTES", "shape": [-1]},
             {"name": "abstain", "datatype": "BOOL", "shape": [-1]},
             {"name": "answer", "datatype": "BYTES", "shape": [-1]},
         ]
 
-    async def preprocess(self, payload: Any, headers: dict[str, str] | None = None) -> Work:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Decode. Raises InvalidInput naming the field."""
-        started = time.perf_counter()
-        known = headers or {}
-        found = await self._aside(lambda: self._decode(payload, known))
-        return Work(found, known.get("x-request-id", ""), started, payload if isinstance(payload, InferRequest) else None)
+    @property
+    def version(self) -> str:
+        return self.place.holder().package.version
 
-    def _decode(self, payload: Any, headers: Mapping[str, str]) -> list[Query]:
-        spec = self._predictor.spec
+    async def v1(self, ticket: Ticket, body: bytes, headers: Mapping[str, str]) -> wire.Reply:
+        """Protocol v1. Raises InvalidInput naming the field, NotReady, Late; ServiceError where a reference's host is away."""
+        async with self._v1(body, headers) as read:
+            return await self._turn(ticket, read, lambda answers, _: wire.v1_reply(answers))
+
+    async def explain(self, ticket: Ticket, body: bytes, headers: Mapping[str, str]) -> Explanation:
+        """Protocol v1's answer about one sample, and where in it the answer comes from; errors as `v1`, and NotImplementedError for tables."""
+        found: list[Explained] = []
+
+        def one(samples: list[Query], predictor: Predictor) -> list[Query]:
+            if predictor.spec.input.layout == "table" or any(q.tiles is not None for q in samples):  # rows have no places; slides no heat yet
+                raise NotImplementedError
+            if len(samples) != 1:
+                raise DataError("one sample at a time", where="instances", got=len(samples), allowed=1)
+            return samples
+
+        def ask(predictor: Predictor, samples: list[Query]) -> list[Answered]:
+            explained = predictor.explain(samples[0])
+            assert explained is not None  # no table
+            found.append(explained)
+            return [explained.answered]
+
+        async with self._v1(body, headers) as read:
+            return await self._turn(ticket, lambda p: one(read(p), p), lambda answers, _: _explanation(found[0], answers[0]), ask)
+
+    @asynccontextmanager
+    async def _v1(self, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[Callable[[Predictor], list[Query]]]:
+        """What reads the request in its turn. What a reference names is fetched before that: a slow PACS holds up nobody else."""
+        kind = bodies.plain(headers.get("content-type", wire.JSON))
+        if kind != wire.JSON and kind not in bodies.known():
+            raise UnsupportedType(f"header Content-Type: not offered; allowed: {wire.JSON}, {', '.join(bodies.known())}")
         try:
-            if isinstance(payload, bytes):
-                return [queries.from_raw(payload, headers, spec, self._pseudonymiser)]
-            if not isinstance(payload, InferRequest):
-                return queries.from_document(payload, spec, self._pseudonymiser)
-            if len(payload.inputs) != 1:
-                raise DataError("another number of tensors", where="inputs", got=len(payload.inputs), allowed=1)
-            tensor = payload.inputs[0]
-            key = {**(tensor.parameters or {}), **(payload.parameters or {})}.get("device_key")
-            return queries.from_tensor(tensor.shape, tensor.datatype, tensor.data, tensor._raw_data, key, spec)
+            named = await asyncio.to_thread(wire.document, body) if kind == wire.JSON and b'"reference"' in body else None
+            async with self._references.fetched(named) as files:
+
+                def read(predictor: Predictor) -> list[Query]:
+                    if kind != wire.JSON:
+                        return queries.from_raw(body, headers, predictor.spec, self._pseudonymiser)
+                    return queries.from_document(wire.document(body), predictor.spec, self._pseudonymiser, files)
+
+                yield read
         except DataError as error:
             raise InvalidInput(str(error)) from None
 
-    async def predict(self, payload: Work, headers: dict[str, str] | None = None, response_headers: dict[str, str] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Answer and log; the answers leave when all of them are in the log, or are counted because no disk takes them."""
-        return await self._aside(lambda: self._answer(payload))
+    async def v2(self, ticket: Ticket, asked: Callable[[], wire.Asked], reply: Callable[[wire.Asked, list[wire.Output], str], T]) -> T:
+        """Protocol v2; errors as `v1`.
 
-    def _answer(self, work: Work) -> Any:
-        ids = [f"{work.request_id}-{n}" if len(work.queries) > 1 else work.request_id for n in range(len(work.queries))]
+        Args:
+            asked: Reads the request, on the thread.
+            reply: The answer from the request, the outputs and the version.
+        """
+        found: list[wire.Asked] = []
+
+        def read(predictor: Predictor) -> list[Query]:
+            found.append(asked())
+            wire.check_outputs(found[0], OUTPUTS)
+            return self._from_tensors(found[0], predictor)
+
+        return await self._turn(ticket, read, lambda answers, predictor: reply(found[0], outputs(answers, predictor), predictor.package.version))
+
+    def _from_tensors(self, asked: wire.Asked, predictor: Predictor) -> list[Query]:
+        if len(asked.tensors) != 1:
+            raise DataError("another number of tensors", where="inputs", got=len(asked.tensors), allowed=1)
+        tensor = asked.tensors[0]
+        named = {"content_type": tensor.name} if tensor.name in bodies.known() else {}
+        parameters = {**named, **tensor.parameters, **asked.parameters}
+        return queries.from_tensor(tensor.shape, tensor.datatype, tensor.data, tensor.raw, parameters, predictor.spec, self._pseudonymiser)
+
+    async def _turn(
+        self,
+        ticket: Ticket,
+        read: Callable[[Predictor], list[Query]],
+        reply: Callable[[list[dict[str, Any]], Predictor], T],
+        ask: Ask = Predictor.work,
+    ) -> T:
+        """The answer leaves when all of it is in the log, or counted because no disk takes it; meanwhile the thread has the next request."""
+
+        def work() -> tuple[T, list[dict[str, Any]]]:
+            predictor = self.place.holder()
+            with PRE_HIST_TIME.labels(**self._labels).time():
+                try:
+                    found = read(predictor)
+                except bodies.NotTaken as error:
+                    raise UnsupportedType(str(error)) from None
+                except DataError as error:
+                    raise InvalidInput(str(error)) from None
+            with PREDICT_HIST_TIME.labels(**self._labels).time():
+                answers, written = self._answer(predictor, ticket, found, ask)
+            with POST_HIST_TIME.labels(**self._labels).time():
+                return reply(answers, predictor), written
+
+        answer, written = await self._turns.run(ticket, work)
+        await self._journal.commit(ticket.request_id, written)
+        return answer
+
+    def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query], ask: Ask) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The answers and their records."""
+        ids = [f"{ticket.request_id}-{n}" if len(found) > 1 else ticket.request_id for n in range(len(found))]
         try:
-            answers, embeddings = self._predictor.answer_and_embed(work.queries)
-            figures = self._predictor.figures(work.queries)
+            answered = ask(predictor, found)
         except Exception:
-            self._journal.write(work.request_id, [self._failed(i, query, work.started) for i, query in zip(ids, work.queries, strict=True)])
+            failed = [records.failed(i, query, predictor, ticket.started) for i, query in zip(ids, found, strict=True)]
+            self._journal.write(ticket.request_id, failed)
             raise
+        answers = [one.answer for one in answered]
         for answer, own in zip(answers, ids, strict=True):
             answer["request_id"] = own
-        at, latency = now(), milliseconds(work.started)
-        records = [_record(at, latency, *parts) for parts in zip(work.queries, answers, figures, embeddings, strict=True)]
-        self._journal.write(work.request_id, records)
-        return {"predictions": answers} if work.reply_to is None else self._reply(work.reply_to, answers)
+        at, latency = now(), milliseconds(ticket.started)
+        written = [records.answered(at, latency, query, one.answer, one.figures, one.embedding) for query, one in zip(found, answered, strict=True)]
+        if self._cases is not None:
+            self._keep(self._cases, predictor, found, answers)
+        return answers, written
 
-    def _failed(self, request_id: str, query: Query, started: float) -> dict[str, Any]:
-        """The record of a sample that the server has no answer for, by a defect: its device is known, and its defect may come from there."""
-        package = self._predictor.package
-        return {
-            "time": now(), "request_id": request_id, "status": "error", "model": package.name, "version": package.version, "digest": package.digest,
-            "abstain": False, "reasons": ["a defect of the server"], "latency_ms": milliseconds(started),
-            **_asked(query), "manufacturer": query.manufacturer, "device_model": query.device_model,
-        }  # fmt: skip
-
-    def _reply(self, request: InferRequest, answers: list[dict[str, Any]]) -> InferResponse:
-        """The answers as v2 tensors. Where the model was not asked, probabilities are null (JSON has no NaN) and the decision is ""."""
-        classes = self._predictor.spec.target.classes
-        n = len(answers)
-        columns = {
-            "probabilities": ("FP32", [n, len(classes)], [a["probabilities"].get(c) for a in answers for c in classes]),
-            "decision": ("BYTES", [n], [a["decision"] or "" for a in answers]),
-            "abstain": ("BOOL", [n], [a["abstain"] for a in answers]),
-            "answer": ("BYTES", [n], [json.dumps(a) for a in answers]),
-        }
-        outputs = [InferOutput(name=name, shape=shape, datatype=kind, data=data) for name, (kind, shape, data) in columns.items()]
-        return InferResponse(response_id=request.id or answers[0]["request_id"], model_name=self.name, infer_outputs=outputs)
-
-    async def _aside(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-
-def _asked(query: Query) -> dict[str, Any]:
-    """What is kept of a sample before anybody looks at it: keyed hashes and acquisition parameters; no pixel, no identifier."""
-    return {
-        "source": query.source, "device_key": query.device_key, "software": query.software,
-        "patient": query.patient, "study": query.study, "series": query.series, "acquisition": dict(query.acquisition),
-    }  # fmt: skip
-
-
-def _record(
-    time_utc: str, latency_ms: float, query: Query, answer: dict[str, Any], figures: dict[str, float], embedding: NDArray[np.float32] | None
-) -> dict[str, Any]:
-    """What is kept of an answer: figures and keyed hashes; no pixel, no identifier."""
-    device = answer["device"]
-    record = _asked(query) | {
-        "time": time_utc,
-        "request_id": answer["request_id"],
-        "status": "abstained" if answer["abstain"] else "answered",
-        "model": answer["model"],
-        "version": answer["version"],
-        "digest": answer["digest"],
-        "manufacturer": device["manufacturer"],
-        "device_model": device["model"],
-        "device_status": device["status"],
-        "profile": device["profile"],
-        "scores": answer["probabilities"],
-        "decision": answer["decision"],
-        "abstain": answer["abstain"],
-        "reasons": answer["reasons"],
-        "image": finite(figures),
-        "latency_ms": latency_ms,
-    }
-    if embedding is not None and np.isfinite(embedding).all():
-        record["embedding"] = [float(f"{value:.9g}") for value in embedding]  # nine digits give the same float32 back
-    return record
-
-
-class Plane(DataPlane):
-    """KServe's data plane with a stricter door: no cloud events, JSON or DICOM on v1, and binary tensors that are checked, not exploded.
-
-    KServe turns a binary tensor into a Python list (15 ms where the bytes take 0.8) and answers 500 for lengths that do not fit.
-    """
-
-    def decode(self, body: Any, headers: Any, protocol_version: str = "v1", model_name: str | None = None) -> tuple[Any, dict[str, Any]]:
-        if any(name.startswith("ce-") for name in headers):
-            raise InvalidInput("headers: cloud events are not offered")
-        if protocol_version.lower() == "v2":
-            if isinstance(body, bytes):
-                return binary_request(body, headers, str(model_name)), {}
-            return InferRequest.from_inference_request(body, str(model_name)), {}
-        kind = headers.get("content-type", "application/json").split(";")[0].strip().lower()
-        if kind == DICOM:
-            return body, {}
-        if kind != "application/json":
-            raise InvalidInput(f"header Content-Type: not offered; allowed: application/json, {DICOM}")
+    def _keep(self, cases: CaseStore, predictor: Predictor, found: list[Query], answers: list[dict[str, Any]]) -> None:
+        """For the reading page. An answer is not held up by a page that cannot be filled."""
+        positive = [predictor.spec.target.classes[k] for k in predictor.spec.positive_indices]
         try:
-            return orjson.loads(body), {}
-        except orjson.JSONDecodeError:
-            raise InvalidInput("body: not JSON") from None
+            for query, answer in zip(found, answers, strict=True):
+                cases.add(query, answer, positive, datetime.now(UTC))
+        except (OSError, sqlite3.Error) as error:
+            log.error("a case could not be kept for the reading page: %s", type(error).__name__)
 
 
-def binary_request(body: bytes, headers: Mapping[str, str], model_name: str) -> InferRequest:
-    """A v2 request with binary tensors behind its JSON. Raises InvalidInput.
+def _explanation(found: Explained, answer: dict[str, Any]) -> Explanation:
+    """`heatmap`: method, classes, places and two PNGs (the sample with its heat; the heat alone, transparent); null on abstention."""
+    heat = None
+    if found.heat is not None and found.overlay is not None:
+        heat = {
+            "method": found.method, "classes": found.classes, "places": found.heat.shape,
+            "overlay_png_base64": base64.b64encode(found.overlay).decode(), "layer_png_base64": base64.b64encode(layer_png(found.heat)).decode(),
+        }  # fmt: skip
+    return Explanation(wire.Reply(orjson.dumps({"explanations": [answer | {"heatmap": heat}]})), found.overlay)
 
-    Source:
-        KServe open inference protocol, binary tensor data extension.
-    """
-    name = "Inference-Header-Content-Length"
-    text = headers.get(name.lower(), "")
-    if not text.isdigit() or not 2 <= int(text) <= len(body):
-        raise InvalidInput(f"header {name}: missing or out of range; allowed: length of the JSON in bytes")
-    at = int(text)
-    try:
-        document = orjson.loads(body[:at])
-        tensors = [(t["name"], t["shape"], t["datatype"], t.get("parameters") or {}, t.get("data")) for t in document["inputs"]]
-        parameters = document.get("parameters") or {}
-        sizes = [p.get("binary_data_size") for _, _, _, p, _ in tensors]
-        request_id = document.get("id")
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        raise InvalidInput("inputs: not as the protocol wants it; allowed: name, shape, datatype, and data or parameters.binary_data_size") from None
-    if not isinstance(parameters, dict) or not (request_id is None or isinstance(request_id, str)):
-        raise InvalidInput("parameters, id: not as the protocol wants it")
-    inputs = []
-    for (tensor, shape, datatype, own, data), size in zip(tensors, sizes, strict=True):
-        one = InferInput(name=str(tensor), shape=shape, datatype=str(datatype), data=data, parameters=own)
-        if size is not None:
-            if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(body) - at:
-                raise InvalidInput("inputs.parameters.binary_data_size: out of range; allowed: at most the bytes that follow the JSON")
-            one._raw_data = body[at : at + size]
-            at += size
-        inputs.append(one)
-    if at != len(body):
-        raise InvalidInput("body: more bytes than its tensors")
-    return InferRequest(model_name=model_name, infer_inputs=inputs, request_id=request_id, parameters=parameters)
+
+def outputs(answers: Sequence[Mapping[str, Any]], predictor: Predictor) -> list[wire.Output]:
+    """The answers as v2 tensors. Where the model was not asked, probabilities are not-a-number (null in JSON) and the decision is ""."""
+    classes, n = predictor.spec.target.classes, len(answers)
+    p = np.array([[a["probabilities"].get(c, np.nan) for c in classes] for a in answers], dtype="<f4")
+    return [
+        wire.Output("probabilities", "FP32", [n, len(classes)], p),
+        wire.Output("decision", "BYTES", [n], [(a["decision"] or "").encode() for a in answers]),
+        wire.Output("abstain", "BOOL", [n], np.array([a["abstain"] for a in answers], dtype=bool)),
+        wire.Output("answer", "BYTES", [n], [orjson.dumps(a) for a in answers]),
+    ]

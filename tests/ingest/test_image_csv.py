@@ -14,8 +14,8 @@ from PIL import Image
 from components.core.dataset import Dataset
 from components.core.errors import DataError
 from components.core.imaging.errors import NotUsable
+from components.core.imaging.fit import fit
 from components.core.spec import DiseaseSpec
-from components.ingest.fit import fit
 from components.ingest.step import ingest
 from tests.ingest.made import PSEUDONYMISER, ROOT
 

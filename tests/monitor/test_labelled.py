@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from components.core import metrics
+from components.core.erasure import Ids
 from components.core.errors import DataError
 from components.core.inference_log import InferenceLog
 from components.core.package import ModelPackage
+from components.monitor.erasure import erase_labels
 from components.monitor.labelled import take
 from components.monitor.true_performance import SnapshotStore
 from tests.monitor.test_watch import DAY, NAMES, SAME, answers, history, package, run, table
@@ -138,3 +140,27 @@ def test_labels_do_not_explain_a_device_that_changed_under_other_patients(bright
     said = history(tmp_path).query("device_key == @SAME and n > 0")["words"].iloc[-1]
     assert "the case mix changed: malignant in " in said
     assert "noise still differs within a diagnosis: that does not explain it" in said
+
+
+def test_verdicts_of_the_reading_page_are_taken_by_the_next_run_and_once(package: ModelPackage, tmp_path: Path) -> None:
+    """One file a verdict in the disease's inbox; what is no delivery is set aside; an erased patient's verdict goes before it is taken."""
+    rows = list(answers(package, SAME, 0))
+    with InferenceLog(tmp_path / "log") as log:
+        log.append(rows)
+    run(package, tmp_path, 1.5)
+    inbox = tmp_path / "state" / "lung-nodule" / "inbox"
+    inbox.mkdir()
+    at = (DAY + timedelta(days=1)).isoformat()
+    for n, row in enumerate(rows[:40]):
+        delivery(inbox / f"{n}.csv", [(row["request_id"], ("benign", "malignant")[n % 2], at)])
+    (inbox / "broken.csv").write_text("who,what\n1,2\n")
+    ids = Ids(requests=frozenset({rows[0]["request_id"]}))
+    assert erase_labels(tmp_path / "state", ids, dry=True) == {"lung-nodule": 1}
+    assert erase_labels(tmp_path / "state", ids, dry=False) == {"lung-nodule": 1}
+    assert not (inbox / "0.csv").exists()
+    run(package, tmp_path, 4.5)
+    (row,) = history(tmp_path).query("device_key == @SAME and n > 0").to_dict("records")
+    assert row["labelled"] == 39
+    assert [p.name for p in inbox.iterdir()] == ["broken.csv.refused"]
+    run(package, tmp_path, 4.6)
+    assert history(tmp_path).query("device_key == @SAME and n > 0")["labelled"].tolist() == [39]

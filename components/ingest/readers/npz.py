@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from components.core.dataset import SPLITS
 from components.core.errors import SpecError
 from components.core.imaging.errors import NotUsable
+from components.core.imaging.fit import fit
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.spec import DiseaseSpec
-from components.ingest.fit import fit
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected
 
