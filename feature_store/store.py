@@ -3,8 +3,8 @@
     write_profiles   ingest: the offline store, one parquet file in a folder that may be copied anywhere
                      with the rows of the other views, which `feature_store/views.py` reads
     profiles_at      train, evaluate: point-in-time, one answer for each manifest row or an error
-    publish          register: the newest profile of each device into the SQLite online store
-    OnlineProfiles   serving: ok, missing or stale, never zeros
+    publish          register: the newest profile of each device into the online store, SQLite or Redis (feature_store/redis_online.py)
+    OnlineProfiles   serving: ok, missing or stale, never zeros; a store that is away is a ServiceError and never `missing`
 
 Feast keeps absolute paths in its registry, so no registry travels with the folder: it is rebuilt, in 0.1 s, wherever the folder is opened.
 """
@@ -14,9 +14,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,11 +28,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from components.core.atomic import atomic_dir
 from components.core.devices import DeviceProfile
-from components.core.errors import DataError
+from components.core.errors import DataError, ServiceError
 from components.core.home import home
 from components.core.pseudonym import UNKNOWN_DEVICE
 from feature_store.definitions import CREATED, ENTITY, EVENT, FEATURE_SERVICE, FEATURES, PROJECT, VIEW, arrow_schema, definitions
 from feature_store.feast_import import feast
+from feature_store.redis_online import PUBLISH_WAIT_S, SERVER_WAIT_S, RedisPlace, address, client, project, publishing, unavailable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +41,8 @@ if TYPE_CHECKING:
 OFFLINE = "device_profile.parquet"
 ONLINE = "online.db"
 REGISTRY = f"registry-{FEATURE_SERVICE}.db"
+READ_S = 1.0  # a read of Redis that takes longer, whatever holds it up (a name server, a trickle of bytes), counts as away
+HOLD_OFF_S = 1.0  # after a failure Redis is not asked for this long: a request of many samples waits once, not once for each
 UNDATED_PROFILE = datetime(1970, 1, 1, tzinfo=UTC)  # a device without dates has one profile, and it always held
 UNDATED_SAMPLE = datetime(2200, 1, 1, tzinfo=UTC)  # a sample without a date gets its device's newest profile
 
@@ -130,33 +136,41 @@ def online_folder(package: str) -> Path:
     return home() / "features" / package
 
 
-def publish(folder: Path, *, online: Path, now: datetime | None = None) -> str:
-    """Put the newest profile of each device into the SQLite online store; safe beside other writers and readers.
+def online_place(package: str) -> Path | RedisPlace:
+    """Where the online profiles of one model package live, by `DXFLOW_ONLINE_STORE`: its folder, or its keys at a Redis server."""
+    where = address()
+    return online_folder(package) if where is None else RedisPlace(where, package)
+
+
+def publish(folder: Path, *, online: Path | RedisPlace, now: datetime | None = None) -> str:
+    """Put the newest profile of each device into the online store; safe beside other writers and readers.
 
     The online event time is the time of publication, because acquisition dates are shifted by the pseudonym key. Publishing the same
     measurement again keeps its first publication time: a profile does not get younger by being copied.
 
     Args:
-        online: A folder, see `online_folder`.
+        online: See `online_place`.
         now: Time of publication; by default the clock's.
 
     Returns:
         `profile_version(folder)`.
+
+    Raises:
+        ServiceError: The store is away, or lost what was written.
     """
     import pandas as pd
 
     table = _table(folder).to_pylist()
     newest = {row[ENTITY]: row for row in table if row[ENTITY] != UNKNOWN_DEVICE}  # sorted by device and time, so the last one stays
-    with _locked(online):
-        store = _publishing_store(online)
-        kept = {key: _read(store, key)[0] for key in newest}
-        fresh = [
-            row | {EVENT: now or datetime.now(UTC), CREATED: now or datetime.now(UTC)}
-            for key, row in newest.items()
-            if kept[key] != row["profile_version"]
-        ]
+    with _publishing(online) as store, _told(online):
+        kept = _read(store, newest)
+        published = now or datetime.now(UTC)
+        fresh = [row | {EVENT: published, CREATED: published} for key, row in newest.items() if kept[key][0] != row["profile_version"]]
         if fresh:
             store.write_to_online_store(VIEW, df=pd.DataFrame(fresh))
+            written = _read(store, [row[ENTITY] for row in fresh])
+            if lost := sum(written[row[ENTITY]][0] != row["profile_version"] for row in fresh):
+                raise ServiceError("the online store lost profiles", where=_name(online), got=f"{lost} of {len(fresh)}")
     return _version(table)
 
 
@@ -178,25 +192,48 @@ class ProfileAnswer:
 class OnlineProfiles:
     """Reads the online store of one package; keeps it open, because importing Feast takes seconds. Threads may share it."""
 
-    def __init__(self, online: Path) -> None:
-        self.online = Path(online)
+    def __init__(self, online: Path | RedisPlace) -> None:
+        self.online = online
         self._store: Any = None
         self._lock = threading.Lock()
+        self._aside: ThreadPoolExecutor | None = None
+        self._away: tuple[float, ServiceError] | None = None  # until when, by the monotonic clock
 
     def get(self, device_key: str, *, max_age_days: float, now: datetime | None = None) -> ProfileAnswer:
-        """The profile of a device. Values are checked, not Feast's status: on other stores an unknown key counts as present."""
+        """The profile of a device. Values are checked, not Feast's status: on Redis an unknown key counts as present.
+
+        Raises:
+            ServiceError: The store is away; on Redis within `READ_S`.
+        """
         if device_key == UNKNOWN_DEVICE:
             return ProfileAnswer("missing")
         with self._lock:
-            if self._store is None:
-                if not (self.online / REGISTRY).exists():
-                    return ProfileAnswer("missing")
-                self._store = _open(registry=self.online / REGISTRY, online=self.online / ONLINE)
-            version, profile, published = _read(self._store, device_key)
+            version, profile, published = self._asked(device_key)
         if version is None or profile is None or published is None:
             return ProfileAnswer("missing")
         age = max(0.0, ((now or datetime.now(UTC)) - published).total_seconds() / 86_400)
         return ProfileAnswer("stale" if age > max_age_days else "ok", profile, age)
+
+    def _asked(self, device_key: str) -> Found:
+        if self._store is None:
+            if isinstance(self.online, RedisPlace):
+                self._store = _open_redis(self.online, wait_s=SERVER_WAIT_S)
+                self._aside = ThreadPoolExecutor(1, thread_name_prefix="online-profiles")
+            elif not (self.online / REGISTRY).exists():
+                return None, None, None
+            else:
+                self._store = _open(registry=self.online / REGISTRY, online=self.online / ONLINE)
+        if self._aside is None:
+            with _told(self.online):
+                return _read(self._store, [device_key])[device_key]
+        if self._away and time.monotonic() < self._away[0]:
+            raise ServiceError(self._away[1].what, where=self._away[1].where, got=self._away[1].got)
+        try:
+            with _told(self.online):
+                return self._aside.submit(_read, self._store, [device_key]).result(READ_S)[device_key]
+        except ServiceError as error:
+            self._away = (time.monotonic() + HOLD_OFF_S, error)
+            raise
 
 
 def _each_once(row_ids: pd.Series, n: int) -> None:
@@ -239,17 +276,45 @@ def _table(folder: Path) -> Any:
 
 
 def _open(*, registry: Path, online: Path) -> Any:
+    return _feast_store(PROJECT, registry, {"type": "sqlite", "path": str(online.absolute())})
+
+
+def _open_redis(place: RedisPlace, *, wait_s: float) -> Any:
+    """The package's project at the server; nothing is sent yet. The definitions stay in memory, as their file goes at once."""
+    with tempfile.TemporaryDirectory(prefix="dxflow-feast-") as scratch:
+        # The client is ours, so Feast needs no address. Without `skip_dedup` it drops a write in silence when the last writer's clock was ahead.
+        store = _feast_store(
+            project(place.package), Path(scratch) / "registry.db", {"type": "redis", "connection_string": "unused:0", "skip_dedup": True}
+        )
+        store.apply(definitions(OFFLINE))
+        store.get_feature_view(VIEW)
+    store._get_provider().online_store._client = client(place.address, wait_s=wait_s)
+    return store
+
+
+def _feast_store(name: str, registry: Path, online: dict[str, Any]) -> Any:
     f = feast()
     config = f.RepoConfig(
-        project=PROJECT, provider="local", registry={"path": str(registry.absolute()), "cache_ttl_seconds": 0},
+        project=name, provider="local", registry={"path": str(registry.absolute()), "cache_ttl_seconds": 0},
         # The default offline store (dask) silently drops rows in the point-in-time join; DuckDB does not.
-        offline_store={"type": "duckdb"}, online_store={"type": "sqlite", "path": str(online.absolute())}, entity_key_serialization_version=3,
+        offline_store={"type": "duckdb"}, online_store=online, entity_key_serialization_version=3,
     )  # fmt: skip
     return f.FeatureStore(config=config)
 
 
+@contextmanager
+def _publishing(online: Path | RedisPlace) -> Iterator[Any]:
+    """The store to write to, held by one publisher at a time."""
+    if isinstance(online, RedisPlace):
+        with publishing(online):
+            yield _open_redis(online, wait_s=PUBLISH_WAIT_S)
+        return
+    with _locked(online):
+        yield _publishing_store(online)
+
+
 def _publishing_store(online: Path) -> Any:
-    """The online store with its tables and its registry; the caller holds the lock."""
+    """The SQLite store with its tables and its registry; the caller holds the lock."""
     if not (online / REGISTRY).exists():
         draft = online / f"{REGISTRY}.draft"
         draft.unlink(missing_ok=True)
@@ -258,14 +323,39 @@ def _publishing_store(online: Path) -> Any:
     return _open(registry=online / REGISTRY, online=online / ONLINE)
 
 
-def _read(store: Any, device_key: str) -> tuple[str | None, DeviceProfile | None, datetime | None]:
-    """Version, profile and time of publication, or three times None."""
+def _name(online: Path | RedisPlace) -> str:
+    return str(online.address) if isinstance(online, RedisPlace) else str(online / ONLINE)
+
+
+@contextmanager
+def _told(online: Path | RedisPlace) -> Iterator[None]:
+    """Failures of the database as a ServiceError; anything else is a defect and passes."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise ServiceError("the online store cannot be used", where=_name(online), got=type(error).__name__) from None
+    except Exception as error:
+        if not isinstance(online, RedisPlace):
+            raise
+        raise unavailable(error, online.address) from None
+
+
+Found = tuple[str | None, DeviceProfile | None, datetime | None]
+
+
+def _read(store: Any, device_keys: Iterable[str]) -> dict[str, Found]:
+    """Of each device: version, profile and time of publication, or three times None."""
+    keys = list(device_keys)
+    if not keys:
+        return {}
     names = [f"{VIEW}:{name}" for name in FEATURES]
-    answer = store.get_online_features(features=names, entity_rows=[{ENTITY: device_key}]).to_dict(include_event_timestamps=True)
-    values = {name: answer[name][0] for name in FEATURES}
-    if values["profile_version"] is None or values["n"] is None:
-        return None, None, None
-    return values["profile_version"], DeviceProfile.from_dict(values | {ENTITY: device_key}), _event(answer["profile_version__ts"][0])
+    answer = store.get_online_features(features=names, entity_rows=[{ENTITY: key} for key in keys]).to_dict(include_event_timestamps=True)
+    found: dict[str, Found] = dict.fromkeys(keys, (None, None, None))
+    for n, key in enumerate(answer[ENTITY]):
+        values = {name: answer[name][n] for name in FEATURES}
+        if values["profile_version"] is not None and values["n"] is not None:
+            found[key] = (values["profile_version"], DeviceProfile.from_dict(values | {ENTITY: key}), _event(answer["profile_version__ts"][n]))
+    return found
 
 
 def _event(value: Any) -> datetime:

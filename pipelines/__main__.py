@@ -13,6 +13,7 @@ import click
 
 from components.core.errors import DxflowError, SpecError
 from components.core.home import home
+from pipelines import access_verbs, serving_verbs
 from pipelines.pacs_command import pacs
 
 DISEASE = click.argument("disease")
@@ -27,6 +28,10 @@ def cli() -> None:
 
     Everything a command keeps lies in DXFLOW_HOME (default: .dxflow in this folder). Exit codes: 0 done, 1 a defect, 2 you can fix it.
     """
+
+
+for verb in (access_verbs.token, access_verbs.audit, serving_verbs.serve, serving_verbs.collect, serving_verbs.predict, serving_verbs.find):
+    cli.add_command(verb)
 
 
 @cli.command()
@@ -172,83 +177,6 @@ def compile_(disease: str, out: Path | None, images: str, tag: str | None, monit
         click.echo(compile_monitor(spec, out or Path(f"monitor-{disease}.yaml"), prefix=images, tag=tag))
     else:
         click.echo(compile_ir(spec, out or Path(f"{disease}.yaml"), prefix=images, tag=tag))
-
-
-@cli.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--log", type=click.Path(path_type=Path), help="Inference log. Default: DXFLOW_HOME/inference-log.")
-@SYNTHETIC
-def serve(models: tuple[str, ...], port: int, host: str, log: Path | None, allow_synthetic: bool) -> None:
-    """Serve registered models with KServe. MODEL is a disease, name@alias, name:version, a package folder or its URI."""
-    from components.core.step import die_with_parent
-    from pipelines.models import fetch
-    from serving.server import serve as work
-
-    if "DXFLOW_RUN_PID" in os.environ:
-        die_with_parent()
-    packages = [fetch(model, allow_synthetic=allow_synthetic) for model in models]
-    work(packages, host=host, port=port, allow_synthetic=allow_synthetic, log=log or home() / "inference-log")
-
-
-@cli.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--port", type=click.IntRange(1, 65535), default=8081, show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--log", type=click.Path(path_type=Path), help="Inference log. Default: DXFLOW_HOME/inference-log.")
-@SYNTHETIC
-def collect(models: tuple[str, ...], port: int, host: str, log: Path | None, allow_synthetic: bool) -> None:
-    """Collect the CloudEvents of KServe's inference logger into the inference log. MODEL as for serve: the services whose events are taken."""
-    from pipelines.models import fetch
-    from serving.collector import collect as work
-
-    packages = [fetch(model, allow_synthetic=allow_synthetic) for model in models]
-    work(packages, host=host, port=port, allow_synthetic=allow_synthetic, log=log or home() / "inference-log")
-
-
-@cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--model", required=True, help="The model's name at the server, e.g. lung-nodule.")
-@click.option("--url", default="http://127.0.0.1:8080", show_default=True)
-@click.option("--row", type=float, help="Point of interest, in pixels from the top.")
-@click.option("--column", type=float, help="Point of interest, in pixels from the left.")
-@click.option("--timeout", "timeout_s", type=float, default=30.0, show_default=True)
-@AS_JSON
-def predict(file: Path, model: str, url: str, row: float | None, column: float | None, timeout_s: float, as_json: bool) -> None:
-    """Ask a running server about one file, or about every sample of a folder in the disease's own format."""
-    from pipelines.terminal import answer_text, replay_text
-    from serving.client import predict as work
-
-    if file.is_dir():
-        from pipelines.replay import replay
-
-        found = replay(url, model, file, timeout_s)
-        click.echo(json.dumps(found) if as_json else replay_text(found))
-        return
-    answer = work(url, model, file, row, column, timeout_s)
-    click.echo(json.dumps(answer) if as_json else answer_text(answer))
-
-
-@cli.command()
-@click.option("--model", required=True, help="A disease whose model looks at CT patches, name@alias, name:version, a package folder or its URI.")
-@click.option("--study", type=click.Path(path_type=Path), required=True, help="Folder with one CT series as DICOM files.")
-@click.option("--out", type=click.Path(path_type=Path), help="New folder for findings.json and the outlines as NIfTI.")
-@click.option(
-    "--detector", type=click.Path(path_type=Path), help="A detector that python -m pipelines.detector fitted. Default: the one from the phantom."
-)
-@SYNTHETIC
-@AS_JSON
-def find(model: str, study: Path, out: Path | None, detector: Path | None, allow_synthetic: bool, as_json: bool) -> None:
-    """Find, outline and diagnose the nodules of a whole CT study."""
-    from pipelines.find import run as work
-    from pipelines.find import show
-
-    result = work(model, study, out=out, own_detector=detector, allow_synthetic=allow_synthetic)
-    if as_json:
-        click.echo(json.dumps(result))
-    else:
-        show(result, out)
 
 
 @cli.command()

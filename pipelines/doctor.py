@@ -41,6 +41,7 @@ def findings() -> list[dict[str, str]]:
         )
     )
     rows.append(_store())
+    rows.append(_online_store())
     uri = tracking_uri()
     rows.append(_row("registry", "ok", "SQLite in DXFLOW_HOME" if uri.startswith("sqlite") else uri.split("@")[-1]))
     key = "DXFLOW_KEY" if os.environ.get("DXFLOW_KEY") else os.environ.get("DXFLOW_KEY_FILE") or str(home() / "pseudonym.key")
@@ -58,6 +59,18 @@ def _store() -> dict[str, str]:
     except DxflowError as error:
         return _row("store", "bad", str(error))
     return _row("store", "ok", os.environ.get("DXFLOW_STORE") or "folder in DXFLOW_HOME")
+
+
+def _online_store() -> dict[str, str]:
+    from feature_store.redis_online import address, ping
+
+    try:
+        where = address()
+        if where is not None:
+            ping(where)
+    except DxflowError as error:
+        return _row("online store", "bad", str(error))
+    return _row("online store", "ok", "SQLite in DXFLOW_HOME" if where is None else str(where))
 
 
 def _row(check: str, state: str, found: str) -> dict[str, str]:

@@ -1,16 +1,20 @@
-"""From what a user calls a model to a verified package folder on this machine."""
+"""From what a user calls a model to a verified package folder on this machine; and, for servers, how to ask again."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from components.core import registry
+from components.core.atomic import write_text
 from components.core.errors import DataError, GateError, ServiceError, SpecError
 from components.core.home import home
 from components.core.package import SYNTHETIC, ModelPackage
-from components.core.storage import open_store
+from components.core.storage import Store, open_store
 from pipelines import catalog
+from serving.sources import Source, from_folder
 
 
 def fetch(model: str, *, allow_synthetic: bool) -> Path:
@@ -23,17 +27,44 @@ def fetch(model: str, *, allow_synthetic: bool) -> Path:
     Raises:
         SpecError: No such model. GateError: There is only a synthetic one. DataError: The package was changed.
     """
-    if (Path(model) / "package.json").exists():
-        return Path(model).absolute()
+    if (folder := _folder(model)) is not None:
+        return folder
     if "://" in model:
         return _download(model, digest=None, allow_synthetic=allow_synthetic)
+    found = _registered(model, allow_synthetic)
+    return _download(found.uri, digest=found.digest, allow_synthetic=allow_synthetic, version=found.version)
+
+
+def source(model: str, *, allow_synthetic: bool) -> Source:
+    """`model`, named as for `fetch`, for a server that asks for it again when its alias may have moved, its folder been replaced.
+
+    Nothing is looked up yet: errors come when the source is asked.
+    """
+    path = unquote(urlsplit(model).path) if model.startswith("file://") else model
+    if model.startswith("file://") or Path(model).is_dir():
+        return from_folder(path)
+
+    def current() -> str | None:
+        return None if "://" in model else _registered(model, allow_synthetic).digest
+
+    # s3://bucket/packages/models/<disease>/<digest>
+    words = model.rstrip("/").split("/")[-2:] if "://" in model else [model]
+    name = re.split(r"[@:]", words[0].removeprefix(SYNTHETIC))[0]
+    return Source(model, name, current, lambda: fetch(model, allow_synthetic=allow_synthetic))
+
+
+def _folder(model: str) -> Path | None:
+    """A package folder by its path or as a file:// URI; None for anything else."""
+    folder = Path(unquote(urlsplit(model).path) if model.startswith("file://") else model)
+    return folder.absolute() if (folder / "package.json").exists() else None
+
+
+def _registered(model: str, allow_synthetic: bool) -> registry.Version:
     if match := re.fullmatch(r"(?P<name>[\w./-]+)(?:@(?P<alias>[\w-]+)|:(?P<version>\d+))", model):
-        found = registry.find(match["name"], alias=match["alias"], version=match["version"])
-    elif model in catalog.names():
-        found = _of_disease(model, allow_synthetic)
-    else:
-        raise SpecError("no such model", where="MODEL", got=f"'{model}'", allowed="a disease, name@alias, name:version, a package folder or its URI")
-    return _download(found.uri, digest=found.digest, allow_synthetic=allow_synthetic)
+        return registry.find(match["name"], alias=match["alias"], version=match["version"])
+    if model in catalog.names():
+        return _of_disease(model, allow_synthetic)
+    raise SpecError("no such model", where="MODEL", got=f"'{model}'", allowed="a disease, name@alias, name:version, a package folder or its URI")
 
 
 def _of_disease(disease: str, allow_synthetic: bool) -> registry.Version:
@@ -45,15 +76,24 @@ def _of_disease(disease: str, allow_synthetic: bool) -> registry.Version:
     return registry.find(f"{SYNTHETIC}{disease}", alias="candidate")
 
 
-def _download(uri: str, *, digest: str | None, allow_synthetic: bool) -> Path:
-    """The package from the store, kept under its digest's name; `registration.json` stands beside the hashed files, so it comes by itself."""
+def _store_of(uri: str) -> Store:
+    """The store, or where another one's URI leads: the folder above the package."""
     store = open_store()
+    own = "://" not in uri or uri.startswith(f"{store.uri}/")
+    return store if own else open_store(uri.rstrip("/").rpartition("/")[0])
+
+
+def _download(uri: str, *, digest: str | None, allow_synthetic: bool, version: str | None = None) -> Path:
+    """The package from the store, kept under its digest's name; `registration.json` stands beside the hashed files, so it comes by itself."""
+    store = _store_of(uri)
     target = home() / "packages" / re.sub(r"[^\w.-]", "-", uri)[-120:]
     if not (target / "package.json").exists():
         store.get_folder(uri, target)
         key = f"{store.key_of(uri)}/registration.json"
         if store.exists(key):
             store.get_file(key, target / "registration.json")
+        elif version:  # the alias moves a moment before the file is written; a server that looks in between must know its version all the same
+            write_text(target / "registration.json", json.dumps({"version": version, "digest": digest, "uri": uri}))
     try:
         ModelPackage.open(target, allow_synthetic=allow_synthetic, digest=digest)
     except DataError:

@@ -84,8 +84,10 @@ def _ask_all(url: str, model: str, spec: DiseaseSpec, data: Dataset, timeout_s: 
 
 def _instance(x: np.ndarray, row: Mapping[Any, Any]) -> dict[str, Any]:
     known = {"device_key": row["device_key"], "patient_key": row.get("patient_id"), "software_key": row.get("software")}
+    known |= {"manufacturer": row.get("manufacturer"), "device_model": row.get("model")}
     out: dict[str, Any] = {"array": x.tolist()}
     out |= {name: value for name, value in known.items() if isinstance(value, str) and value and (name == "device_key" or value != UNKNOWN_DEVICE)}
     figures = {name: value for name, value in row.items() if name.startswith("acq_")}
-    numbers = {k: float(v) for k, v in figures.items() if isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v)}
-    return out | ({"acquisition": numbers} if numbers else {})
+    told: dict[str, Any] = {k: float(v) for k, v in figures.items() if isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v)}
+    told |= {k: v for k, v in figures.items() if isinstance(v, str) and v}
+    return out | ({"acquisition": told} if told else {})

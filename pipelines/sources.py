@@ -14,7 +14,7 @@ from components.core.package_data import ALLOWED, local_path
 STEPS = ("ingest", "validate", "train", "evaluate", "register")
 SERVICE_ENVIRONMENT = (
     "DXFLOW_KEY", "DXFLOW_STORE", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION",
-    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "DXFLOW_ONLINE_STORE", "DXFLOW_ONLINE_STORE_PASSWORD",
 )  # fmt: skip
 """What a step in a container or a pod needs from outside; on a cluster it comes from the Secret `dxflow`."""
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,14 +13,17 @@ import orjson
 from components.core.errors import DataError
 from components.core.imaging import vocabulary
 from components.core.inference_log.events import REQUEST
+from components.core.outside import ACQUISITION, LOW_QUALITY, OUTSIDE, UNSEEN
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from serving.cloud_events import SERVICE, Event
-from serving.predictor import CONSTANT, POOLED, STALE_PROFILE, WITHOUT_PROFILE
+from serving.predictor import CONSTANT, POOLED, STALE_PROFILE, STORE_AWAY, WITHOUT_PROFILE
 
-REASONS = {WITHOUT_PROFILE, STALE_PROFILE, CONSTANT, POOLED + WITHOUT_PROFILE, POOLED + STALE_PROFILE}
+REASONS = {WITHOUT_PROFILE, STALE_PROFILE, STORE_AWAY, CONSTANT, POOLED + WITHOUT_PROFILE, POOLED + STALE_PROFILE}
+KINDS = {OUTSIDE, LOW_QUALITY, ACQUISITION, UNSEEN}
+"""Of reasons that go on with figures behind a colon."""
 OTHER_REASON, UNREADABLE = "another reason", "the collector could not read the answer"
-STATUSES, PROFILES = {"known", "unseen", "stale"}, {"ok", "missing", "stale", "pooled", "not needed"}
+STATUSES, PROFILES = {"known", "unseen", "stale"}, {"ok", "missing", "stale", "pooled", "unavailable", "not needed"}
 REQUEST_ID = re.compile(r"[0-9a-f]{32}(-[0-9]{1,6})?")
 VERSION, DIGEST = re.compile(r"[0-9]{1,9}|[0-9a-f]{12}"), re.compile(r"[0-9a-f]{64}")
 DEVICE_KEY, HASHED = re.compile(r"[0-9a-f]{16}"), re.compile(r"other-[0-9a-f]{8}")
@@ -81,13 +84,19 @@ class Collected:
             raise ValueError
         record = {
             "status": "abstained" if abstain else "answered", "abstain": abstain, "scores": scores, "decision": decision,
-            "reasons": [r if r in REASONS else OTHER_REASON for r in answer["reasons"]], "device_key": device["key"],
+            "reasons": [_reason(r) for r in answer["reasons"]], "device_key": device["key"],
             "manufacturer": _named(device["manufacturer"], self._maker), "device_model": _named(device["model"], self._model),
             "device_status": device["status"] if device["status"] in STATUSES else None,
             "profile": device["profile"] if device["profile"] in PROFILES else None,
         }  # fmt: skip
         shaped = {"version": VERSION, "digest": DIGEST, "request_id": REQUEST_ID}
         return record | {name: answer[name] for name, shape in shaped.items() if shape.fullmatch(answer[name])}
+
+
+def _reason(text: Any) -> str:
+    """A reason of the server's own, without its figures; another one's text is not kept."""
+    kind = text.partition(":")[0]
+    return text if text in REASONS else kind if kind in KINDS else OTHER_REASON
 
 
 def _answers(body: Any) -> list[Any]:

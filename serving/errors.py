@@ -1,23 +1,30 @@
 """What a client is told when something is wrong: one line that names the field, and never a value out of a request.
 
     400  the request: InvalidInput        413  the request is too large        501  not offered
-    503  a service is absent              500  a defect: an id, and nothing else
+    404  no such model                    429  too many requests wait          504  the deadline passed before the request's turn
+    503  a service or the model is absent 500  a defect: an id, and nothing else
 
 KServe's own handlers log and return exception messages, FastAPI's 422 returns the body: both may hold patient data, so all are replaced here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
-import time
+import re
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from components.core.errors import ServiceError
+from serving.journal import asked
+from serving.options import MAX_BODY_BYTES
+from serving.turns import DEADLINE, Busy, Late, Ticket, Turns
 
 if TYPE_CHECKING:
     from serving.journal import Journal
@@ -30,12 +37,17 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-MAX_BODY_BYTES = 64 << 20
 CLOSED = ("/v2/repository", "/openai", "/docs", "/openapi.json")
 """Paths that KServe opens without asking who calls: loading and unloading models, and pages that tell about the server."""
+ADMIN = re.compile(r"/v2/repository/index|/v2/repository/models/[^/]+/load")
+"""What of the closed paths opens with `admin`."""
 
-TOLD = "dxflow.told"
-"""Key of the request's scope under which the handlers leave for the guard what the client is told."""
+TOLD, TICKET = "dxflow.told", "dxflow.ticket"
+"""Keys of the request's scope: what the client is told, which the handlers leave for the guard; and the guard's ticket."""
+
+TOO_MANY, TOO_LATE = "too many requests wait, try again later", "the deadline passed before the request's turn"
+CLOSE = [(b"connection", b"close")]
+DRAIN_S = 5.0
 
 FIELDS = {"id", "inputs", "name", "shape", "datatype", "data", "parameters", "outputs"}
 
@@ -45,16 +57,22 @@ class TooLarge(Exception):
 
 
 class Guard:
-    """The outermost layer of the server: limits, closed paths, an id for each request, and no exception that gets out.
+    """The outermost layer of the server: limits, closed paths, a ticket for each request, and no exception that gets out.
 
     Args:
         app: The ASGI application of KServe.
         limit: Largest body in bytes.
         journal: Where requests are written down that get an error.
+        turns: Where a request for a prediction takes its place before its body is read; None: there is always one.
+        deadline_s: Of each request; a client may ask for less.
+        admin: Whether models may be loaded anew.
     """
 
-    def __init__(self, app: App, *, limit: int = MAX_BODY_BYTES, journal: Journal | None = None) -> None:
-        self._app, self._limit, self._journal = app, limit, journal
+    def __init__(
+        self, app: App, *, limit: int = MAX_BODY_BYTES, journal: Journal | None = None, turns: Turns | None = None, deadline_s: float = 60.0,
+        admin: bool = False,
+    ) -> None:  # fmt: skip
+        self._app, self._limit, self._journal, self._turns, self._deadline_s, self._admin = app, limit, journal, turns, deadline_s, admin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,31 +82,55 @@ class Guard:
         headers = [(name, value) for name, value in scope["headers"] if name != b"x-request-id"]
         scope["headers"] = [*headers, (b"x-request-id", request_id.encode())]
         path = str(scope["path"])
-        began = time.perf_counter()
-        told: dict[str, str] = {}
-        scope[TOLD] = told
-
-        async def settle(status: int, text: str) -> None:
-            if self._journal is not None:
-                await self._journal.settle(request_id, path, status, text, began)
-
-        if path.startswith(CLOSED):
+        if path.startswith(CLOSED) and not (self._admin and ADMIN.fullmatch(path)):
             await _answer(send, 404, "not offered by this server", request_id)
             return
-        if path.endswith(":explain"):  # KServe returns the request's headers, cookies too, with an explanation
-            await _answer(send, 501, "no explanations", request_id)
-            return
-        large = f"body: larger than allowed; allowed: {self._limit} bytes"
-        if _length(headers) > self._limit:
-            await settle(413, large)
-            await _answer(send, 413, large, request_id)
-            return
+        disease = asked(path)
+        ticket = Ticket(request_id, self._deadline_s)
+        try:
+            within_s = deadline_s(headers, self._deadline_s)
+            if _length(headers) > self._limit:
+                raise TooLarge
+            ticket = replace(ticket, within_s=within_s)
+            with self._turns.place() if self._turns and disease else nullcontext():
+                await self._pass(scope, receive, send, ticket, disease)
+        except (InvalidDeadline, TooLarge, Busy) as error:
+            status, text, more = self._refusal(error)
+            await self._settle(ticket, disease, status, text)
+            if status == 429:  # a client that is still sending would see a broken connection and not the answer
+                await _drained(receive, self._limit)
+            await _answer(send, status, text, request_id, more)
+        finally:
+            if self._journal is not None:
+                self._journal.forget(request_id)
+
+    def _refusal(self, error: Exception) -> tuple[int, str, list[tuple[bytes, bytes]]]:
+        """Status, what the client is told, and headers."""
+        if isinstance(error, Busy):
+            return 429, TOO_MANY, [(b"retry-after", str(error.retry_s).encode())]
+        if isinstance(error, InvalidDeadline):
+            return 400, f"header {DEADLINE}: not a number of milliseconds above 0", CLOSE
+        return 413, f"body: larger than allowed; allowed: {self._limit} bytes", CLOSE
+
+    async def _settle(self, ticket: Ticket, disease: str | None, status: int, text: str) -> None:
+        if self._journal is not None:
+            await self._journal.settle(ticket.request_id, disease, status, text, ticket.started)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, ticket: Ticket, disease: str | None) -> None:
+        """The request through KServe's application. Raises TooLarge when its body passed the limit and no answer has begun."""
+        request_id = ticket.request_id
+        told: dict[str, str] = {}
+        scope[TOLD], scope[TICKET] = told, ticket
         started = over = False
         read = 0
 
         async def counted() -> Message:
             nonlocal read, over
-            message = await receive()
+            try:
+                async with asyncio.timeout(max(0.0, ticket.left_s()) if disease and not started else None):
+                    message = await receive()
+            except TimeoutError:
+                raise Late from None
             read += len(message.get("body", b""))
             if read > self._limit:
                 over = True
@@ -101,7 +143,7 @@ class Guard:
                 return
             if message["type"] == "http.response.start":
                 started = True
-                await settle(message["status"], told.get("text", ""))
+                await self._settle(ticket, disease, message["status"], told.get("text", ""))
                 message["headers"] = [
                     *(h for h in message.get("headers", []) if h[0].lower() != b"x-request-id"),
                     (b"x-request-id", request_id.encode()),
@@ -114,15 +156,24 @@ class Guard:
             if not over:
                 report(error, request_id)
                 if not started:
-                    await settle(500, "a defect of the server")
+                    await self._settle(ticket, disease, 500, "a defect of the server")
                     await _answer(send, 500, "a defect of the server", request_id)
-        finally:
-            if over and not started:
-                await settle(413, large)
-            if self._journal is not None:
-                self._journal.forget(request_id)
         if over and not started:
-            await _answer(send, 413, large, request_id)
+            raise TooLarge
+
+
+class InvalidDeadline(Exception):
+    """The header of the deadline holds no number of milliseconds above 0."""
+
+
+def deadline_s(headers: Iterable[tuple[bytes, bytes]], most: float) -> float:
+    """Seconds that the client gives, but `most` at most. Raises InvalidDeadline."""
+    text = next((value for name, value in headers if name == DEADLINE.lower().encode()), None)
+    if text is None:
+        return most
+    if not (text.isdigit() and len(text) < 10 and int(text) > 0):
+        raise InvalidDeadline
+    return min(most, int(text) / 1000)
 
 
 def report(error: BaseException, request_id: str) -> None:
@@ -132,37 +183,66 @@ def report(error: BaseException, request_id: str) -> None:
     log.error("defect %s at %s, request %s", type(error).__name__, place, request_id)
 
 
-def install(app: Any) -> None:
-    """Replace the exception handlers that KServe and FastAPI have put into `app`."""
+def judge(error: BaseException) -> tuple[int, str] | None:
+    """The status of an error, as in HTTP, and what the client is told, on every protocol; None for a defect."""
+    from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady, ServerNotLive, ServerNotReady
+
+    from serving.places import NotReady
+
+    if isinstance(error, InvalidInput):  # ours: KServe's own, which may quote, come from code that is not used
+        return 400, str(error)
+    if isinstance(error, ModelNotFound):
+        return 404, "no such model; GET /v1/models lists them"
+    if isinstance(error, Busy):
+        return 429, TOO_MANY
+    if isinstance(error, NotImplementedError):
+        return 501, "not offered by this server"
+    if isinstance(error, NotReady):
+        return 503, f"the model is not ready: {error.reason}"
+    if isinstance(error, ModelNotReady):
+        return 503, "the model is not ready"
+    if isinstance(error, ServerNotReady | ServerNotLive):
+        return 503, "the server is not ready"
+    if isinstance(error, ServiceError):
+        return 503, "a service that the model needs is not there"
+    if isinstance(error, Late):
+        return 504, TOO_LATE
+    return None
+
+
+def install(app: Any, reason: Callable[[str], str | None]) -> None:
+    """Replace the exception handlers that KServe and FastAPI have put into `app`.
+
+    Args:
+        reason: Why a model is not ready, where that is known.
+    """
     from fastapi.exceptions import RequestValidationError
-    from kserve.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady
+    from kserve.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotReady, ServerNotLive, ServerNotReady, UnsupportedProtocol
     from starlette.responses import JSONResponse
+
+    from serving.places import NotReady
 
     def reply(status: int, text: str, request: Any) -> JSONResponse:
         request.scope.get(TOLD, {})["text"] = text
-        return JSONResponse({"error": text, "request_id": request.headers.get("x-request-id")}, status_code=status)
+        # After 504 the body may not have been read to its end.
+        headers = {"connection": "close"} if status == 504 else None
+        return JSONResponse({"error": text, "request_id": request.headers.get("x-request-id")}, status_code=status, headers=headers)
 
-    async def invalid(request: Any, error: Any) -> JSONResponse:
-        return reply(400, str(error), request)
+    async def known(request: Any, error: Any) -> JSONResponse:
+        if isinstance(error, ModelNotReady) and (why := reason(error.model_name)):
+            error = NotReady(why)
+        if isinstance(error, ServiceError):
+            log.error("%s, request %s", error, request.headers.get("x-request-id"))
+        if isinstance(error, Late):
+            log.warning("%s, request %s", TOO_LATE, request.headers.get("x-request-id"))
+        status, text = judge(error) or (500, "a defect of the server")
+        return reply(status, text, request)
 
     async def malformed(request: Any, error: Any) -> JSONResponse:
         """FastAPI's finding without the input that it quotes."""
         # The place of a finding is made of names that the protocol has, of list positions, and of keys that the client made up: those stay out.
         place = [part for part in error.errors()[0].get("loc", ()) if part in FIELDS]
         return reply(400, f"{'.'.join(place) or 'body'}: not as the protocol wants it", request)
-
-    async def unknown(request: Any, error: Any) -> JSONResponse:
-        return reply(404, "no such model; GET /v1/models lists them", request)
-
-    async def not_ready(request: Any, error: Any) -> JSONResponse:
-        return reply(503, "the model is not ready", request)
-
-    async def not_offered(request: Any, error: Any) -> JSONResponse:
-        return reply(501, "not offered by this server", request)
-
-    async def service(request: Any, error: Any) -> JSONResponse:
-        log.error("%s, request %s", error, request.headers.get("x-request-id"))
-        return reply(503, "a service that the model needs is not there", request)
 
     async def failed(request: Any, error: Any) -> JSONResponse:
         report(error, str(request.headers.get("x-request-id")))
@@ -172,9 +252,10 @@ def install(app: Any) -> None:
         """Starlette raises these again after answering; the guard reports them."""
         return reply(500, "a defect of the server", request)
 
+    for kind in (InvalidInput, ModelNotFound, ModelNotReady, NotReady, ServerNotReady, ServerNotLive, NotImplementedError, ServiceError, Late):
+        app.add_exception_handler(kind, known)
     for kind, handler in (
-        (InvalidInput, invalid), (RequestValidationError, malformed), (ModelNotFound, unknown), (ModelNotReady, not_ready),
-        (NotImplementedError, not_offered), (ServiceError, service), (InferenceError, failed), (Exception, defect),
+        (RequestValidationError, malformed), (InferenceError, failed), (UnsupportedProtocol, failed), (Exception, defect),
     ):  # fmt: skip
         app.add_exception_handler(kind, handler)
 
@@ -184,13 +265,26 @@ def _length(headers: list[tuple[bytes, bytes]]) -> int:
     return int(text) if text.isdigit() else 0
 
 
-async def _answer(send: Send, status: int, text: str, request_id: str) -> None:
+async def _drained(receive: Receive, most: int) -> None:
+    """Read a body that nobody wants to its end, keeping none of it; not beyond `most` bytes, nor for long."""
+    read, more = 0, True
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            while more and read <= most:
+                message = await receive()
+                read += len(message.get("body", b""))
+                more = message.get("more_body", False)
+    except TimeoutError:
+        return
+
+
+async def _answer(send: Send, status: int, text: str, request_id: str, more: Iterable[tuple[bytes, bytes]] = CLOSE) -> None:
     body = json.dumps({"error": text, "request_id": request_id}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (b"x-request-id", request_id.encode()),
-        (b"connection", b"close"),
+        *more,
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

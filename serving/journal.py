@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,15 @@ from components.core.inference_log import InferenceLog
 from serving.predictor import Predictor
 
 NOT_OFFERED = 501
-PREDICT = re.compile(r"/v1/models/([^/:]+):predict|/v2/models/([^/]+)(?:/versions/[^/]+)?/infer")
+NO_TURN = (429, 504)
+"""Neither the request was wrong nor the server: too many waited, or the deadline passed."""
+PREDICT = re.compile(r"/v1/models/([^/:]+):(?:predict|explain)|/v2/models/([^/]+)(?:/versions/[^/]+)?/infer")
+
+
+def asked(path: str) -> str | None:
+    """The model that a request's path asks for a prediction or an explanation; None for any other path."""
+    match = PREDICT.fullmatch(path)
+    return next(filter(None, match.groups())) if match else None
 
 
 class Journal:
@@ -31,12 +39,19 @@ class Journal:
         predictors: Of the models served. Only their names get into records: a client may put anything into a path.
     """
 
-    def __init__(self, log: InferenceLog, predictors: Iterable[Predictor]) -> None:
+    def __init__(self, log: InferenceLog, predictors: Iterable[Predictor] = ()) -> None:
         self.log = log
-        self._models = {p.package.disease: {"model": p.package.name, "version": p.package.version, "digest": p.package.digest} for p in predictors}
+        self._models: dict[str, dict[str, str]] = {}
+        for predictor in predictors:
+            self.serves(predictor)
         self._settled: set[str] = set()
         self.counts: Counter[tuple[str, str]] = Counter()
         """Records by (model, status), written or lost."""
+
+    def serves(self, predictor: Predictor) -> None:
+        """From now on its package answers for its disease."""
+        package = predictor.package
+        self._models[package.disease] = {"model": package.name, "version": package.version, "digest": package.digest}
 
     def write(self, request_id: str, records: Sequence[Mapping[str, Any]]) -> None:
         """The records of one request, with their `status`; the request is settled by them."""
@@ -44,21 +59,22 @@ class Journal:
         self.counts.update((r["model"], r["status"]) for r in records)
         self.log.append(records)
 
-    async def settle(self, request_id: str, path: str, status: int, reason: str, started: float) -> None:
+    async def settle(self, request_id: str, disease: str | None, status: int, reason: str, started: float) -> None:
         """Write down a request that gets an error, unless its model has done so.
 
         Args:
+            disease: The model that was asked, as the client wrote it; None where the request asked none.
+            status: As in HTTP, on every protocol.
             reason: What the client is told, which never quotes the request.
             started: `time.perf_counter()` when the request came.
         """
-        match = PREDICT.fullmatch(path)
-        model = self._models.get(next(filter(None, match.groups()), "")) if match else None
+        model = self._models.get(disease or "")
         if model is None or status < 400 or request_id in self._settled:
             return
         refused = status < 500 or status == NOT_OFFERED
         record = model | {
-            "time": now(), "request_id": request_id, "status": "refused" if refused else "error", "reasons": [reason or f"HTTP {status}"],
-            "abstain": False, "latency_ms": milliseconds(started),
+            "time": now(), "request_id": request_id, "reasons": [reason or f"HTTP {status}"], "abstain": False, "latency_ms": milliseconds(started),
+            "status": "unanswered" if status in NO_TURN else "refused" if refused else "error",
         }  # fmt: skip
         await asyncio.get_running_loop().run_in_executor(None, self.write, request_id, [record])
 
@@ -82,12 +98,12 @@ def finite(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 
 @contextmanager
-def exposed(journal: Journal) -> Iterator[None]:
-    """Within the block, Prometheus sees `dxflow_inference_log_lost_total` and `dxflow_requests_total{model, status}`."""
+def exposed(journal: Journal, *others: Callable[[], Iterator[Any]]) -> Iterator[None]:
+    """Within the block, Prometheus sees `dxflow_inference_log_lost_total`, `dxflow_requests_total{model, status}` and what the others give."""
     from prometheus_client.core import REGISTRY, CounterMetricFamily
 
     class Figures:
-        def collect(self) -> Iterator[CounterMetricFamily]:
+        def collect(self) -> Iterator[Any]:
             lost = CounterMetricFamily("dxflow_inference_log_lost", "Records that the inference log could not take since the start.")
             lost.add_metric([], journal.log.lost.n)
             yield lost
@@ -97,6 +113,8 @@ def exposed(journal: Journal) -> Iterator[None]:
             for key, n in sorted(journal.counts.items()):
                 requests.add_metric(list(key), n)
             yield requests
+            for other in others:
+                yield from other()
 
     figures = Figures()
     REGISTRY.register(figures)  # pyright: ignore[reportArgumentType]

@@ -1,179 +1,231 @@
-"""The KServe face of a predictor: protocols v1 and v2 in, the inference log, protocols out.
+"""The KServe face of a disease: a request's bytes in, the inference log, an answer's bytes out, all of it in its turn on the thread of turns.
 
-    v1   POST /v1/models/<disease>:predict   application/json {"instances": [...]}, or application/dicom with the point in two headers
-    v2   POST /v2/models/<disease>/infer     one FP32 tensor [n, *input.shape], as JSON or binary; parameter device_key
+    v1   POST /v1/models/<disease>:predict   application/json {"instances": [...]}, or one file as the body
+    v2   POST /v2/models/<disease>/infer     one tensor, FP32 [n, *input.shape] or BYTES [n] (files), as JSON or binary; gRPC ModelInfer
 
-All work on a request runs on one thread that is not the event loop's, so a health probe never waits for a model.
+The package that holds the disease's place when the turn comes does everything for this request: it decodes, answers and is written down.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+import base64
+import logging
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import kserve
+import numpy as np
 import orjson
 from kserve.errors import InvalidInput
-from kserve.protocol.dataplane import DataPlane
-from kserve.protocol.infer_type import InferInput, InferOutput, InferRequest, InferResponse
+from kserve.metrics import POST_HIST_TIME, PRE_HIST_TIME, PREDICT_HIST_TIME, get_labels
 
 from components.core.errors import DataError
 from components.core.pseudonym import Pseudonymiser
-from serving import queries, records
+from serving import queries, records, wire
+from serving.explain import layer_png
 from serving.journal import Journal, milliseconds, now
-from serving.predictor import Predictor, Query
+from serving.places import Place
+from serving.predictor import Answered, Explained, Predictor, Query
+from serving.reading.cases import CaseStore
+from serving.turns import Ticket, Turns
 
 DICOM = "application/dicom"
+FILES = (DICOM,)
+"""Content types of a body, or of an element of a BYTES tensor, that is one file."""
+Ask = Callable[[Predictor, list[Query]], list[Answered]]
+log = logging.getLogger("dxflow.serving")
+OUTPUTS = ("probabilities", "decision", "abstain", "answer")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Work:
-    """A request between KServe's stages. `reply_to` is the v2 request; None means protocol v1."""
+class Explanation:
+    """Args: document: The JSON answer. picture: PNG of the sample with its heat; None on abstention."""
 
-    queries: list[Query]
-    request_id: str
-    started: float
-    reply_to: InferRequest | None
+    document: wire.Reply
+    picture: bytes | None
 
 
 class DiseaseModel(kserve.Model):
-    """One disease at the server, named by its disease. `ready` from the start: a model that does not load never gets here."""
+    """One disease at the server, named by its disease. Ready while somebody holds its place."""
 
-    def __init__(self, predictor: Predictor, pseudonymiser: Pseudonymiser, journal: Journal, executor: Executor) -> None:
-        super().__init__(predictor.package.disease)
-        self._predictor, self._pseudonymiser, self._journal, self._executor = predictor, pseudonymiser, journal, executor
-        self.ready = True
+    def __init__(self, place: Place, pseudonymiser: Pseudonymiser, journal: Journal, turns: Turns, cases: CaseStore | None = None) -> None:
+        super().__init__(place.name)
+        self._cases = cases
+        self.place, self._pseudonymiser, self._journal, self._turns = place, pseudonymiser, journal, turns
+        self._labels = get_labels(place.name)
+
+    async def healthy(self) -> bool:
+        return self.place.predictor is not None
+
+    def load(self) -> bool:
+        """KServe asks for this when a model is not ready, on the event loop. Loading is the place's own affair."""
+        return self.place.predictor is not None
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        return [{"name": "x", "datatype": "FP32", "shape": [-1, *self._predictor.spec.input.shape]}]
+        return [{"name": "x", "datatype": "FP32", "shape": [-1, *self.place.holder().spec.input.shape]}]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         return [
-            {"name": "probabilities", "datatype": "FP32", "shape": [-1, self._predictor.spec.n_scores]},
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(self.place.holder().spec.target.classes)]},
             {"name": "decision", "datatype": "BYTES", "shape": [-1]},
             {"name": "abstain", "datatype": "BOOL", "shape": [-1]},
             {"name": "answer", "datatype": "BYTES", "shape": [-1]},
         ]
 
-    async def preprocess(self, payload: Any, headers: dict[str, str] | None = None) -> Work:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Decode. Raises InvalidInput naming the field."""
-        started = time.perf_counter()
-        known = headers or {}
-        found = await self._aside(lambda: self._decode(payload, known))
-        return Work(found, known.get("x-request-id", ""), started, payload if isinstance(payload, InferRequest) else None)
+    @property
+    def version(self) -> str:
+        return self.place.holder().package.version
 
-    def _decode(self, payload: Any, headers: Mapping[str, str]) -> list[Query]:
-        spec = self._predictor.spec
+    async def v1(self, ticket: Ticket, body: bytes, headers: Mapping[str, str]) -> wire.Reply:
+        """Protocol v1. Raises InvalidInput naming the field, NotReady, Late."""
+        return await self._turn(ticket, self._v1(body, headers), lambda answers, _: wire.v1_reply(answers))
+
+    async def explain(self, ticket: Ticket, body: bytes, headers: Mapping[str, str]) -> Explanation:
+        """Protocol v1's answer about one sample, and where in it the answer comes from; errors as `v1`, and NotImplementedError for tables."""
+        found: list[Explained] = []
+
+        def read(predictor: Predictor) -> list[Query]:
+            samples = self._v1(body, headers)(predictor)
+            if predictor.spec.input.layout == "table":  # its rows have no places
+                raise NotImplementedError
+            if len(samples) != 1:
+                raise DataError("one sample at a time", where="instances", got=len(samples), allowed=1)
+            return samples
+
+        def ask(predictor: Predictor, samples: list[Query]) -> list[Answered]:
+            explained = predictor.explain(samples[0])
+            assert explained is not None  # no table
+            found.append(explained)
+            return [explained.answered]
+
+        return await self._turn(ticket, read, lambda answers, _: _explanation(found[0], answers[0]), ask)
+
+    def _v1(self, body: bytes, headers: Mapping[str, str]) -> Callable[[Predictor], list[Query]]:
+        def read(predictor: Predictor) -> list[Query]:
+            kind = headers.get("content-type", wire.JSON).split(";")[0].strip().lower()
+            if kind in FILES:
+                return [queries.from_raw(body, headers, predictor.spec, self._pseudonymiser)]
+            if kind != wire.JSON:
+                raise DataError("not offered", where="header Content-Type", allowed=", ".join((wire.JSON, *FILES)))
+            return queries.from_document(wire.document(body), predictor.spec, self._pseudonymiser)
+
+        return read
+
+    async def v2(self, ticket: Ticket, asked: Callable[[], wire.Asked], reply: Callable[[wire.Asked, list[wire.Output], str], T]) -> T:
+        """Protocol v2; errors as `v1`.
+
+        Args:
+            asked: Reads the request, on the thread.
+            reply: The answer from the request, the outputs and the version.
+        """
+        found: list[wire.Asked] = []
+
+        def read(predictor: Predictor) -> list[Query]:
+            found.append(asked())
+            wire.check_outputs(found[0], OUTPUTS)
+            return self._from_tensors(found[0], predictor)
+
+        return await self._turn(ticket, read, lambda answers, predictor: reply(found[0], outputs(answers, predictor), predictor.package.version))
+
+    def _from_tensors(self, asked: wire.Asked, predictor: Predictor) -> list[Query]:
+        if len(asked.tensors) != 1:
+            raise DataError("another number of tensors", where="inputs", got=len(asked.tensors), allowed=1)
+        tensor = asked.tensors[0]
+        parameters = {**tensor.parameters, **asked.parameters}
+        if tensor.datatype != "BYTES":
+            return queries.from_tensor(tensor.shape, tensor.datatype, tensor.data, tensor.raw, parameters.get("device_key"), predictor.spec)
+        files = wire.elements(tensor, "inputs[0]", most=queries.MAX_SAMPLES)
+        if tensor.shape != [len(files)] or not files:
+            raise DataError("another shape than its elements", where="inputs[0].shape", allowed=[max(1, len(files))])
+        kind = str(parameters.get("content_type", DICOM)).lower()
+        if kind not in FILES:
+            raise DataError("not offered", where="inputs[0].parameters.content_type", allowed=", ".join(FILES))
+        headers = {"content-type": kind}
+        for name, header in (("row", queries.ROW_HEADER), ("column", queries.COLUMN_HEADER)):
+            if name in parameters:
+                headers[header.lower()] = str(parameters[name])
+        return [self._from_file(data, headers, f"inputs[0].data[{n}]", predictor) for n, data in enumerate(files)]
+
+    def _from_file(self, data: bytes, headers: Mapping[str, str], where: str, predictor: Predictor) -> Query:
         try:
-            if isinstance(payload, bytes):
-                return [queries.from_raw(payload, headers, spec, self._pseudonymiser)]
-            if not isinstance(payload, InferRequest):
-                return queries.from_document(payload, spec, self._pseudonymiser)
-            if len(payload.inputs) != 1:
-                raise DataError("another number of tensors", where="inputs", got=len(payload.inputs), allowed=1)
-            tensor = payload.inputs[0]
-            key = {**(tensor.parameters or {}), **(payload.parameters or {})}.get("device_key")
-            return queries.from_tensor(tensor.shape, tensor.datatype, tensor.data, tensor._raw_data, key, spec)
-        except DataError as error:
-            raise InvalidInput(str(error)) from None
+            return queries.from_raw(data, headers, predictor.spec, self._pseudonymiser)
+        except DataError as error:  # a tensor has no headers and is not the body
+            place = f"inputs[0].parameters.{str(error.where).rpartition('-')[2].lower()}" if str(error.where).startswith("header ") else where
+            raise DataError(error.what, where=place, got=error.got, allowed=error.allowed) from None
 
-    async def predict(self, payload: Work, headers: dict[str, str] | None = None, response_headers: dict[str, str] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Answer and log; the answers leave when all of them are in the log, or are counted because no disk takes them."""
-        return await self._aside(lambda: self._answer(payload))
+    async def _turn(
+        self,
+        ticket: Ticket,
+        read: Callable[[Predictor], list[Query]],
+        reply: Callable[[list[dict[str, Any]], Predictor], T],
+        ask: Ask = Predictor.work,
+    ) -> T:
+        """The answer leaves when all of it is in the log, or counted because no disk takes it."""
 
-    def _answer(self, work: Work) -> Any:
-        ids = [f"{work.request_id}-{n}" if len(work.queries) > 1 else work.request_id for n in range(len(work.queries))]
+        def work() -> T:
+            predictor = self.place.holder()
+            with PRE_HIST_TIME.labels(**self._labels).time():
+                try:
+                    found = read(predictor)
+                except DataError as error:
+                    raise InvalidInput(str(error)) from None
+            with PREDICT_HIST_TIME.labels(**self._labels).time():
+                answers = self._answer(predictor, ticket, found, ask)
+            with POST_HIST_TIME.labels(**self._labels).time():
+                return reply(answers, predictor)
+
+        return await self._turns.run(ticket, work)
+
+    def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query], ask: Ask) -> list[dict[str, Any]]:
+        ids = [f"{ticket.request_id}-{n}" if len(found) > 1 else ticket.request_id for n in range(len(found))]
         try:
-            answers, embeddings = self._predictor.answer_and_embed(work.queries)
-            figures = self._predictor.figures(work.queries)
+            answered = ask(predictor, found)
         except Exception:
-            lost = [records.failed(i, query, self._predictor, work.started) for i, query in zip(ids, work.queries, strict=True)]
-            self._journal.write(work.request_id, lost)
+            failed = [records.failed(i, query, predictor, ticket.started) for i, query in zip(ids, found, strict=True)]
+            self._journal.write(ticket.request_id, failed)
             raise
+        answers = [one.answer for one in answered]
         for answer, own in zip(answers, ids, strict=True):
             answer["request_id"] = own
-        at, latency = now(), milliseconds(work.started)
-        written = [records.answered(at, latency, *parts) for parts in zip(work.queries, answers, figures, embeddings, strict=True)]
-        self._journal.write(work.request_id, written)
-        return {"predictions": answers} if work.reply_to is None else self._reply(work.reply_to, answers)
+        at, latency = now(), milliseconds(ticket.started)
+        written = [records.answered(at, latency, query, one) for query, one in zip(found, answered, strict=True)]
+        self._journal.write(ticket.request_id, written)
+        if self._cases is not None:
+            self._keep(self._cases, predictor, found, answers)
+        return answers
 
-    def _reply(self, request: InferRequest, answers: list[dict[str, Any]]) -> InferResponse:
-        """The answers as v2 tensors. Where the model was not asked, probabilities are null (JSON has no NaN) and the decision is ""."""
-        classes = self._predictor.spec.target.classes
-        n = len(answers)
-        columns = {
-            "probabilities": ("FP32", [n, len(classes)], [a["probabilities"].get(c) for a in answers for c in classes]),
-            "decision": ("BYTES", [n], [a["decision"] or "" for a in answers]),
-            "abstain": ("BOOL", [n], [a["abstain"] for a in answers]),
-            "answer": ("BYTES", [n], [json.dumps(a) for a in answers]),
-        }
-        outputs = [InferOutput(name=name, shape=shape, datatype=kind, data=data) for name, (kind, shape, data) in columns.items()]
-        return InferResponse(response_id=request.id or answers[0]["request_id"], model_name=self.name, infer_outputs=outputs)
-
-    async def _aside(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-
-class Plane(DataPlane):
-    """KServe's data plane with a stricter door: no cloud events, JSON or DICOM on v1, and binary tensors that are checked, not exploded.
-
-    KServe turns a binary tensor into a Python list (15 ms where the bytes take 0.8) and answers 500 for lengths that do not fit.
-    """
-
-    def decode(self, body: Any, headers: Any, protocol_version: str = "v1", model_name: str | None = None) -> tuple[Any, dict[str, Any]]:
-        if any(name.startswith("ce-") for name in headers):
-            raise InvalidInput("headers: cloud events are not offered")
-        if protocol_version.lower() == "v2":
-            if isinstance(body, bytes):
-                return binary_request(body, headers, str(model_name)), {}
-            return InferRequest.from_inference_request(body, str(model_name)), {}
-        kind = headers.get("content-type", "application/json").split(";")[0].strip().lower()
-        if kind == DICOM:
-            return body, {}
-        if kind != "application/json":
-            raise InvalidInput(f"header Content-Type: not offered; allowed: application/json, {DICOM}")
+    def _keep(self, cases: CaseStore, predictor: Predictor, found: list[Query], answers: list[dict[str, Any]]) -> None:
+        """For the reading page. An answer is not held up by a page that cannot be filled."""
+        positive = [predictor.spec.target.classes[k] for k in predictor.spec.positive_indices]
         try:
-            return orjson.loads(body), {}
-        except orjson.JSONDecodeError:
-            raise InvalidInput("body: not JSON") from None
+            for query, answer in zip(found, answers, strict=True):
+                cases.add(query, answer, positive, datetime.now(UTC))
+        except (OSError, sqlite3.Error) as error:
+            log.error("a case could not be kept for the reading page: %s", type(error).__name__)
 
 
-def binary_request(body: bytes, headers: Mapping[str, str], model_name: str) -> InferRequest:
-    """A v2 request with binary tensors behind its JSON. Raises InvalidInput.
+def _explanation(found: Explained, answer: dict[str, Any]) -> Explanation:
+    """`heatmap`: method, classes, places and two PNGs (the sample with its heat; the heat alone, transparent); null on abstention."""
+    heat = None
+    if found.heat is not None and found.overlay is not None:
+        heat = {
+            "method": found.method, "classes": found.classes, "places": found.heat.shape,
+            "overlay_png_base64": base64.b64encode(found.overlay).decode(), "layer_png_base64": base64.b64encode(layer_png(found.heat)).decode(),
+        }  # fmt: skip
+    return Explanation(wire.Reply(orjson.dumps({"explanations": [answer | {"heatmap": heat}]})), found.overlay)
 
-    Source:
-        KServe open inference protocol, binary tensor data extension.
-    """
-    name = "Inference-Header-Content-Length"
-    text = headers.get(name.lower(), "")
-    if not text.isdigit() or not 2 <= int(text) <= len(body):
-        raise InvalidInput(f"header {name}: missing or out of range; allowed: length of the JSON in bytes")
-    at = int(text)
-    try:
-        document = orjson.loads(body[:at])
-        tensors = [(t["name"], t["shape"], t["datatype"], t.get("parameters") or {}, t.get("data")) for t in document["inputs"]]
-        parameters = document.get("parameters") or {}
-        sizes = [p.get("binary_data_size") for _, _, _, p, _ in tensors]
-        request_id = document.get("id")
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        raise InvalidInput("inputs: not as the protocol wants it; allowed: name, shape, datatype, and data or parameters.binary_data_size") from None
-    if not isinstance(parameters, dict) or not (request_id is None or isinstance(request_id, str)):
-        raise InvalidInput("parameters, id: not as the protocol wants it")
-    inputs = []
-    for (tensor, shape, datatype, own, data), size in zip(tensors, sizes, strict=True):
-        one = InferInput(name=str(tensor), shape=shape, datatype=str(datatype), data=data, parameters=own)
-        if size is not None:
-            if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(body) - at:
-                raise InvalidInput("inputs.parameters.binary_data_size: out of range; allowed: at most the bytes that follow the JSON")
-            one._raw_data = body[at : at + size]
-            at += size
-        inputs.append(one)
-    if at != len(body):
-        raise InvalidInput("body: more bytes than its tensors")
-    return InferRequest(model_name=model_name, infer_inputs=inputs, request_id=request_id, parameters=parameters)
+
+def outputs(answers: Sequence[Mapping[str, Any]], predictor: Predictor) -> list[wire.Output]:
+    """The answers as v2 tensors. Where the model was not asked, probabilities are not-a-number (null in JSON) and the decision is ""."""
+    classes, n = predictor.spec.target.classes, len(answers)
+    p = np.array([[a["probabilities"].get(c, np.nan) for c in classes] for a in answers], dtype="<f4")
+    return [
+        wire.Output("probabilities", "FP32", [n, len(classes)], p),
+        wire.Output("decision", "BYTES", [n], [(a["decision"] or "").encode() for a in answers]),
+        wire.Output("abstain", "BOOL", [n], np.array([a["abstain"] for a in answers], dtype=bool)),
+        wire.Output("answer", "BYTES", [n], [orjson.dumps(a) for a in answers]),
+    ]

@@ -19,9 +19,9 @@ def opened(folder: Path, *, allow_synthetic: bool) -> Predictor:
     package = ModelPackage.open(folder, allow_synthetic=allow_synthetic)
     profiles = None
     if package.spec.normalise.method == "device":
-        from feature_store.store import OnlineProfiles, online_folder
+        from feature_store.store import OnlineProfiles, online_place
 
-        profiles = OnlineProfiles(online_folder(package.name))
+        profiles = OnlineProfiles(online_place(package.name))
     return Predictor(package, profiles)
 
 

@@ -6,25 +6,28 @@ The same functions as in training do the work (`components/core/`). Nothing here
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.core import calibration, devices, image_quality
-from components.core.cores import available_cores
-from components.core.errors import DataError, SpecError
-from components.core.models.family import onnx_input
+from components.core.engines import Wanted, open_engine
+from components.core.errors import DataError, ServiceError
+from components.core.outside import OUTSIDE, UNSEEN, Limits
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
+from components.core.uncertainty import Uncertainty
+from serving.explain import Explainer, overlay_png
 
 if TYPE_CHECKING:
     from feature_store.store import OnlineProfiles
 
 WITHOUT_PROFILE, STALE_PROFILE, CONSTANT = "device without profile", "stale device profile", "image without content"
+STORE_AWAY = "profile store unavailable"
 POOLED = "pooled profile used: "
-EMBEDDING = "embedding"
+UNLIKE = f"{OUTSIDE}: the network sees nothing like it in what it was tested on"
 
 
 @dataclass(frozen=True)
@@ -51,23 +54,58 @@ class Query:
     source: str = "array"
 
 
-class Predictor:
-    """One opened model package, ready to answer. Not for several threads at once: ONNX Runtime has its own.
+@dataclass(frozen=True)
+class Answered:
+    """What becomes of one sample.
 
     Args:
-        package: Verified; its ONNX graph is loaded and run once here, so that a broken package fails at the start.
-        profiles: The online store of device profiles; None where there is none, which counts as no profile for any device.
+        answer: What the client gets, less the request's id.
+        embedding: (d,), where the graph has one and the model was asked. For the log.
+        figures: Of the image, raw, before any normalisation. For the log.
     """
 
-    def __init__(self, package: ModelPackage, profiles: OnlineProfiles | None) -> None:
+    answer: dict[str, Any]
+    embedding: NDArray[np.float32] | None
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """An answer and where it comes from.
+
+    Args:
+        heat: (*places) in [0, 1]; None on abstention, with `method`, `classes` and `overlay`.
+        method: "Grad-CAM" or "occlusion".
+        classes: What the heat speaks for.
+        overlay: PNG of the sample with the heat on it.
+    """
+
+    answered: Answered
+    heat: NDArray[np.float32] | None
+    method: str | None
+    classes: tuple[str, ...]
+    overlay: bytes | None
+
+
+class Predictor:
+    """One opened model package, ready to answer. Not for several threads at once: the engine has its own.
+
+    Args:
+        package: Verified; its network is loaded and run once here, so that a broken package fails at the start.
+        profiles: The online store of device profiles; None where there is none, which counts as no profile for any device.
+        wanted: Engine and precision.
+    """
+
+    def __init__(self, package: ModelPackage, profiles: OnlineProfiles | None, wanted: Wanted | None = None) -> None:
         self.package, self.spec, self._profiles = package, package.spec, profiles
         self._calibration, self._decision = package.sample_calibration, package.operating_point
-        self._feature_name = package.model_facts.get("feature_name")
-        self._session = _session(package)
-        self._input = self._session.get_inputs()[0].name
-        self._outputs = [EMBEDDING] * any(o.name == EMBEDDING for o in self._session.get_outputs())
-        known = package.reference.groupby("device_key")[["manufacturer", "model"]].first()
+        self.engine = open_engine(package, wanted)
+        self._projection = package.projection
+        reference = package.reference
+        self._limits, self._uncertainty = Limits.learn(self.spec, reference), Uncertainty.learn(self.spec, reference)
+        known = reference.groupby("device_key")[["manufacturer", "model"]].first()
         self._devices = {str(key): (_text(row["manufacturer"]), _text(row["model"])) for key, row in known.iterrows()}
+        self._explainer = Explainer(package)
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -75,8 +113,8 @@ class Predictor:
         sample = np.linspace(low, high, int(np.prod(self.spec.input.shape)), dtype=np.float32).reshape(1, *self.spec.input.shape)
         x = devices.normalise(sample, self.spec, None, self.package.reference_profile)
         try:
-            scores, embedding = self._run(x)
-        except Exception as error:  # onnxruntime's exceptions have no common base
+            scores, embedding = self.engine.run(x)
+        except Exception as error:  # engines' exceptions have no common base
             raise DataError(
                 "ONNX graph does not run on the spec's input", where=f"{self.package.name}/model.onnx", got=type(error).__name__
             ) from None
@@ -87,65 +125,102 @@ class Predictor:
         if embedding is not None and len(embedding) != 1:
             raise DataError("ONNX graph gives other embeddings than one a sample", where=self.package.name, got=list(embedding.shape))
         self._decision.names(calibration.apply(self._calibration, scores))
+        image_quality.figures(sample, self.spec)
 
     def answer(self, queries: Sequence[Query]) -> list[dict[str, Any]]:
         """One answer per sample, in order. `request_id` is added by the server.
 
         Returns:
-            model, version, digest, disease, synthetic; `probabilities` {class: p}, empty when the model was not asked; `decision`, None on
-            abstention; `abstain`, `reasons`; `device` {key, manufacturer, model, status, profile}; `operating_point`.
+            model, version, digest, disease, synthetic, engine; `probabilities` {class: p}, empty on abstention; `uncertainty`
+            (`components/core/uncertainty.py`), None on abstention; `decision`, None on abstention; `abstain`, `reasons`; `device` {key, manufacturer,
+            model, status, profile}; `operating_point`.
         """
-        return self.answer_and_embed(queries)[0]
+        return [one.answer for one in self.work(queries)]
 
-    def answer_and_embed(self, queries: Sequence[Query]) -> tuple[list[dict[str, Any]], list[NDArray[np.float32] | None]]:
-        """The answers, and beside each the sample's embedding (d,), where the graph has an output of that name and the model was asked."""
-        states = [self._device(query) for query in queries]
+    def work(self, queries: Sequence[Query]) -> list[Answered]:
+        """The answers, and what the log keeps beside them."""
+        figures = self.figures(queries)
+        states = [self._device(query, own) for query, own in zip(queries, figures, strict=True)]
         asked = [n for n, state in enumerate(states) if not state.abstain]
-        probabilities: dict[int, NDArray[np.float64]] = {}
-        names: dict[int, str] = {}
+        p: dict[int, NDArray[np.float64]] = {}
         embeddings: dict[int, NDArray[np.float32]] = {}
         if asked:
             batch = np.stack([np.asarray(queries[n].array, dtype=np.float32) for n in asked])
             x = devices.normalise(batch, self.spec, [states[n].profile for n in asked], self.package.reference_profile)
-            scores, embedded = self._run(x)
+            scores, embedded = self.engine.run(x)
             if embedded is not None:
                 embeddings = dict(zip(asked, embedded, strict=True))
-            p = calibration.apply(self._calibration, scores)
-            if not np.isfinite(p).all():
+            found = calibration.apply(self._calibration, scores)
+            if not np.isfinite(found).all():
                 raise DataError("the model gave values that are not finite", where=self.package.name)
-            probabilities = dict(zip(asked, p, strict=True))
-            names = dict(zip(asked, self._decision.names(p), strict=True))
+            p = dict(zip(asked, found, strict=True))
+            for n in self._unlike(asked, embeddings):
+                states[n] = replace(states[n], abstain=True, reasons=[*states[n].reasons, UNLIKE])
+                del p[n]
+        sure: dict[int, dict[str, Any]] = {}
+        names: dict[int, str] = {}
+        if p:
+            answered = np.stack(list(p.values()))
+            sure = dict(zip(p, self._uncertainty.describe(answered), strict=True))
+            names = dict(zip(p, self._decision.names(answered), strict=True))
         package = self.package
-        answers = [
-            {
-                "model": package.name,
-                "version": package.version,
-                "digest": package.digest,
-                "disease": package.disease,
-                "synthetic": package.synthetic,
-                "probabilities": {c: float(p) for c, p in zip(self.spec.target.classes, probabilities[n], strict=True)} if n in probabilities else {},
-                "decision": names.get(n),
-                "abstain": state.abstain,
-                "reasons": state.reasons,
-                "device": state.described,
-                "operating_point": self._decision.to_dict(),
-            }
-            for n, state in enumerate(states)
+        return [
+            Answered(
+                {
+                    "model": package.name,
+                    "version": package.version,
+                    "digest": package.digest,
+                    "disease": package.disease,
+                    "synthetic": package.synthetic,
+                    "engine": f"{self.engine.kind} {self.engine.precision}",
+                    "probabilities": {c: float(v) for c, v in zip(self.spec.target.classes, p[n], strict=True)} if n in p else {},
+                    "uncertainty": sure.get(n),
+                    "decision": names.get(n),
+                    "abstain": state.abstain,
+                    "reasons": state.reasons,
+                    "device": state.described,
+                    "operating_point": self._decision.to_dict(),
+                },
+                embeddings.get(n),
+                own,
+            )
+            for n, (state, own) in enumerate(zip(states, figures, strict=True))
         ]
-        return answers, [embeddings.get(n) for n in range(len(queries))]
+
+    def _unlike(self, asked: Sequence[int], embeddings: Mapping[int, NDArray[np.float32]]) -> list[int]:
+        """Samples whose embedding lies outside the reference's."""
+        if self._projection is None or not embeddings:
+            return []
+        columns = np.stack(list(self._projection.columns([embeddings.get(n) for n in asked]).values()), 1)
+        return [n for n, row in zip(asked, columns, strict=True) if self._limits.far(row)]
+
+    def explain(self, query: Query) -> Explained | None:
+        """Answer one sample and say where in it the answer comes from; None where the model answers about rows of a table."""
+        if not self._explainer.offered:
+            return None
+        (answered,) = self.work([query])
+        if answered.answer["abstain"]:
+            return Explained(answered, None, None, (), None)
+        profile = self._device(query, answered.figures).profile
+        x = devices.normalise(np.asarray(query.array, dtype=np.float32)[None], self.spec, [profile], self.package.reference_profile)[0]
+        classes = self._explained(answered.answer)
+        heat, method = self._explainer.heat(x, classes)
+        return Explained(answered, heat, method, tuple(self.spec.target.classes[k] for k in classes), overlay_png(query.array, heat, self.spec))
+
+    def _explained(self, answer: Mapping[str, Any]) -> tuple[int, ...]:
+        """What a reader wants to see: signs of what is looked for, whatever was decided; without such a class, of the most probable one."""
+        if self.spec.positive_indices:
+            return self.spec.positive_indices
+        p = answer["probabilities"]
+        return (self.spec.target.classes.index(max(p, key=p.__getitem__)),)
 
     def figures(self, queries: Sequence[Query]) -> list[dict[str, float]]:
         """The image figures of each sample, for the log: raw, before any normalisation."""
         table = image_quality.figures(np.stack([q.array for q in queries]), self.spec)
         return [{name: float(values[n]) for name, values in table.items()} for n in range(len(queries))]
 
-    def _run(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Scores (n, K), and embeddings (n, d) where the graph offers them."""
-        found = [np.asarray(a) for a in self._session.run(["scores", *self._outputs], {self._input: onnx_input(self._feature_name, x)})]
-        return found[0], found[1].reshape(len(found[1]), -1).astype(np.float32) if self._outputs else None
-
-    def _device(self, query: Query) -> _State:
-        """What is known of a sample's device, and what follows for the answer."""
+    def _device(self, query: Query, figures: Mapping[str, float]) -> _State:
+        """What is known of a sample's device and of the sample before the model is asked, and what follows for the answer."""
         key = query.device_key
         maker, model = self._devices.get(key, (None, None))
         described: dict[str, Any] = {"key": key, "manufacturer": query.manufacturer or maker, "model": query.device_model or model}
@@ -155,19 +230,33 @@ class Predictor:
         if self.spec.normalise.method != "device":
             state, status = "not needed", "known" if key in self._devices else "unseen"
         else:
-            found = self._profiles.get(key, max_age_days=self.spec.device.profile_max_age_days) if self._profiles and key != UNKNOWN_DEVICE else None
-            state = found.status if found else "missing"
-            status = {"ok": "known", "missing": "unseen", "stale": "stale"}[state]
-            if found and state == "ok":
-                profile = found.profile
+            try:
+                found = (
+                    self._profiles.get(key, max_age_days=self.spec.device.profile_max_age_days) if self._profiles and key != UNKNOWN_DEVICE else None
+                )
+            except ServiceError:  # the device may well have a profile: neither "unseen" nor the pooled reference would be true (decision 0201)
+                state, status = "unavailable", "known" if key in self._devices else "unseen"
+                abstain = True
+                reasons.append(STORE_AWAY)
             else:
-                why = STALE_PROFILE if state == "stale" else WITHOUT_PROFILE
-                abstain = self.spec.normalise.missing_profile == "abstain"
-                reasons.append(why if abstain else POOLED + why)
-                state = state if abstain else "pooled"
+                state = found.status if found else "missing"
+                status = {"ok": "known", "missing": "unseen", "stale": "stale"}[state]
+                if found and state == "ok":
+                    profile = found.profile
+                else:
+                    why = STALE_PROFILE if state == "stale" else WITHOUT_PROFILE
+                    abstain = self.spec.normalise.missing_profile == "abstain"
+                    reasons.append(why if abstain else POOLED + why)
+                    state = state if abstain else "pooled"
+        if self.spec.abstain.unseen_device and status == "unseen" and not abstain:
+            abstain = True
+            reasons.append(UNSEEN)
         if np.ptp(query.array) == 0:
             abstain = True
             reasons.append(CONSTANT)
+        elif beyond := self._limits.reasons(figures, query.acquisition):
+            abstain = True
+            reasons += beyond
         return _State(described | {"status": status, "profile": state}, profile, abstain, reasons)
 
 
@@ -181,27 +270,5 @@ class _State:
     reasons: list[str]
 
 
-def _session(package: ModelPackage) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = available_cores()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not take the cores of other work
-    try:
-        return onnxruntime.InferenceSession(str(package.onnx), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no common base; the message may name paths, so only the kind is told
-        raise DataError("ONNX graph does not load", where=f"{package.name}/model.onnx", got=type(error).__name__) from None
-
-
 def _text(value: Any) -> str | None:
     return str(value) if isinstance(value, str) and value else None
-
-
-def check_unique(predictors: Sequence[Predictor]) -> None:
-    """Raises SpecError when two packages would answer under one name."""
-    names = [p.package.disease for p in predictors]
-    for name in set(names):
-        if names.count(name) > 1:
-            raise SpecError("two models of one disease on one server", where="MODEL", got=name, allowed="one each")

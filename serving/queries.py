@@ -1,8 +1,8 @@
 """From what a client sent to samples, or one line that names the field that is wrong. No line quotes a value out of a request.
 
 DICOM file (bytes, or base64 in JSON)   decoded and de-identified by the code that ingest uses
-array (nested lists, or an FP32 tensor) in the spec's unit, on the spec's grid; in v1 with the keyed hashes and figures that a DICOM file
-                                        would have told
+array (nested lists, or an FP32 tensor) in the spec's unit, on the spec's grid; in v1 with the keyed hashes, figures and vocabulary names
+                                        that a DICOM file would have told
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from components.core.errors import DataError
 from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from components.core.spec import DiseaseSpec
+from serving import told_words
 from serving.predictor import Query
 
 MAX_SAMPLES = 256
 DEVICE_KEY = re.compile(r"[0-9a-f]{16}")
-FORMS = "{dicom_base64, row, column} or {array, device_key, patient_key, software_key, acquisition}"
-ARRAY_KEYS = {"array", "device_key", "patient_key", "software_key", "acquisition"}
+FORMS = "{dicom_base64, row, column} or {array, device_key, manufacturer, device_model, patient_key, software_key, acquisition}"
+ARRAY_KEYS = {"array", "device_key", "manufacturer", "device_model", "patient_key", "software_key", "acquisition"}
 ACQUISITION = re.compile(r"acq_[a-z0-9_]{1,40}")
 MAX_ACQUISITION = 32
 ROW_HEADER, COLUMN_HEADER = "X-Dxflow-Row", "X-Dxflow-Column"
@@ -50,7 +51,9 @@ def _from_instance(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: 
     if "array" in instance:
         query = from_array(_numbers(instance["array"], f"{where}.array"), instance.get("device_key"), spec, where=where)
         patient, software = (_keyed(instance.get(name), f"{where}.{name}") for name in ("patient_key", "software_key"))
-        return replace(query, patient=patient, software=software, acquisition=_figures(instance.get("acquisition"), f"{where}.acquisition"))
+        names = {name: told_words.word(name, instance.get(name), pseudonymiser, f"{where}.{name}") for name in ("manufacturer", "device_model")}
+        acquisition = _acquisition(instance.get("acquisition"), pseudonymiser, f"{where}.acquisition")
+        return replace(query, patient=patient, software=software, acquisition=acquisition, **names)
     try:
         data = base64.b64decode(instance["dicom_base64"], validate=True)
     except (binascii.Error, ValueError, TypeError):
@@ -161,17 +164,19 @@ def _keyed(value: Any, where: str) -> str | None:
     return value
 
 
-def _figures(value: Any, where: str) -> dict[str, float]:
-    """Acquisition parameters that are numbers. Texts are not taken: nothing here could tell a kernel from a name."""
+def _acquisition(value: Any, pseudonymiser: Pseudonymiser, where: str) -> dict[str, Any]:
+    """Acquisition parameters: numbers, and the words that `told_words.py` knows."""
     if value is None:
         return {}
     if not isinstance(value, Mapping) or len(value) > MAX_ACQUISITION:
-        raise DataError("not acquisition parameters", where=where, allowed=f"at most {MAX_ACQUISITION} numbers by name")
+        raise DataError("not acquisition parameters", where=where, allowed=f"at most {MAX_ACQUISITION} by name")
     if not all(isinstance(name, str) and ACQUISITION.fullmatch(name) for name in value):
         raise DataError("not names of acquisition parameters", where=where, allowed="acq_<name>")
-    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in value.values()):
-        raise DataError("not numbers", where=where)
-    return {name: float(v) for name, v in value.items()}
+    told = {name: told_words.word(name, v, pseudonymiser, where) if name in told_words.KNOWN else v for name, v in value.items()}
+    figures = {name: v for name, v in told.items() if name not in told_words.KNOWN}
+    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in figures.values()):
+        raise DataError("not numbers", where=where, allowed=f"numbers; words only for {', '.join(told_words.ACQUISITION)}")
+    return {name: float(v) if name in figures else v for name, v in told.items()}
 
 
 def _number(value: Any, where: str) -> float | None:

@@ -1,65 +1,79 @@
-"""The model server: KServe's REST server and data plane around our predictors.
+"""The model server: KServe's REST server and data plane around our models, put together from their parts.
 
-KServe's own `ModelServer.start` binds 0.0.0.0 without asking, silently leaves out a model that is not ready, opens gRPC and parses `sys.argv`;
-so its parts are put together here. One process, one worker: more replicas are the way to scale.
+KServe's own `ModelServer.start` binds 0.0.0.0 without asking, silently leaves out a model that is not ready, opens gRPC and parses `sys.argv`.
+One process, one worker: more replicas are the way to scale.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket
+import ssl
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from components.core.engines import Wanted
 from components.core.errors import DxflowError, ServiceError
+from components.core.home import home
 from components.core.inference_log import InferenceLog, compact
-from components.core.package import ModelPackage
-from components.core.pseudonym import load_pseudonymiser
+from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
+from serving.access.audit import Audit, signing_key
+from serving.access.policy import Policy
 from serving.journal import Journal, exposed
-from serving.predictor import Predictor, check_unique
+from serving.options import Options
+from serving.places import Places
+from serving.sources import Source
+from serving.turns import Turns
 
 GRACE_S = 10
-MAX_CONNECTIONS = 64
-"""Requests held at once; together with the body limit this bounds memory. More are answered 503."""
+MAX_CONNECTIONS = 512
+"""Connections held at once; more are answered 503. How many of them may send a body, `Options.queue` says."""
 
 
-def serve(packages: list[Path], *, host: str = "127.0.0.1", port: int, allow_synthetic: bool, log: Path) -> None:
+def serve(sources: Sequence[Source], options: Options) -> None:
     """Serve until SIGTERM or SIGINT; requests in progress are finished first.
 
     Args:
-        packages: Model package folders; each is served under the name of its disease.
-        host: An address of this machine. Beyond loopback there must be a gateway that authenticates.
-        log: Folder of the inference log.
+        sources: Of the models; each is served under the name of its disease. One that does not load is not ready, and the others go on.
 
     Raises:
-        DataError, GateError: A package does not load, or may not be served; nothing is served then.
-        ServiceError: The port is taken, or the log's folder cannot be written. A full disk is no such error: losses are counted then.
+        SpecError, DataError, GateError: No model loads, or two are of one disease; nothing is served then.
+        ServiceError: A port is taken, or the log's folder cannot be written. A full disk is no such error: losses are counted then.
     """
-    listener = bind(host, port)
+    listener = bind(options.host, options.port)
+    scheme = "http" if options.tls_cert is None else "https"
     try:
+        if options.grpc_port is not None:
+            bind(options.host, options.grpc_port).close()  # taken: say so now
         pseudonymiser, made = load_pseudonymiser()
         if made:
             print("dxflow: made a new pseudonym key: known devices are unseen under another key", file=sys.stderr)
-        predictors = [_predictor(folder, allow_synthetic) for folder in packages]
-        check_unique(predictors)
-        with InferenceLog(log) as answers, ThreadPoolExecutor(1, thread_name_prefix="predict") as executor:
-            journal = Journal(answers, predictors)
-            config = _kserve(predictors, pseudonymiser, journal, executor, port)
-            config.host = host
-            for p in predictors:
-                note = ", trained on SYNTHETIC data" if p.package.synthetic else ""
-                print(f"serving {p.package.name} {p.package.version} as {p.package.disease} at http://{host}:{port}{note}", flush=True)
-            with own_signals(), compacting(log), exposed(journal):
-                import uvicorn
-
-                uvicorn.Server(config).run(sockets=[listener])
+        quiet()
+        policy = Policy(options.host, tokens=options.tokens, oidc=options.oidc)
+        places = Places(sources, allow_synthetic=options.allow_synthetic, wanted=Wanted(options.engine, options.precision))
+        with InferenceLog(options.log) as answers, Turns(options.queue) as turns, audited(options) as audit:
+            journal = Journal(answers, [place.predictor for place in places if place.predictor])
+            places.on_taken.append(journal.serves)
+            server = assemble(places, pseudonymiser, journal, turns, options, policy, audit)
+            for place in places:
+                if place.predictor:
+                    print(f"serving {place.name} at {scheme}://{options.host}:{options.port}", flush=True)
+            if options.reading is not None:
+                print(f"reading page at {scheme}://{options.host}:{options.port}/read (pixels are kept in {options.reading})", flush=True)
+            if options.grpc_port is not None:
+                print(f"gRPC at {options.host}:{options.grpc_port}", flush=True)
+            gc.collect()
+            gc.freeze()  # what is there now stays: no later collection walks through it while a probe waits
+            with own_signals(), compacting(options.log), exposed(journal, places.figures, turns.figures), places.watched(options.poll_s):
+                server.run(sockets=[listener])
     finally:
         listener.close()
 
@@ -80,44 +94,110 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _predictor(folder: Path, allow_synthetic: bool) -> Predictor:
-    package = ModelPackage.open(folder, allow_synthetic=allow_synthetic)
-    profiles = None
-    if package.spec.normalise.method == "device":  # Feast takes seconds to import: here, not in the first request
-        from feature_store.feast_import import feast
-        from feature_store.store import OnlineProfiles, online_folder
+def assemble(
+    places: Places, pseudonymiser: Pseudonymiser, journal: Journal, turns: Turns, options: Options, policy: Policy | None = None,
+    audit: Audit | None = None,
+) -> Any:  # fmt: skip
+    """uvicorn's server for KServe's application with our models, routes, handlers and guard in place, and gRPC beside it.
 
-        feast()
-        profiles = OnlineProfiles(online_folder(package.name))
-        profiles.get("0" * 16, max_age_days=1.0)
-    return Predictor(package, profiles)
-
-
-def _kserve(predictors: list[Predictor], pseudonymiser: Any, journal: Journal, executor: ThreadPoolExecutor, port: int) -> Any:
-    """uvicorn's configuration for KServe's application with our models, handlers and guard in place."""
+    `run(sockets=[...])` serves until a signal, or until its `should_exit` is set.
+    """
     argv, sys.argv = sys.argv, sys.argv[:1]  # KServe parses the command line at import: our --log would abbreviate its --log_config_file
     try:
-        from kserve import ModelRepository
-        from kserve.model_server import app
-        from kserve.protocol.model_repository_extension import ModelRepositoryExtension
-        from kserve.protocol.rest.server import RESTServer
-
         from components.core.imaging import dicom, patches  # noqa: F401 - half a second that the first request would pay
+        from serving.access.layer import Access
+        from serving.endpoints import Plane, Repository, application
         from serving.errors import Guard, install
-        from serving.model import DiseaseModel, Plane
+        from serving.model import DiseaseModel
+        from serving.reading.cases import CaseStore
+        from serving.reading.pages import ReadingPage
     finally:
         sys.argv = argv
     quiet()
-    models = ModelRepository()
-    for predictor in predictors:
-        models.update(DiseaseModel(predictor, pseudonymiser, journal, executor))
-    rest = RESTServer("kserve.model_server:app", Plane(model_registry=models), ModelRepositoryExtension(models), port, grace_period=GRACE_S)
-    rest.create_application()
-    install(app)
-    rest.config.app = Guard(app, journal=journal)
-    rest.config.server_header = False
-    rest.config.limit_concurrency = MAX_CONNECTIONS
-    return rest.config
+    policy = policy or Policy(options.host, tokens=options.tokens, oidc=options.oidc)
+    cases = CaseStore(options.reading) if options.reading is not None else None
+    plane = Plane([DiseaseModel(place, pseudonymiser, journal, turns, cases) for place in places])
+    repository = Repository(plane, places)
+    app, config = application(plane, repository, options.port, options.grace_s)
+    install(app, places.reason)
+    behind: Any = app
+    if cases is not None:
+        predictors = lambda: {place.name: place.predictor for place in places if place.predictor}  # noqa: E731 - who answers at that moment
+        inbox = options.inbox or home() / "monitor"
+        behind = reading_or(ReadingPage(cases, predictors, turns.executor, policy, audit, lambda disease: inbox / disease / "inbox").app, app)
+    guard = Guard(behind, limit=options.max_body_bytes, journal=journal, turns=turns, deadline_s=options.deadline_s, admin=options.admin)
+    config.app = Access(guard, policy, audit, lambda: set(places.by_name))
+    if options.tls_cert is not None:
+        config.ssl_certfile, config.ssl_keyfile = str(options.tls_cert), str(options.tls_key)
+        if options.tls_client_ca is not None:
+            config.ssl_ca_certs, config.ssl_cert_reqs = str(options.tls_client_ca), ssl.CERT_REQUIRED
+    config.host = options.host
+    config.server_header = False
+    config.limit_concurrency = MAX_CONNECTIONS
+    return _both(config, plane, repository, journal, turns, options, policy, audit)
+
+
+def reading_or(page: Any, app: Any) -> Any:
+    """One application out of two, by path."""
+
+    async def either(scope: Any, receive: Any, send: Any) -> None:
+        path = scope.get("path", "")
+        await (page if path == "/read" or path.startswith("/read/") else app)(scope, receive, send)
+
+    return either
+
+
+@contextmanager
+def audited(options: Options) -> Iterator[Audit | None]:
+    """The audit log while the server runs, where one is asked for."""
+    if options.audit is None:
+        yield None
+        return
+    with Audit(options.audit, options.audit_heads or options.audit.with_name(f"{options.audit.name}-heads"), signing_key()) as audit:
+        yield audit
+
+
+def _both(
+    config: Any, plane: Any, repository: Any, journal: Journal, turns: Turns, options: Options, policy: Policy, audit: Audit | None
+) -> Any:  # fmt: skip
+    import uvicorn
+
+    class Both(uvicorn.Server):
+        """HTTP and, where asked for, gRPC on one event loop, which stop together: not ready first, then no new connections, then none."""
+
+        grpc: Any = None
+        stop_at: float | None = None
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            if options.grpc_port is not None:
+                from serving.access.grpc_layer import GrpcAccess
+                from serving.grpc_face import server
+
+                self.grpc = server(plane, repository, journal, turns, options, GrpcAccess(policy, audit, lambda: set(plane.names)))
+                await self.grpc.start()
+            await super().startup(sockets)
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            plane.draining = True
+            if self.stop_at is None and options.drain_s:
+                self.stop_at = time.monotonic() + options.drain_s
+            else:
+                super().handle_exit(sig, frame)
+
+        async def on_tick(self, counter: int) -> bool:
+            if self.stop_at is not None and time.monotonic() >= self.stop_at:
+                self.should_exit = True
+            return await super().on_tick(counter)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            import asyncio
+
+            stopping = asyncio.ensure_future(self.grpc.stop(options.grace_s)) if self.grpc else None
+            await super().shutdown(sockets)
+            if stopping:
+                await stopping
+
+    return Both(config)
 
 
 @contextmanager

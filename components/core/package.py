@@ -3,6 +3,7 @@
     package.json         schema, name, disease, family, synthetic, verdict, reasons, files {path: sha256}; its SHA-256 is the digest
     spec.json model.safetensors model.onnx model.json preprocessing.json calibration.json operating_point.json metrics.json
     reference.parquet features.json card.md
+    engine.json                               what less than float32 changes on validation; model.int8.onnx where that was accepted
     simulated.parquet embedding.json          tables have neither, models without an embedding no embedding.json; older packages lack them
 
 `registration.json` (what the registry answered) and `inference-service.yaml` (where it may run) come after the digest exists, so they stand
@@ -48,6 +49,7 @@ REQUIRED = (
 )
 SIMULATED = "simulated.parquet"
 EMBEDDING = "embedding.json"
+ENGINE = "engine.json"
 BESIDE = {"registration.json", "inference-service.yaml", ".dxflow.json"}  # written after the digest, the last one by the object store
 SYNTHETIC = "synthetic/"
 
@@ -175,6 +177,13 @@ class ModelPackage:
         from components.core.embedding import Projection
 
         return Projection.from_json(self._text(EMBEDDING), where=f"{self.name}/{EMBEDDING}") if EMBEDDING in self.info["files"] else None
+
+    @cached_property
+    def accepted_precisions(self) -> tuple[str, ...]:
+        """What below float32 register measured and accepted; none in older packages."""
+        if ENGINE not in self.info["files"]:
+            return ()
+        return tuple(str(one["precision"]) for one in self._json(ENGINE)["tried"] if one["accepted"])
 
     @cached_property
     def metrics(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from components.core.errors import SpecError
 from components.core.pacs_rules import PacsRules
+from components.core.spec_serving import Abstain, Engine
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -354,6 +355,8 @@ class DiseaseSpec(_Part):
     ] = ("auc",)
     operating_point: OperatingPoint = OperatingPoint()
     gates: Gates = Gates()
+    abstain: Abstain = Abstain()
+    engine: Engine = Engine()
     external: tuple[External, ...] = ()
     resources: dict[StepName, Resources] = {}
     phantom: Phantom | None = None

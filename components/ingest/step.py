@@ -8,23 +8,19 @@ import heapq
 import itertools
 import os
 import shutil
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-from numpy.typing import NDArray
 
 from components.core.atomic import PARTIAL
 from components.core.cores import available_cores
 from components.core.dataset import SPLITS
 from components.core.dataset_writer import Sample, write_dataset
-from components.core.devices import ProfileAccumulator
 from components.core.errors import DataError, DxflowError
 from components.core.folds import validation_groups, validation_share
 from components.core.home import home, work_dir
@@ -34,15 +30,15 @@ from components.core.step import Progress, emit
 from components.ingest import readers, split
 from components.ingest.deidentify import provenance, safe_path
 from components.ingest.job import Context, Job
-from components.ingest.journal import Journal, arrays_path, pieces
+from components.ingest.journal import Journal
+from components.ingest.measure import Stored, StudyQuality, measure
 from components.ingest.parts import Part, parts
 from components.ingest.source import Source, open_source
 from components.ingest.study_facts import StudyFacts
 from components.ingest.workers import Workers
 
-PRELOAD = ("components.ingest.readers.dicom_lidc", "components.core.devices", "pydicom.filereader", "pydicom.pixels")
-PROFILE_SAMPLES = 256
-OPEN_FILES = 64
+DECIDING = ("dataset", "devices", "filtered", "folds", "image_quality", "pseudonym")  # of the core: what they compute is in the outputs
+PRELOAD = ("components.ingest.readers.dicom_lidc", "components.ingest.measure", "pydicom.filereader", "pydicom.pixels")
 
 
 def ingest(spec: DiseaseSpec, source: str, *, dataset: Path, features: Path, workers: int | None = None) -> dict[str, Any]:
@@ -69,6 +65,7 @@ def ingest(spec: DiseaseSpec, source: str, *, dataset: Path, features: Path, wor
     found = [(part, readers.reader(part.reader(spec))) for part in divided]
     with _work(_key(spec, listed, pseudonymiser)) as folder, ExitStack() as stack:
         whole: list[_Read] = []
+        quality = StudyQuality(spec)
         for part, reader in found:
             one = _Read(part, folder if part.external is None else folder / part.name, spec, pseudonymiser)
             stack.callback(one.journal.close)
@@ -79,12 +76,15 @@ def ingest(spec: DiseaseSpec, source: str, *, dataset: Path, features: Path, wor
                 _check(spec, job, where=f"--source: {part.external.source}" if part.external else "--source")
                 if part.external is None:
                     places = _places(spec, one.journal, pseudonymiser)
-                    profiles = _profiles(spec, one.journal, places, pool)
+                    profiled = {sample: place.split != "test" for sample, place in places.items()}
+                    profiles = measure(spec, one.journal, pool, quality, profiled=profiled)
+                else:
+                    measure(spec, one.journal, pool, quality, profiled=None)
         views = StudyFacts()
         info = _write(spec, listed, whole, places, pseudonymiser, dataset, views)
         from feature_store.store import write_profiles
 
-        write_profiles(features, profiles, views=views.rows())
+        write_profiles(features, profiles, views=views.rows(quality.of_studies()))
     return info
 
 
@@ -131,9 +131,7 @@ def _key(spec: DiseaseSpec, listed: Source, pseudonymiser: Pseudonymiser) -> str
         digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
     here = Path(__file__).parent
     core = here.parent / "core"
-    for path in sorted(
-        [*here.rglob("*.py"), *(core / "imaging").glob("*.[pt]*"), core / "dataset.py", core / "devices.py", core / "folds.py", core / "pseudonym.py"]
-    ):
+    for path in sorted([*here.rglob("*.py"), *(core / "imaging").glob("*.[pt]*"), *(core / f"{name}.py" for name in DECIDING)]):
         if path.is_file():
             digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -204,67 +202,6 @@ def _uncut(rows: list[tuple[Any, ...]]) -> None:
         raise DataError("the given split cuts through groups", where="split.given", got=f"{len(cut)} groups", allowed="each group in one split")
 
 
-def _profiles(spec: DiseaseSpec, journal: Journal, places: dict[str, _Place], pool: Workers) -> list[dict[str, Any]]:
-    """One row for each (device, software), measured on its train and val samples; event time: its first acquisition in any split.
-
-    External sets are not measured: a device that only they know meets the model as it would in another hospital, without a profile.
-    """
-    first: dict[tuple[str, str], str | None] = {}
-    where: dict[tuple[str, str], list[tuple[str, int]]] = {}
-    for task, place, row in journal.samples():
-        device = (row["device_key"], row.get("software") or "")
-        at = row.get("acquired_at")
-        first[device] = min((t for t in (first.get(device), at) if t is not None), default=None)
-        if places[row["sample_id"]].split != "test":
-            where.setdefault(device, []).append((task, place))
-    by_time: dict[tuple[str, str | None], list[tuple[str, str]]] = {}
-    for device in sorted(where):  # two versions without dates, or of one moment, cannot follow each other: they are one profile
-        by_time.setdefault((device[0], first[device]), []).append(device)
-    chunks = [(key, chunk) for key, devices in by_time.items() for chunk in pieces((p for d in devices for p in sorted(where[d])), PROFILE_SAMPLES)]
-    progress = Progress("device profiles", len(chunks))
-    whole: dict[tuple[str, str | None], ProfileAccumulator] = {}
-    for (key, _), part in pool.map(_measure, chunks):
-        whole.setdefault(key, ProfileAccumulator(spec)).merge(part)
-        progress.advance()
-    rows = []
-    for key, accumulator in sorted(whole.items(), key=lambda kv: (kv[0][0], kv[0][1] or "")):
-        when = datetime.fromisoformat(key[1]).astimezone(UTC) if key[1] else None
-        rows.append(accumulator.finish(key[0], by_time[key][0][1]).to_dict() | {"event_timestamp": when})
-    return rows
-
-
-def _measure(context: Context, chunk: tuple[Any, list[tuple[str, int]]]) -> ProfileAccumulator:
-    accumulator = ProfileAccumulator(context.spec)
-    with _Stored(context) as stored:
-        accumulator.add(np.stack([stored.read(task, place) for task, place in chunk[1]]))
-    return accumulator
-
-
-class _Stored:
-    """Reads the arrays of finished tasks; keeps the latest files open, since samples come in another order than they were made."""
-
-    def __init__(self, context: Context) -> None:
-        self._folder = context.folder
-        self._shape, self._dtype = tuple(context.spec.input.shape), np.dtype(context.spec.input.dtype)
-        self._size = int(np.prod(self._shape)) * self._dtype.itemsize
-        self._open: OrderedDict[str, int] = OrderedDict()
-
-    def __enter__(self) -> _Stored:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
-
-    def read(self, task: str, place: int) -> NDArray[Any]:
-        if task not in self._open:
-            if len(self._open) >= OPEN_FILES:
-                os.close(self._open.popitem(last=False)[1])
-            self._open[task] = os.open(arrays_path(self._folder, task), os.O_RDONLY)
-        self._open.move_to_end(task)
-        return np.frombuffer(os.pread(self._open[task], self._size, place * self._size), dtype=self._dtype).reshape(self._shape)
-
-
 def _write(
     spec: DiseaseSpec, listed: Source, whole: list[_Read], places: dict[str, _Place], pseudonymiser: Pseudonymiser, dataset: Path, views: StudyFacts
 ) -> dict[str, Any]:
@@ -293,7 +230,7 @@ def _write(
         }
     progress = Progress("samples", sum(sizes))
 
-    def samples(stored: list[_Stored]) -> Iterator[Sample]:
+    def samples(stored: list[Stored]) -> Iterator[Sample]:
         streams = [zip(one.samples(), itertools.repeat(n)) for n, one in enumerate(whole)]
         for (sample_id, task, place, row), n in heapq.merge(*streams, key=lambda found: found[0][0]):
             external = whole[n].part.external
@@ -307,5 +244,5 @@ def _write(
             progress.advance()
 
     with ExitStack() as stack:
-        stored = [stack.enter_context(_Stored(one.context)) for one in whole]
+        stored = [stack.enter_context(Stored(one.context)) for one in whole]
         return write_dataset(dataset, spec, samples(stored), count=sum(sizes), quarantine=quarantine, provenance=facts)

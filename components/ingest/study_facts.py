@@ -1,4 +1,5 @@
-"""What ingest learns of studies and of patients beside the samples: the rows of the feature store's views `acquisition` and `covariates`.
+"""What ingest learns of studies and of patients beside the samples: the rows of the feature store's views
+`acquisition`, `covariates` and `image_quality`.
 
 Covariates say something of a person, so they pass through allow-lists here, never enter the manifest, and are filed under pseudonyms:
 ages over 89 are one age (HIPAA Safe Harbor, 45 CFR 164.514(b)(2)(i)(C)), sex is a letter, the place on the body a word of a vocabulary.
@@ -7,7 +8,7 @@ ages over 89 are one age (HIPAA Safe Harbor, 45 CFR 164.514(b)(2)(i)(C)), sex is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from statistics import median_low
 from typing import Any
@@ -68,8 +69,12 @@ class StudyFacts:
                 if value is not None:
                     said[name].add(value)
 
-    def rows(self) -> dict[str, list[dict[str, Any]]]:
-        """Rows of `acquisition` (numbers: the lower median of the study's samples) and `covariates`; words that contradict each other are null."""
+    def rows(self, quality: Mapping[str, Mapping[str, float]] | None = None) -> dict[str, list[dict[str, Any]]]:
+        """Rows of `acquisition` (numbers: the lower median of the study's samples) and `covariates`; words that contradict each other are null.
+
+        Args:
+            quality: Figures by study, see `components.ingest.measure.StudyQuality`; they become rows of `image_quality`, dated as the study is.
+        """
         studies = [
             {"series_id": key, "event_timestamp": found["at"], **{name: _middle(found[name]) for name in ACQUISITION}}
             for key, found in self._studies.items()
@@ -78,7 +83,10 @@ class StudyFacts:
             {"patient_id": key, "event_timestamp": at, **{name: _only(values) for name, values in said.items()}}
             for (key, at), said in self._patients.items()
         ]
-        return {"acquisition": studies, "covariates": patients}
+        rows = {"acquisition": studies, "covariates": patients}
+        if quality is not None:
+            rows["image_quality"] = [{"series_id": key, "event_timestamp": self._studies[key]["at"], **found} for key, found in quality.items()]
+        return rows
 
 
 def _only(values: Iterable[Any]) -> Any:

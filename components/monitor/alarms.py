@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from components.core.atomic import atomic_file
 from components.core.package import ModelPackage
+from components.monitor.dashboard_state import PAGE
 
 if TYPE_CHECKING:
     from components.monitor.state import State
@@ -75,7 +76,7 @@ def update(memory: State, disease: str, found: Iterable[Found], when: Window, se
 
 def report_name(when: Window) -> str:
     """File name of a window's page."""
-    return f"{datetime.fromtimestamp(when.start, UTC):%Y-%m-%dT%H%M}.html"
+    return datetime.fromtimestamp(when.start, UTC).strftime(PAGE)
 
 
 def iso(second: int) -> str:

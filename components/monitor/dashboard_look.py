@@ -1,7 +1,7 @@
 """What dxflow adds to Evidently's pages while serving them: tabs, colours that tell fifty lines apart, and no buttons that cannot work here.
 
-Evidently's browser code has six colours for lines and no setting for them, so one constant and one expression of it are replaced on the way out; its
-installed files stay as they are. Where another version of Evidently has other code, it is served untouched and the charts keep their six colours
+Evidently's browser code has six colours for lines and no setting for them, and calls a count of 0 "no value", so one constant and two expressions of
+it are replaced on the way out; its installed files stay as they are. Where another version has other code, it is served untouched, with both faults
 (`tests/monitor/test_dashboard_server.py` tells).
 """
 
@@ -22,6 +22,7 @@ RED, AMBER, GREY, GREEN = "#b3261e", "#e0a100", "#9aa0a8", "#5a9e6f"
 MEANINGS = {"drift": RED, "watch": AMBER, "cannot judge": GREY, "no drift found": GREEN, "unseen": RED, "silent": AMBER, "alarms": RED}
 THEIR_COLOURS = ('["#02B2AF","#2E96FF","#B800D8","#60009B","#2731C8","#03008D"]', '["#02B2AF","#72CCFF","#DA00FF","#9001CB","#2E96FF","#3B48E0"]')
 THEIR_SERIES = ',labelMarkType:"square"};if(e==="line")'
+THEIR_COUNT = "return r?Number.parseFloat("  # a count of 0 is "no value" there
 STYLE = """<style>
 #dxflow-tabs{background:#1b1e23;font:15px/1.45 system-ui,sans-serif;padding:0 24px;display:flex;flex-wrap:wrap;position:sticky;top:0;z-index:2000}
 #dxflow-tabs a{color:#dfe2e7;text-decoration:none;padding:10px 14px;border-bottom:3px solid transparent}
@@ -30,14 +31,18 @@ STYLE = """<style>
 #dxflow-tabs b{background:#b3261e;color:#fff;border-radius:9px;padding:0 7px;font-size:13px;margin-left:5px}
 #dxflow-tabs span{background:#fff3cd;color:#1b1e23;margin:8px 0 8px auto;padding:1px 10px;border-radius:3px}
 .MuiMarkElement-root{r:2.5px}
+.MuiChartsLegend-root{font-size:12px!important}
+.MuiChartsLegend-mark{flex-shrink:0!important}
 /* The workspace is derived and read-only: what would change it, and stores that stay empty, are not offered. */
 button[value=datasets],button[value=traces],button[value=prompts],button[value=edit-mode],button[aria-label="Create new project"],
-button:has(path[d^="M6 19c0 1.1.9 2 2 2h8"]){display:none!important}
+button:has(path[d^="M6 19c0 1.1.9 2 2 2h8"]),.dxflow-hidden,a[href^="https://discord.gg"],a[href^="https://docs.evidently"]{display:none!important}
 </style>"""
 TABS_SCRIPT = """<script>
 window.dxflowColours = %s
 setInterval(() => {
   for (const a of document.querySelectorAll("#dxflow-tabs a")) a.classList.toggle("here", location.pathname.startsWith(a.pathname))
+  for (const b of document.querySelectorAll("button[role=tab]"))
+    if (["Datasets", "Traces", "Prompts"].includes(b.innerText)) b.classList.add("dxflow-hidden")
 }, 300)
 </script>"""
 
@@ -77,7 +82,7 @@ def scripts(assets: Path) -> Mapping[str, str]:
     found = {}
     for path in sorted((assets / "static" / "js").glob("*.js")):
         text = path.read_text(encoding="utf-8")
-        changed = text.replace(THEIR_SERIES, series)
+        changed = text.replace(THEIR_SERIES, series).replace(THEIR_COUNT, THEIR_COUNT.replace("r?", "r!=null?"))
         for theirs in THEIR_COLOURS:
             changed = changed.replace(theirs, ours)
         if changed != text:

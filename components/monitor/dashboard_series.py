@@ -7,6 +7,7 @@ windows, and a window that could not be judged is never rolled up into "no drift
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from components.monitor.dashboard_state import VERDICTS
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 SINGLE_DAYS, DAILY_DAYS = 2, 60
 SCORES = ("score_mean", "score_low", "score_high", "auc_estimated", "auc_true")
 STATUS_ORDER = ("unseen", "known", "silent")
+LONGEST = 32
+"""Characters of a device's name for which the legend of a chart has room; its key, at the end, always stays."""
 
 
 def roll_up(history: pd.DataFrame) -> pd.DataFrame:
@@ -70,9 +73,19 @@ def roll_up(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def labels(history: pd.DataFrame) -> dict[str, str]:
-    """device_key -> the name that a reader sees: the newest one, with the key behind it where two devices have the same. Ordered by key."""
+    """device_key -> the name in a legend: the newest, cut to `LONGEST`, with the key behind it where two devices have the same. Ordered by key."""
     newest = history.drop_duplicates("device_key", keep="last").sort_values("device_key")
     twice = newest["label"].duplicated(keep=False)
-    return {
-        str(key): f"{label} ({key})" if same else str(label) for key, label, same in zip(newest["device_key"], newest["label"], twice, strict=True)
-    }
+    named = zip(newest["device_key"].astype(str), newest["label"].astype(str), twice, strict=True)
+    short = {key: _cut(f"{label} ({key})" if same else label) for key, label, same in named}
+    cut = list(short.values())
+    return {key: name if cut.count(name) == 1 else key for key, name in short.items()}
+
+
+def _cut(label: str) -> str:
+    """The label, its middle left out where it is too long: what stands in brackets at the end tells devices of one make apart."""
+    if len(label) <= LONGEST:
+        return label
+    tail = re.search(r" \([^()]{1,20}\)$", label)
+    end = tail.group() if tail else ""
+    return f"{label[: LONGEST - len(end) - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}{end}"

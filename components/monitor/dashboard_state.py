@@ -37,6 +37,7 @@ COLUMNS = (
     *("score_mean", "score_low", "score_high", "drift_feature", "drift_effect", "drift_p", "words"),
     *("auc_estimated", "auc_estimated_low", "auc_estimated_high", "auc_true", "auc_true_low", "auc_true_high", "labelled", "answered"),
 )
+PAGE = "%Y-%m-%dT%H%M.html"  # what the monitor calls the page of the window that starts then
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 REPORT = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*/)*[A-Za-z0-9][A-Za-z0-9._-]*\.html")
 
@@ -110,7 +111,7 @@ class DiseaseState:
 
     def report_of(self, window: datetime) -> str | None:
         """The page of the window that starts then, relative to the state folder; None where the monitor wrote none."""
-        name = f"{window:%Y-%m-%d}.html"
+        name = window.strftime(PAGE)
         return f"{self.disease}/reports/{name}" if name in self.reports else None
 
 

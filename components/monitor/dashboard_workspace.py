@@ -218,6 +218,7 @@ def dashboard(state: DiseaseState) -> dict[str, Any]:
         _panel("score_low", "Score, 10 % quantile", "Nine in ten answers lie above", "line", "full", DEVICE, {"score": "score_low"}, "{{device}}"),
         _panel("score_high", "Score, 90 % quantile", "Nine in ten answers lie below", "line", "full", DEVICE, {"score": "score_high"}, "{{device}}"),
     ]  # fmt: skip
+    panels = [_said_empty(state, panel) for panel in panels]
     for panel in panels:
         panel["id"] = str(uuid.uuid5(SPACE, f"{state.disease} panel {panel['id']}"))
     tab = {"id": str(uuid.uuid5(SPACE, f"{state.disease} tab")), "title": state.disease, "panels": [panel["id"] for panel in panels]}
@@ -231,6 +232,23 @@ def _panel(
     value = {"legend": legend, "tags": [], "metadata": {}, "metric": METRIC + metric, "metric_labels": wanted, "view_params": {}}
     plot = {"plot_type": kind, **({"aggregation": "last"} if kind == "counter" else {}), **({"is_stacked": stacked} if kind == "bar" else {})}
     return {"id": name, "title": title, "subtitle": subtitle, "size": size, "values": [value], "plot_params": plot}
+
+
+def _said_empty(state: DiseaseState, panel: dict[str, Any]) -> dict[str, Any]:
+    """A chart that would have no point, as words: Evidently draws an empty box, which could mean anything."""
+    said = {
+        "score_mean": "No device has answered with a score yet.",
+        "score_low": "No device has answered with a score yet.",
+        "score_high": "No device has answered with a score yet.",
+        "auc_estimated": "No device could be judged without labels yet: drifted or unseen devices, and those with too few answers, have no estimate.",
+        "auc_true": "No device has enough late labels yet; `dxflow labels` takes them.",
+        "coverage": "No request was answered with a decision yet, so there is nothing to label.",
+    }.get(panel["id"])
+    if said is None:
+        return panel
+    history = state.history
+    there = (history["answered"] > 0) if panel["id"] == "coverage" else history[panel["id"]].notna()
+    return panel if there.any() else _text(panel["id"], panel["title"], said, panel["size"])
 
 
 def _alarmed(state: DiseaseState) -> list[dict[str, Any]]:

@@ -115,7 +115,7 @@ def histogram_of(
     line = f'<path d="{_steps(heights[1] / top)}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
     if len(ends) == len(before):
         wide = WIDTH / len(ends)
-        most = max(3, int(wide / 5.5))  # characters that fit under a bar
+        most = max(3, int(wide / 6.5))  # characters that fit under a bar
         short = [t[: most - 1] + "…" if len(t) > most else t for t in ends]
         axis = "".join(_label((n + 0.5) * wide, "middle", t) for n, t in enumerate(short))
     else:
@@ -127,7 +127,7 @@ def histogram_of(
 def _label(x: float, anchor: str, text: str) -> str:
     import html
 
-    return f'<text x="{x:.0f}" y="{HEIGHT - 1}" text-anchor="{anchor}">{html.escape(text)}</text>'
+    return f'<text x="{x:.0f}" y="{HEIGHT - 3}" text-anchor="{anchor}">{html.escape(text)}</text>'
 
 
 def _steps(heights: NDArray[np.float64]) -> str:

@@ -368,7 +368,7 @@ class _Run:
         for device, result in judged.items():
             label = self.label(device)
             if result.status == "unseen" and result.n:
-                text = f"{label} is not in the reference of the model: {result.n} answer{'s' if result.n != 1 else ''}"
+                text = f"not in the reference of the model: {result.n} answer{'s' if result.n != 1 else ''}"
                 twin = next((other for other in silent if self.names.get(other) == self.names.get(device) != [None, None]), None)
                 if said := self._words(device, result):
                     text += f"; unlike the reference: {said}"
@@ -380,12 +380,12 @@ class _Run:
                 first = min((start for start, tested in self.past[device] if tested.get(name, 1.0) <= WATCH), default=when.start)
                 yield alarms.Found(_kind(result.alarm[0]), device, label, f"{self._words(device, result)} (n={result.n})", first)
         for device in silent:
-            text = f"no answer from {self.label(device)}, {self._usual(device, when):.0f} usual in a window"
+            text = f"no answers, {self._usual(device, when):.0f} usual in a window"
             yield alarms.Found("silent", device, self.label(device), text, when.start)
         for device, versions in self.software.items():
             for version, at in versions.items():
                 if when.start <= at < when.end and self._new_version(device, version):
-                    text = f"{self.label(device)}: a software version that the reference of the model does not have ({version[:8]})"
+                    text = f"a software version that the reference of the model does not have ({version[:8]})"
                     yield alarms.Found("software", device, self.label(device), text, when.start)
 
     def _new_version(self, device: str, version: str) -> bool:

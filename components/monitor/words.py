@@ -15,6 +15,9 @@ PLAIN = {
     "sharpness": "sharpness", "skewness": "skewness of intensities", "clipped_low": "share of black", "clipped_high": "share of saturated values",
     "fineness": "share of fine detail", "blockiness": "compression blocks", "red_green": "red against green", "blue_green": "blue against green",
     "software": "software version", ABSTAIN: "answers without a decision",
+    "acq_kvp": "tube voltage (kV)", "acq_exposure_mas": "exposure (mAs)", "acq_slice_thickness_mm": "slice thickness (mm)",
+    "acq_pixel_mm": "pixel size (mm)", "acq_rate_hz": "sampling rate (Hz)", "acq_field_strength_t": "field strength (T)",
+    "acq_microns_per_pixel": "pixel size (um)", "acq_bits": "bits of a pixel",
 }  # fmt: skip
 RATIOS = ("sd", "noise_sd", "sharpness")
 """Figures with a zero that means nothing is there: their changes are told in per cent."""

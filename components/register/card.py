@@ -15,7 +15,7 @@ def render(spec: DiseaseSpec, judgement: Judgement, *, synthetic: bool, facts: d
 
     Args:
         facts: `dataset` (dataset.json), `validation` (its verdict), `model` (model.json), `figures` (metrics.json), `operating`, `features`,
-            `onnx` (what the export found).
+            `onnx` (what the export found), `engine` (what less than float32 changes).
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

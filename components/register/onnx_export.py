@@ -9,7 +9,7 @@ import numpy as np
 
 from components.core.errors import GateError
 from components.core.models.samples import Samples
-from components.register import onnx_embedding
+from components.register import onnx_embedding, onnx_head
 
 if TYPE_CHECKING:
     from components.core.models.family import Estimator
@@ -38,6 +38,8 @@ def export(estimator: Estimator, samples: Samples, path: Path) -> dict[str, Any]
     x = samples.batch(rows)
     given = onnx_input(estimator.feature_name, x).astype(np.float32)
     embedding = onnx_embedding.add(path, given) if isinstance(estimator, TorchEstimator) else None
+    if isinstance(estimator, TorchEstimator) and estimator.feature_name is None and given.ndim > 2:
+        onnx_head.add(path, given[:8], given.ndim - 2)
     onnx.checker.check_model(str(path))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from components.core import gates, registry
 from components.core import package as packages
 from components.core.atomic import atomic_dir
+from components.core.calibration import Calibration
 from components.core.errors import DataError
 from components.core.models import build
 from components.core.operating_point import Decision
@@ -20,7 +21,7 @@ from components.core.package import ModelPackage, name_of
 from components.core.spec import DiseaseSpec, Resources
 from components.core.step import emit
 from components.core.storage import open_store
-from components.register import card, drift_reference, inference_service, onnx_embedding, onnx_export
+from components.register import card, drift_reference, inference_service, onnx_embedding, onnx_export, precision
 
 if TYPE_CHECKING:
     from feature_store.training import Split
@@ -54,9 +55,9 @@ def register(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, e
         uri = store.put_folder(built.folder, key)
         emit("progress", what="stored", done=2, total=3)
         if spec.normalise.method == "device":
-            from feature_store.store import online_folder, publish
+            from feature_store.store import online_place, publish
 
-            publish(features, online=online_folder(name))
+            publish(features, online=online_place(name))
         alias = registry.CANDIDATE if synthetic else registry.CHAMPION if judgement.verdict == "pass" else None
         auc = figures["metrics"]["auc"]
         tags = {"family": str(facts["family"]), "auc": "" if auc["value"] is None else f"{auc['value']:.4f}", "spec_digest": spec.digest}
@@ -107,10 +108,15 @@ def _pack(
     operating = _read(evaluation / "operating_point.json")
     of_samples = evaluation / "samples.parquet"  # where predictions are of groups
     predictions = pq.read_table(of_samples if of_samples.exists() else evaluation / "predictions.parquet").to_pandas()
+    train = load_split(spec, dataset, features, "train", reference)
+    calibrated = _read(evaluation / "calibration.json")
+    engine = precision.measure(
+        drafts, spec, onnx["feature_name"], val.samples, train.samples, Calibration.from_dict(calibrated.get("samples", calibrated)),
+        Decision.from_dict(operating),
+    )  # fmt: skip
     embedded = None
     if onnx["embedding"] is not None:
         answered = [val if name == "val" else load_split(spec, dataset, features, name, reference) for name in drift_reference.splits(spec)]
-        train = load_split(spec, dataset, features, "train", reference)
         embedded = onnx_embedding.embedded(drafts / "model.onnx", onnx["feature_name"], train, answered)
     drift_reference.write(drafts, spec, dataset, predictions, Decision.from_dict(operating), embedded)
     figures, profiles = _read(evaluation / "metrics.json"), _profiles(features)
@@ -122,6 +128,7 @@ def _pack(
         "operating": operating,
         "features": profiles,
         "onnx": onnx,
+        "engine": engine,
     }
     text = card.render(spec, judgement, synthetic=synthetic, facts=known)
     preprocessing = {

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from components.core.cores import wait_asleep
+from components.core.engines import OnnxRuntime, OpenVino
 from components.core.errors import SpecError
 from components.core.models import build
 from components.core.models.family import Epoch, Estimator, onnx_input
@@ -160,6 +161,12 @@ def test_same_seed_same_scores_saved_loaded_and_exported(disease: str, family: s
         (answer,) = session.run(["scores"], {"x": inputs[:n]})
         assert answer.shape == (n, spec.n_scores)
         assert np.abs(answer - scores[:n]).max() <= 1e-4 * max(1.0, float(np.abs(scores).max()))
+    # What the server runs: the same figures from both engines.
+    own = OnnxRuntime(tmp_path / "model.onnx", first.feature_name, name=disease, threads=1)
+    assert np.array_equal(own.run(x[:5])[0], answer)
+    other = OpenVino(tmp_path / "model.onnx", first.feature_name, "f32", name=disease, threads=1)
+    for n in (1, 5):
+        assert np.abs(other.run(x[:n])[0] - scores[:n]).max() <= 1e-3 * max(1.0, float(np.abs(scores).max()))
 
 
 class Learned(Exception):

@@ -228,3 +228,17 @@ def test_figures_of_one_sample_are_its_profile():
         for name in ("mean", "sd", "p01", "p50", "p99", "noise_sd"):
             assert figures[name][n] == pytest.approx(getattr(p, name), abs=2 * step)
         assert figures["sharpness"][n] == pytest.approx(p.sharpness, rel=0.01)
+
+
+@pytest.mark.parametrize("size", [51, 52])
+def test_percentiles_and_noise_are_numpys_quantile_and_median(size: int):
+    """They are read from sorted values, for speed; odd and even numbers of them."""
+    from components.core.filtered import Filtered
+
+    of = spec(shape=[1, size, size])
+    x = np.random.default_rng(0).normal(-400, 200, (5, 1, size, size)).astype(np.float32)
+    found, seen = sample_figures(x, of), Filtered(x, of)
+    wanted = np.quantile(seen.smooth.reshape(5, -1), [0.01, 0.5, 0.99], axis=1, method="inverted_cdf")
+    noise = 1.482602218505602 * np.median(seen.fine.reshape(5, -1), axis=1)
+    for name, values in zip(("p01", "p50", "p99", "noise_sd"), (*wanted, noise), strict=True):
+        assert found[name].tolist() == [float(f"{v:.6g}") for v in values], name

@@ -62,7 +62,7 @@ def test_every_kind_of_alarm_has_a_rule_that_names_device_evidence_since_and_rep
     groups = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
     rules = {rule["expr"]: rule for group in groups for rule in group["rules"]}
     for kind in KINDS:
-        rule = rules[f'dxflow_drift_alarm{{kind="{kind}"}} == 1']
+        rule = rules[f'last_over_time(dxflow_drift_alarm{{kind="{kind}"}}[20m]) == 1']
         assert set(rule["annotations"]) == {"summary", "evidence", "since", "report"}
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
 

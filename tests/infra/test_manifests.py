@@ -137,6 +137,20 @@ def test_the_runtime_fits_the_schema_and_the_rules():
         assert held[key] == given[key], key
 
 
+def test_the_runtimes_optional_lines_fit_too_and_hold_no_password():
+    """What stands as a comment is a setting once its marks are gone."""
+    text = (MANIFESTS / "serving-runtime.yaml").read_text()
+    wanted = "\n".join(line.replace("    # ", "    ", 1) if line.startswith(("    # - ", "    #   ")) else line for line in text.splitlines())
+    runtime = yaml.safe_load(wanted)
+    assert errors(runtime, RUNTIMES, "v1alpha1") == []
+    names = {e["name"]: e for e in runtime["spec"]["containers"][0]["env"]}
+    assert names["DXFLOW_ONLINE_STORE"]["value"].startswith("rediss://")
+    assert set(names["DXFLOW_ONLINE_STORE_PASSWORD"]) == {"name", "valueFrom"}
+    manifest = made()
+    container(manifest)["env"] += [names["DXFLOW_ONLINE_STORE"], names["DXFLOW_ONLINE_STORE_PASSWORD"]]
+    assert inference_service.violations(manifest) == []
+
+
 def test_core_resources_fit_kubernetes():
     import kubernetes_validate
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from components.core.dataset import Dataset
@@ -94,6 +95,14 @@ def test_no_profile_is_measured_on_an_external_set(found: tuple[Dataset, Path]):
     outside = ~rows["split"].isin(["train", "val", "test"]).to_numpy()
     profiles = profiles_at(found[1] / "features", rows)
     assert [p is None for p in profiles] == outside.tolist()
+
+
+def test_the_image_quality_of_an_external_set_is_measured(found: tuple[Dataset, Path]):
+    from feature_store.views import facts_at
+
+    rows = found[0].manifest
+    levels = facts_at(found[1] / "features", "image_quality", rows)["mean"]
+    assert levels.tolist() == found[0].read(np.arange(len(rows)))[:, 0, 0, 0].tolist()
 
 
 def test_a_missing_external_folder_is_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from components.monitor.dashboard_state import PAGE
+
 END = datetime(2026, 11, 21, tzinfo=UTC)
 TITLES = {
     "lung-nodule": "Lung nodules on chest CT",
@@ -82,7 +84,7 @@ def _write_disease(folder: Path, disease: str, *, days: int, devices: int, rng: 
     (folder / "alarms.json").write_text(json.dumps({**common, "alarms": _alarms(disease, names, labels, days)}, indent=1))
     for day in {0, 6, 9, 12, days - 20 if days > 20 else 1}:
         date = f"{END - timedelta(days=max(day, 1)):%Y-%m-%d}"
-        (folder / "reports" / f"{date}.html").write_text(
+        (folder / "reports" / f"{END - timedelta(days=max(day, 1)):{PAGE}}").write_text(
             f"<!doctype html><meta charset=utf-8><title>{disease} {date}</title><p>SYNTHETIC report of {date}"
         )
 
@@ -123,7 +125,7 @@ def _alarms(disease: str, names: list[str], labels: list[str], days: int) -> lis
         key, label = ("", "") if n is None else (names[n], labels[n])
         return {
             "id": f"{disease}-{kind}-{key[:8]}-{first:%Y%m%d}", "kind": kind, "device_key": key, "label": label, "evidence": evidence,
-            "since": first.isoformat(), "last": latest.isoformat(), "open": open_, "report": f"reports/{first:%Y-%m-%d}.html",
+            "since": first.isoformat(), "last": latest.isoformat(), "open": open_, "report": f"reports/{first.strftime(PAGE)}",
         }  # fmt: skip
 
     made = [alarm("drift", 2, 9, 1, "Noise +38 %, kernel B70 instead of B30 in 91 of 140 studies; mean score +0.18.", open_=True)]

@@ -53,8 +53,8 @@ def test_charts_are_answered_as_the_browser_asks(served: Served):
 def test_metrics_and_reports_are_served_and_nothing_else_of_the_state(served: Served):
     metrics = httpx.get(f"{served.url}/metrics")
     assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert f"{served.url}/monitor/lung-nodule/reports/2026-11-12.html" in metrics.text  # the link of the drift alarm
-    assert "SYNTHETIC report" in httpx.get(f"{served.url}/monitor/lung-nodule/reports/2026-11-12.html").text
+    assert f"{served.url}/monitor/lung-nodule/reports/2026-11-12T0000.html" in metrics.text  # the link of the drift alarm
+    assert "SYNTHETIC report" in httpx.get(f"{served.url}/monitor/lung-nodule/reports/2026-11-12T0000.html").text
     for path in (
         "lung-nodule/history.parquet",
         "lung-nodule/alarms.json",
@@ -85,6 +85,7 @@ def test_the_browsers_colours_are_still_where_we_replace_them():
     assert len(found) == 2
     assert sum(PALETTE[-1] in text for text in found.values()) == 1
     assert sum("dxflowColours" in text for text in found.values()) == 1
+    assert sum(text.count("return r!=null?Number.parseFloat(") for text in found.values()) == 1
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,8 @@ def test_the_charts_have_one_line_per_device_in_its_own_colour(served: Served, p
     for words in ("4 open alarms", "Drift: Philips Brilliance 16", "Silent device: Topcon NW400", "Unseen device: Shimmer3", "SYNTHETIC DATA",
                   "% of all answers have a label", "'cannot judge' is not 'no drift'"):  # fmt: skip
         assert words in text, words
+    for words in ("Datasets", "Traces", "Prompts", "Support"):  # stores that stay empty, and what is not on this machine
+        page.wait_for_function("w => !document.body.innerText.split('\\n').includes(w)", arg=words, timeout=60_000)
     found = page.evaluate(
         """() => [...document.querySelectorAll('.MuiChartsLegend-root')].map(l => Object.fromEntries([...l.querySelectorAll('li')].map(
             i => [i.innerText, i.querySelector('rect').getAttribute('fill')])))"""
@@ -146,6 +149,16 @@ def test_the_charts_have_one_line_per_device_in_its_own_colour(served: Served, p
     assert next(legend for legend in found if "drift" in legend)["drift"] == "#b3261e"
     assert page.errors == []
     assert all(address.startswith(served.url) for address in page.asked)
+
+
+def test_a_count_of_nothing_is_0(page: Any, tmp_path: Path):
+    """Evidently writes "no value" for it; that no device is silent is known."""
+    write(tmp_path / "monitor", days=3, devices=4, diseases=("lung-nodule",))
+    with dashboard(tmp_path) as found:
+        page.goto(f"{found.url}/projects/{project_id('lung-nodule')}")
+        page.get_by_text("silent devices").wait_for(timeout=60_000)
+        assert "0\nsilent devices" in page.locator("body").inner_text().replace("\n\n", "\n")
+        assert "no value" not in page.locator("body").inner_text()
 
 
 def test_a_point_opens_its_window(served: Served, page: Any):

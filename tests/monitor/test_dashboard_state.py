@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from components.monitor import alarm_page, dashboard, prometheus
+from components.monitor.alarms import Window, report_name
 from components.monitor.dashboard_series import labels, roll_up
 from components.monitor.dashboard_state import COLUMNS, read, read_all, signature
 from tests.monitor.synthetic_state import END, keys, write
@@ -236,7 +237,7 @@ def test_metrics_say_what_the_state_says(own: Path):
     assert value(found, "dxflow_drift_alarm", **alarm) == 1
     assert value(found, "dxflow_drift_alarm_since_seconds", **alarm) == (END - timedelta(days=9)).timestamp()
     (info,) = [labels_ for labels_, _ in found["dxflow_drift_alarm_info"] if alarm.items() <= labels_.items()]
-    assert info["report"] == "http://dash.example:8000/monitor/lung-nodule/reports/2026-11-12.html"
+    assert info["report"] == "http://dash.example:8000/monitor/lung-nodule/reports/2026-11-12T0000.html"
     assert info["evidence"].startswith("Noise +38 %, kernel B70 instead of B30")
     assert info["since"] == "12 Nov 2026 00:00 UTC"
     assert info["synthetic"] == "true"
@@ -291,10 +292,17 @@ def test_the_page_names_disease_device_evidence_since_when_and_links(state: Path
     assert f"({keys('lung-nodule')[2][:8]})" in row
     assert "kernel B70 instead of B30" in row
     assert "12 Nov 2026" in row
-    assert 'href="lung-nodule/reports/2026-11-12.html"' in row
+    assert 'href="lung-nodule/reports/2026-11-12T0000.html"' in row
     assert "SYNTHETIC DATA" in page
     assert "2 of 8 devices could not be judged in the newest window: nothing is known of them." in page
     assert not re.search(r"<script|https?://|//cdn", page)
+
+
+def test_the_page_of_a_window_is_found_under_the_name_that_the_monitor_gives_it(own: Path):
+    state = read(own / "lung-nodule")
+    start = END - timedelta(days=1)
+    assert state.report_of(start) == f"lung-nodule/reports/{report_name(Window(int(start.timestamp()), int(END.timestamp())))}"
+    assert f'href="{state.report_of(start)}">its page' in alarm_page.render([state], {}, charts=False)
 
 
 def test_text_of_the_state_is_text_on_the_page(own: Path):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import shutil
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from components.monitor.dashboard_series import labels
 from components.monitor.dashboard_state import read_all
-from components.monitor.dashboard_workspace import build, project_id
+from components.monitor.dashboard_workspace import build, dashboard, project_id
 from tests.monitor.synthetic_state import keys, write
 
 
@@ -102,6 +105,27 @@ def test_a_panel_has_one_line_per_device_with_the_figures_of_the_history(evident
             assert [v for v in values if v is not None] == pytest.approx(expected[device], abs=1e-6)
         times = [s.timestamp for s in answer.sources]
         assert times == sorted(times)
+
+
+def test_long_names_are_cut_before_the_key_and_stay_different():
+    names = ["Maker of a very long name indeed (8abda527)", "Maker of a very long name indeed (76fc3237)", "GE LightSpeed VCT (30286730)"]
+    history = pd.DataFrame({"device_key": ["a", "b", "c", "d", "e"], "label": [*names, "x" * 40, "x" * 41]})
+    found = labels(history)
+    assert found["a"] == "Maker of a very long\N{HORIZONTAL ELLIPSIS} (8abda527)"
+    assert found["c"] == names[2]
+    assert all(len(name) <= 32 for name in found.values())
+    assert len(set(found.values())) == 5
+
+
+def test_a_chart_without_a_point_says_why_in_words(state: Path):
+    """Before the first label, and where nobody was judged, Evidently would draw empty boxes."""
+    whole = read_all(state)[0][0]
+    none = replace(whole, history=whole.history.assign(auc_true=math.nan, auc_estimated=None))
+    for given, kinds in ((whole, {"line"}), (none, {"text"})):
+        panels = {p["title"]: p for p in dashboard(given)["panels"]}
+        assert {panels[title]["plot_params"]["plot_type"] for title in ("Estimated AUC", "True AUC")} == kinds
+        assert panels["Mean score"]["plot_params"]["plot_type"] == "line"
+    assert panels["True AUC"]["subtitle"] == "No device has enough late labels yet; `dxflow labels` takes them."
 
 
 def test_a_panel_asks_with_one_filter(workspace: Path):

@@ -13,7 +13,7 @@ from components.core.phantoms.chest_ct import generate
 from components.ingest.step import ingest
 from pipelines.replay import replay
 from tests.serving.small_package import build, lung_nodule, reference
-from tests.serving.small_server import free_port, started
+from tests.serving.small_server import free_port, serving, started
 
 
 @pytest.fixture
@@ -30,17 +30,16 @@ def test_every_sample_is_answered_under_its_own_keys(tmp_path: Path) -> None:
     manifest = Dataset(tmp_path / "dataset").manifest
     package = build(tmp_path / "package", spec, reference({"a" * 16: ("SIEMENS", "SOMATOM FORCE")}), synthetic=True)
     port = free_port()
-    code = (
-        "from pathlib import Path; from serving.server import serve; "
-        f"serve([Path({str(package.folder)!r})], port={port}, allow_synthetic=True, log=Path({str(tmp_path / 'log')!r}))"
-    )
+    code = serving([package.folder], tmp_path / "log", port=port, allow_synthetic=True)
     with started(code, tmp_path, port=port, ready="/v2/health/ready") as server:
         found = replay(server.url, "lung-nodule", tmp_path / "source", 60)
     assert found["samples"] == len(manifest) == sum(found["devices"].values())
     assert found["abstained"] + sum(found["decisions"].values()) == len(manifest)
     assert found["devices"] == manifest["device_key"].value_counts().to_dict()
     log = read_log(tmp_path / "log")
-    for logged, own in (("patient", "patient_id"), ("device_key", "device_key"), ("software", "software"), ("acq_kvp", "acq_kvp")):
+    same = {"patient": "patient_id", "device_model": "model"} | {name: name for name in ("device_key", "software", "manufacturer")}
+    same |= {name: name for name in ("acq_kvp", "acq_kernel", "acq_photometric", "acq_transfer_syntax", "acq_modality")}
+    for logged, own in same.items():
         assert sorted(log[logged].tolist()) == sorted(manifest[own].tolist()), logged
     assert not list((tmp_path / "home" / "work").glob("replay-*"))
 

@@ -21,13 +21,16 @@ GAIN, MIDDLE = 40.0, 0.27
 
 
 def lung_nodule(**changes: Any) -> DiseaseSpec:
-    """The catalogue's spec; `changes` replace whole parts, e.g. normalise={"method": "device", "missing_profile": "pooled"}."""
+    """The catalogue's spec; `changes` replace whole parts, e.g. normalise={"method": "device", "missing_profile": "pooled"}.
+
+    Nothing lies outside by default: the reference below is made of figures, which are not those of the tests' images.
+    """
     spec = DiseaseSpec.from_toml(CATALOGUE / "lung-nodule.toml")
-    return DiseaseSpec.model_validate(spec.model_dump() | changes)
+    return DiseaseSpec.model_validate(spec.model_dump() | {"abstain": {"outside": 0}} | changes)
 
 
-def onnx_bytes(shape: tuple[int, ...], *, embedding: bool = False) -> bytes:
-    """scores = [0, GAIN * (mean(x) - MIDDLE)]; embedding = [mean(x)]."""
+def onnx_bytes(shape: tuple[int, ...], *, embedding: bool = False, gain: float = GAIN) -> bytes:
+    """scores = [0, gain * (mean(x) - MIDDLE)]; embedding = [mean(x)]."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -44,8 +47,8 @@ def onnx_bytes(shape: tuple[int, ...], *, embedding: bool = False) -> bytes:
         outputs.append(helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 1]))
     constants = {
         "one": np.array([1], dtype=np.int64),
-        "weight": np.array([[0, GAIN]], dtype=np.float32),
-        "bias": np.array([0, -GAIN * MIDDLE], dtype=np.float32),
+        "weight": np.array([[0, gain]], dtype=np.float32),
+        "bias": np.array([0, -gain * MIDDLE], dtype=np.float32),
     }
     graph = helper.make_graph(
         nodes,
@@ -79,7 +82,14 @@ def reference(devices: dict[str, tuple[str, str]], *, patients: int = 60, per_pa
 
 
 def build(
-    folder: Path, spec: DiseaseSpec, table: pd.DataFrame, *, synthetic: bool = False, onnx: bytes | None = None, facts: dict[str, Any] | None = None
+    folder: Path,
+    spec: DiseaseSpec,
+    table: pd.DataFrame,
+    *,
+    synthetic: bool = False,
+    onnx: bytes | None = None,
+    facts: dict[str, Any] | None = None,
+    decision: dict[str, Any] | None = None,
 ) -> package.ModelPackage:
     """Write the package."""
     parquet = io.BytesIO()
@@ -92,11 +102,13 @@ def build(
         "metrics.json": {},
         "features.json": {"feature_service": "device_profile_v1", "profile_version": "0" * 16},
     }
+    if decision is not None:
+        documents["operating_point.json"] = decision
     files: dict[str, Path | bytes] = {name: json.dumps(content).encode() for name, content in documents.items()}
     files |= {
         "spec.json": spec.to_json().encode(),
         "model.onnx": onnx_bytes(tuple(spec.input.shape)) if onnx is None else onnx,
         "reference.parquet": parquet.getvalue(),
-        "card.md": b"# A model of the tests\n",
+        "card.md": b"# A model of the tests\n\n## Limits\n\n- Tested on one split only.\n",
     }
     return package.write(folder, files, disease=spec.name, family=spec.default_family, synthetic=synthetic, verdict="pass", reasons=[])

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def serving(folders: Sequence[Path], log: Path, **options: Any) -> str:
+    """Python code that serves package folders with these options."""
+    told = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    return (
+        "from pathlib import Path; from serving.options import Options; from serving.server import serve; from serving.sources import from_folder; "
+        f"serve([from_folder(p) for p in {[str(f) for f in folders]}], Options(log=Path({str(log)!r}), {told}))"
+    )
 
 
 @dataclass

@@ -16,8 +16,11 @@ import pytest
 
 from components.core.errors import DataError, DxflowError, GateError, ServiceError, SpecError
 from serving.errors import Guard
-from serving.predictor import Predictor, Query, check_unique
+from serving.options import Options
+from serving.places import Places
+from serving.predictor import Predictor, Query
 from serving.server import serve
+from serving.sources import from_folder
 from tests.serving.small_dicom import PERSON, image
 from tests.serving.small_package import GAIN, MIDDLE, build, lung_nodule, onnx_bytes, reference
 from tests.serving.small_server import free_port
@@ -60,6 +63,24 @@ def test_a_device_that_names_itself_nowhere_never_borrows_a_profile(tmp_path: Pa
     predictor = Predictor(build(tmp_path / "p", lung_nodule(), TABLE), Everything())  # type: ignore[arg-type]
     (answer,) = predictor.answer([query(device_key="unknown")])
     assert (answer["abstain"], answer["reasons"]) == (True, ["device without profile"])
+
+
+@pytest.mark.parametrize("missing", ["abstain", "pooled"])
+def test_a_profile_store_that_is_away_is_no_unseen_device(tmp_path: Path, missing: str) -> None:
+    """Nothing listens at the store's address. No decision, also where a device without a profile would get the pooled one; the reason is its own."""
+    from feature_store.redis_online import RedisAddress, RedisPlace
+    from feature_store.store import OnlineProfiles
+
+    spec = lung_nodule(normalise={"method": "device", "missing_profile": missing})
+    profiles = OnlineProfiles(RedisPlace(RedisAddress("127.0.0.1", free_port()), spec.name))
+    known, unseen, nameless = Predictor(build(tmp_path / "p", spec, TABLE), profiles).answer(
+        [query(1), query(2, device_key="f" * 16), query(3, device_key="unknown")]
+    )
+    for answer in (known, unseen):
+        assert (answer["abstain"], answer["decision"], answer["probabilities"]) == (True, None, {})
+        assert (answer["reasons"], answer["device"]["profile"]) == (["profile store unavailable"], "unavailable")
+    assert [a["device"]["status"] for a in (known, unseen)] == ["known", "unseen"]
+    assert nameless["reasons"] == [("" if missing == "abstain" else "pooled profile used: ") + "device without profile"]
 
 
 def test_a_family_of_hand_made_features_is_fed_its_features(tmp_path: Path) -> None:
@@ -108,7 +129,7 @@ def test_the_predictor_needs_neither_torch_nor_kserve_nor_feast(tmp_path: Path) 
         ("nothing", DataError, "not a model package"),
     ],
 )
-def test_a_server_that_cannot_serve_every_model_does_not_start(tmp_path: Path, case: str, kind: type[DxflowError], text: str) -> None:
+def test_a_server_that_can_serve_no_model_does_not_start(tmp_path: Path, case: str, kind: type[DxflowError], text: str) -> None:
     spec = lung_nodule(normalise=RANGE)
     if case == "graph":
         build(tmp_path / "p", spec, TABLE, onnx=b"no graph")
@@ -118,9 +139,9 @@ def test_a_server_that_cannot_serve_every_model_does_not_start(tmp_path: Path, c
         build(tmp_path / "p", spec, TABLE, synthetic=case == "synthetic")
     if case == "changed":
         (tmp_path / "p" / "model.onnx").write_bytes(onnx_bytes((1, 52, 52)) + b"\0")
-    packages = [tmp_path / "p"] * (2 if case == "twice" else 1)
+    sources = [from_folder(tmp_path / "p")] * (2 if case == "twice" else 1)
     with pytest.raises(kind, match=text):
-        serve(packages, port=free_port(), allow_synthetic=False, log=tmp_path / "log")
+        serve(sources, Options(port=free_port(), log=tmp_path / "log"))
     assert not (tmp_path / "log").exists()
 
 
@@ -129,11 +150,12 @@ def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(ServiceError, match="cannot listen"):
-            serve([], port=taken.getsockname()[1], allow_synthetic=False, log=tmp_path / "log")
+            serve([], Options(port=taken.getsockname()[1], log=tmp_path / "log"))
 
 
 def test_models_of_two_diseases_may_share_a_server(tmp_path: Path) -> None:
-    check_unique([Predictor(build(tmp_path / name, lung_nodule(name=name, normalise=RANGE), TABLE), None) for name in ("lung-one", "lung-two")])
+    folders = [build(tmp_path / name, lung_nodule(name=name, normalise=RANGE), TABLE).folder for name in ("lung-one", "lung-two")]
+    assert set(Places([from_folder(folder) for folder in folders], allow_synthetic=False).by_name) == {"lung-one", "lung-two"}
 
 
 def through(app: Any) -> list[dict[str, Any]]:

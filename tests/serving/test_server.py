@@ -33,6 +33,7 @@ from feature_store.store import ONLINE, online_folder, publish, write_profiles
 from serving import client
 from tests.serving.small_dicom import MARKS, PERSON, ct_slice, image
 from tests.serving.small_package import GAIN, MIDDLE, POOL, build, lung_nodule, reference
+from tests.serving.small_server import serving
 
 KEY = "a key of the tests only"
 POINT = {"X-Dxflow-Row": "100.5", "X-Dxflow-Column": "99.5"}
@@ -53,12 +54,13 @@ class Server:
     log: Path
     output: Path
     home: Path
+    client: httpx.Client = field(default_factory=httpx.Client)
     answered: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
 
     def post(self, path: str, **request: Any) -> httpx.Response:
         """Send; remember the ids of what was answered and refused, for the count at the end."""
-        reply = httpx.post(self.url + path, timeout=30, **request)
+        reply = self.client.post(self.url + path, timeout=60, **request)
         if reply.status_code != 200:
             self.refused[reply.json()["request_id"]] = reply.json()["error"]
         if reply.status_code == 200 and "predictions" in reply.json():
@@ -89,11 +91,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        folders = [str(strict.folder), str(lenient.folder)]
-        code = (
-            "from pathlib import Path; from serving.server import serve; "
-            f"serve([Path(p) for p in {folders}], port={port}, allow_synthetic=False, log=Path({str(root / 'log')!r}))"
-        )
+        code = serving([strict.folder, lenient.folder], root / "log", port=port, drain_s=600)
         with open(root / "output.txt", "wb") as output:
             process = subprocess.Popen([sys.executable, "-c", code], stdout=output, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[2])
         url = f"http://127.0.0.1:{port}"
@@ -399,14 +397,21 @@ def test_an_array_may_say_what_a_dicom_file_would_have_told(server: Server) -> N
     """Keyed hashes of patient and software, and acquisition figures, land in the log; anything else is refused by name and not repeated."""
     array = image()[75:127, 74:126][None].tolist()
     told = {"device_key": KNOWN, "patient_key": "0123456789abcdef", "software_key": "fedcba9876543210", "acquisition": {"acq_kvp": 120}}
-    reply = server.post("/v1/models/lung-nodule:predict", json={"instances": [{"array": array} | told]})
+    words = {"acq_kernel": "B30F", "acq_photometric": "MONOCHROME2", "acq_transfer_syntax": "1.2.840.10008.1.2.1", "acq_modality": "CT"}
+    told["acquisition"] |= words
+    named = {"manufacturer": "GE", "device_model": "other-0123abcd"}
+    reply = server.post("/v1/models/lung-nodule:predict", json={"instances": [{"array": array} | told | named]})
     assert reply.status_code == 200, reply.text
     log = read_log(server.log)
     record = log[log["request_id"] == reply.json()["predictions"][0]["request_id"]].iloc[0]
     assert (record["device_key"], record["patient"], record["software"], record["acq_kvp"]) == (KNOWN, *list(told.values())[1:3], 120)
+    assert {name: record[name] for name in (*words, *named)} == words | named
     for name, value in (
         ("patient_key", PERSON), ("software_key", 7), ("acquisition", {"acq_kernel": PERSON}), ("acquisition", {PERSON: 1}),
         ("acquisition", {f"acq_{n}": n for n in range(33)}), ("acquisition", {"acq_kvp": True}),
+        ("manufacturer", PERSON), ("device_model", PERSON), ("manufacturer", "ge medical systems"), ("device_model", 7),
+        ("acquisition", {"acq_transfer_syntax": "1.2.840.10008.5.1.4.1.1.2"}), ("acquisition", {"acq_photometric": "other-0123abcd"}),
+        ("acquisition", {"acq_mood": "B30F"}), ("acquisition", {"acq_kernel": "B" * 65}),
     ):  # fmt: skip
         reply = server.post("/v1/models/lung-nodule:predict", json={"instances": [{"array": array, name: value}]})
         assert reply.status_code == 400
@@ -458,10 +463,16 @@ def test_the_log_has_each_answer_and_each_refusal_exactly_once_with_its_figures_
     assert clean(kept.decode("utf-8", "replace"))
 
 
-def test_sigterm_ends_it_cleanly_and_leaves_nothing_running(server: Server) -> None:
+def test_after_sigterm_it_is_not_ready_and_answers_until_the_drain_is_over_and_then_ends_cleanly(server: Server) -> None:
     children = psutil.Process(server.process.pid).children(recursive=True)
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(timeout=30) == 0
+    while httpx.get(f"{server.url}/v2/health/ready").status_code == 200:
+        assert server.process.poll() is None
+    assert httpx.get(f"{server.url}/v2/health/ready").json()["error"] == "the server is not ready"
+    assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
+    assert server.dicom(ct_slice(image())).status_code == 200
+    server.process.send_signal(signal.SIGTERM)  # whoever is in a hurry
+    assert server.process.wait(timeout=60) == 0
     assert not any(c.is_running() for c in children)
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{server.url}/v2/health/live")

@@ -23,8 +23,8 @@ COLUMNS: dict[str, str] = {
 (`components/core/image_quality.py`; which of them, the spec decides, and an older server knew fewer), as numbers, or as text where one is text.
 
 `patient`, `study` and `series` are keyed hashes. `status`: `answered`, `abstained`, `refused` (the request was wrong), `error` (the server was),
-`unanswered` (a collector saw the request and never an answer), `erased` (an empty
-row, see erasure.py; only `since` shows it). `embedding`: float32 (d,) where the model offers one.
+`unanswered` (nothing was computed: too many waited, or the deadline passed; at a collector: no answer was seen), `erased` (an empty row, see
+erasure.py; only `since` shows it). `embedding`: float32 (d,) where the model offers one.
 """
 
 ERASED = "erased"

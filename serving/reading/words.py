@@ -1,0 +1,96 @@
+"""An answer as a clinician reads it: what the model sees, how sure it is, on which device, and what nobody knows about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.core.package import ModelPackage
+
+ASSISTS = "This assists and does not replace the physician. No decision about a patient may rest on it alone."
+SYNTHETIC = "Trained on SYNTHETIC data: nothing that such a model says holds for a patient."
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer in words.
+
+    Args:
+        headline: One sentence.
+        short: A few words for a list.
+        lines: What a reader should weigh it with.
+        tone: `positive`, `negative` or `none`.
+    """
+
+    headline: str
+    short: str
+    lines: tuple[str, ...]
+    tone: str
+
+
+def said(answer: Mapping[str, Any], package: ModelPackage) -> Said:
+    """The answer in words."""
+    target = package.spec.target
+    positive = [target.classes[k] for k in package.spec.positive_indices]
+    if answer["abstain"]:
+        reasons = tuple(_sentence(r) for r in answer["reasons"])
+        return Said("The model gives no answer for this one.", reasons[0] if reasons else "", reasons, "none")
+    p, sure = answer["probabilities"], answer.get("uncertainty") or {}
+    decided = str(answer["decision"])
+    lines: list[str] = []
+    if positive and target.kind != "multilabel":
+        share = sum(p[name] for name in positive)
+        what = target.positive if target.kind != "ordinal" else f"{target.positive} or more"
+        short = f"Probability of {what}: {_percent(share)}."
+        lines.append(short)
+        if sure.get("low") is not None:
+            ends = dict.fromkeys(_percent(sure[end]) for end in ("low", "high"))
+            lines.append(f"Of test samples with this probability {' to '.join(ends)} were {what} (95 % interval).")
+        tone = "positive" if set(decided.split("+")) & set(positive) else "negative"
+    else:
+        short = ", ".join(f"{name} {_percent(v)}" for name, v in sorted(p.items(), key=lambda kv: -kv[1])) + "."
+        lines.append(short)
+        tone = "positive" if decided != "none" else "negative"
+    kept = sure.get("set")
+    if kept is not None:
+        others = [name for name in kept if name not in decided.split("+")]
+        if others:
+            lines.append(f"It cannot rule out {_or(others)} (with 90 % confidence).")
+        elif not kept:
+            lines.append("It is unlike any class that the model was tested on.")
+        else:
+            lines.append("It rules out the other classes (with 90 % confidence).")
+    point = answer["operating_point"]
+    if point.get("kind") == "threshold":
+        lines.append(f"The line between the two answers lies at {_percent(point['thresholds'][0])}.")
+    lines += [_sentence(r) for r in answer["reasons"]]
+    return Said(f"The model's answer: {decided.replace('+', ', ')}.", short, tuple(lines), tone)
+
+
+def device(answer: Mapping[str, Any]) -> str:
+    """One sentence about the device."""
+    d = answer["device"]
+    name = " ".join(str(d[k]) for k in ("manufacturer", "model") if d.get(k)) or "Device without a name"
+    state = {"known": "the model was tested on it", "unseen": "the model was never tested on it", "stale": "its profile is out of date"}
+    return f"{name}: {state.get(d['status'], d['status'])}."
+
+
+def limits(package: ModelPackage) -> list[str]:
+    """What the model card says nobody should forget."""
+    part = re.search(r"^## Limits\n(.*?)(?=^## |\Z)", package.card, flags=re.M | re.S)
+    return [line.removeprefix("- ") for line in part[1].strip().splitlines() if line.startswith("- ")] if part else []
+
+
+def _percent(p: float) -> str:
+    """With a space that does not break a line."""
+    return "under 1\u00a0%" if p < 0.01 else "over 99\u00a0%" if p > 0.99 else f"{100 * p:.0f}\u00a0%"
+
+
+def _or(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."

@@ -1,0 +1,76 @@
+"""What lies outside of what a model was tested on, and what does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from components.core import image_quality
+from components.core.outside import LEAST, Limits
+from tests.serving.small_package import lung_nodule
+
+SPEC = lung_nodule(abstain={})
+SHAPE = SPEC.input.shape
+
+
+def patches(n: int, seed: int, *, mean: float = -600, noise: float = 60) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    level = rng.normal(mean, 60, (n, 1, 1, 1))
+    disc = np.hypot(*np.ogrid[-26:26, -26:26]) < 8
+    return (level + rng.normal(0, noise, (n, *SHAPE)) + rng.uniform(200, 500, (n, 1, 1, 1)) * disc).astype(np.float32)
+
+
+def reference(n: int = 300) -> pd.DataFrame:
+    rng = np.random.default_rng(7)
+    return pd.DataFrame(image_quality.figures(patches(n, 0), SPEC) | {f"embedding_{k}": rng.normal(size=n) for k in (1, 2, 3)})
+
+
+def figures(x: np.ndarray) -> list[dict[str, float]]:
+    table = image_quality.figures(x, SPEC)
+    return [{name: float(v[n]) for name, v in table.items()} for n in range(len(x))]
+
+
+LIMITS = Limits.learn(SPEC, reference())
+
+
+def test_samples_like_the_reference_are_inside() -> None:
+    assert sum(bool(LIMITS.reasons(f, {})) for f in figures(patches(2000, 1))) <= 2
+
+
+def test_a_shift_within_what_devices_do_is_inside() -> None:
+    assert sum(bool(LIMITS.reasons(f, {})) for f in figures(patches(200, 2, mean=-560, noise=75))) <= 2
+
+
+def test_what_is_no_lung_is_outside_and_says_so() -> None:
+    bone, air = np.full((1, *SHAPE), 380.0), np.full((1, *SHAPE), -999.0)
+    rng = np.random.default_rng(3)
+    for x in (bone + rng.normal(0, 5, bone.shape), air + rng.normal(0, 0.5, air.shape)):
+        reasons = LIMITS.reasons(figures(x.astype(np.float32))[0], {})
+        assert any(r.startswith("outside the training distribution: ") for r in reasons)
+
+
+def test_far_more_noise_is_low_quality_and_told_first() -> None:
+    reasons = LIMITS.reasons(figures(patches(1, 4, noise=400))[0], {})
+    assert reasons[0] == "low quality: more noise than any image that the model was tested on"
+
+
+def test_an_embedding_far_from_all_of_the_reference_is_outside() -> None:
+    rng = np.random.default_rng(5)
+    assert not any(LIMITS.far(row) for row in rng.normal(size=(2000, 3)))
+    assert LIMITS.far(np.array([30.0, 0, 0]))
+    assert not LIMITS.far(np.array([np.nan, 0, 0]))  # no embedding was given: nothing is known
+
+
+def test_acquisition_limits_of_the_spec_name_the_parameter_and_what_is_allowed() -> None:
+    spec = lung_nodule(abstain={"acquisition": {"acq_slice_mm": (0.4, 3)}})
+    limits = Limits.learn(spec, reference())
+    (inside,) = figures(patches(1, 6))
+    assert limits.reasons(inside, {"acq_slice_mm": 5.0}) == ["acquisition outside the spec: slice_mm 5, allowed 0.4 to 3"]
+    assert limits.reasons(inside, {"acq_slice_mm": 3.0}) == []
+    assert limits.reasons(inside, {}) == []
+
+
+def test_a_small_reference_and_a_switch_that_is_off_judge_nothing() -> None:
+    (noisy,) = figures(patches(1, 4, noise=400))
+    assert Limits.learn(SPEC, reference(LEAST - 1)).reasons(noisy, {}) == []
+    assert Limits.learn(lung_nodule(abstain={"outside": 0}), reference()).reasons(noisy, {}) == []

@@ -1,0 +1,218 @@
+"""The reading page over HTTP and in a headless browser. All data is made up."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from serving.access.policy import Policy, new_token
+from serving.reading.cases import CaseStore, now, urgency
+from serving.reading.words import ASSISTS, SYNTHETIC
+from tests.serving.reading.site import PATIENT, Site, patch, running
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("reading")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("DXFLOW_HOME", str(folder / "home"))
+        found = Site(folder, Policy("127.0.0.1"))
+    with running(found.app) as found.url:
+        yield found
+
+
+def get(site: Site, path: str) -> httpx.Response:
+    return httpx.get(site.url + path, timeout=60)
+
+
+def tell(site: Site, name: str, **form: str) -> httpx.Response:
+    return httpx.post(f"{site.url}/read/case/{site.ids[name]}", data=form, timeout=60)
+
+
+def test_the_list_is_ordered_by_urgency_and_every_view_says_what_it_is(site: Site) -> None:
+    text = get(site, "/read").text
+    places = [text.index(site.ids[name]) for name in ("urgent", "nothing", "routine")]
+    assert places == sorted(places)
+    for page in (text, get(site, f"/read/case/{site.ids['urgent']}").text, get(site, "/read?read=1").text):
+        assert ASSISTS in page
+    assert SYNTHETIC in text
+    assert SYNTHETIC in get(site, f"/read/case/{site.ids['routine']}").text
+
+
+def test_urgency_puts_positives_first_then_what_only_a_reader_can_tell() -> None:
+    def one(abstain: bool, p: float, decision: str | None) -> float:
+        answer: dict[str, Any] = {"abstain": abstain, "decision": decision, "probabilities": {} if abstain else {"benign": 1 - p, "malignant": p}}
+        return urgency(answer, ["malignant"])
+
+    order = [one(False, 0.9, "malignant"), one(False, 0.5, "malignant"), one(True, 0, None), one(False, 0.3, "benign"), one(False, 0.01, "benign")]
+    assert order == sorted(order, reverse=True)
+    assert len(set(order)) == 5
+
+
+def test_a_case_says_its_answer_in_words_with_uncertainty_device_and_limits(site: Site) -> None:
+    text = get(site, f"/read/case/{site.ids['urgent']}").text
+    for words in (
+        "The model&#39;s answer: malignant.", "Probability of malignant: ", "(95 % interval)", "SIEMENS SOMATOM Force: the model was tested on it",
+        "Tested on one split only.", "The line between the two answers lies at 40\u00a0%",
+    ):  # fmt: skip
+        assert words in text
+    nothing = get(site, f"/read/case/{site.ids['nothing']}").text
+    assert "The model gives no answer for this one." in nothing
+    assert "Image without content." in nothing
+    assert 'value="agree"' not in nothing
+
+
+def test_pixels_are_those_of_the_sample_and_the_heat_lies_on_its_grid(site: Site) -> None:
+    pixels = np.frombuffer(get(site, f"/read/case/{site.ids['urgent']}/pixels").content, "<f4")
+    assert np.array_equal(pixels.reshape(1, 52, 52), patch(0.8, 2))
+    heat = get(site, f"/read/case/{site.ids['urgent']}/heat")
+    assert (len(heat.content), heat.headers["x-method"], heat.headers["x-classes"]) == (52 * 52, "occlusion", "malignant")
+    assert np.frombuffer(heat.content, np.uint8).max() == 255
+    volume = get(site, f"/read/case/{site.ids['volume']}/heat")
+    assert len(volume.content) == site.predictors["alzheimer-smri"].spec.input.shape[1:][0] * np.prod(
+        site.predictors["alzheimer-smri"].spec.input.shape[2:]
+    )
+
+
+def test_nothing_comes_from_elsewhere_and_nothing_is_kept_by_the_browser(site: Site) -> None:
+    for path in ("/read", f"/read/case/{site.ids['urgent']}", "/read/static/viewer.js", "/read/static/reading.css"):
+        reply = get(site, path)
+        assert "http://" not in reply.text
+        assert "https://" not in reply.text
+        assert "default-src 'none'" in reply.headers["content-security-policy"]
+    assert get(site, "/read").headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", ["/read/case/" + "0" * 32, "/read/case/..%2f..%2fcases", "/read/case/x/pixels", "/read/static/../cases.py"])
+def test_what_is_not_there_is_404_in_one_line(site: Site, path: str) -> None:
+    reply = get(site, path)
+    assert reply.status_code == 404
+    assert "Traceback" not in reply.text
+
+
+def test_a_verdict_is_kept_becomes_a_late_label_and_an_audit_event_without_its_text(site: Site) -> None:
+    site.add("read", "lung-nodule", patch(0.5, 9))
+    answer = site.store.get(site.ids["read"])[0].answer
+    reply = tell(site, "read", verdict="disagree", label="benign", comment="old scar of Mrs Miller")
+    assert reply.status_code == 303
+    case, _, (reading,) = site.store.get(site.ids["read"])
+    assert (case.read, reading.verdict, reading.label, reading.comment, reading.who) == (
+        True,
+        "disagree",
+        "benign",
+        "old scar of Mrs Miller",
+        "local",
+    )
+    rows = [row for file in (site.inbox / "lung-nodule").glob("*.csv") for row in csv.DictReader(file.open())]
+    assert [(r["sample"], r["label"], r["version"]) for r in rows if r["sample"] == case.request_id] == [
+        (case.request_id, "benign", answer["digest"])
+    ]
+    log = next((site.inbox.parent / "audit").glob("*.log")).read_text()
+    events = [json.loads(line.split(" ", 1)[1]) for line in log.splitlines()]
+    told = [e for e in events if e["action"] == "verdict" and e["request_id"] == case.request_id]
+    assert [(e["who"], e["verdict"], e["label"], e["commented"]) for e in told] == [("local", "disagree", "benign", True)]
+    assert "Miller" not in log
+    assert site.ids["read"] in get(site, "/read?read=1").text
+
+
+@pytest.mark.parametrize(
+    "form",
+    [{}, {"verdict": "maybe"}, {"verdict": "disagree"}, {"verdict": "disagree", "label": "Miller"}, {"verdict": "own reading", "label": "benign"}],
+)
+def test_a_form_that_says_nothing_changes_nothing(site: Site, form: dict[str, str]) -> None:
+    reply = tell(site, "routine", **form)
+    assert reply.status_code == 400
+    assert "Miller" not in reply.text
+    assert not site.store.get(site.ids["routine"])[0].read
+
+
+def test_cases_go_with_their_patient_with_age_and_beyond_the_most(site: Site, tmp_path: Path) -> None:
+    store = CaseStore(tmp_path / "reading", most=3, days=10)
+    predictor = site.predictors["lung-nodule"]
+    query = replace(site.store.get(site.ids["urgent"])[1], patient=PATIENT)
+    (answer,) = predictor.answer([query])
+    answer["request_id"] = "1" * 32
+    made = [store.add(query, answer, ["malignant"], now() - timedelta(days=d)) for d in (11, 3, 2, 1, 0)]
+    kept = {case.id for case in store.list()}
+    assert kept == set(made[2:])
+    assert {p.stem for p in (tmp_path / "reading" / "pixels").iterdir()} == kept
+    assert store.erase(PATIENT, dry=True) == 3
+    assert store.erase(PATIENT) == 3
+    assert store.counts() == (0, 0)
+    assert not list((tmp_path / "reading" / "pixels").iterdir())
+    store.close()
+    everything = b"".join(p.read_bytes() for p in (tmp_path / "reading").rglob("*") if p.is_file())
+    assert PATIENT.encode() not in everything
+
+
+def test_beyond_loopback_a_reader_signs_in_with_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DXFLOW_HOME", str(tmp_path / "home"))
+    token, line = new_token("dr-b", ["reader"])
+    (tmp_path / "tokens").write_text(line)
+    (tmp_path / "tokens").chmod(0o600)
+    site = Site(tmp_path, Policy("0.0.0.0", tokens=tmp_path / "tokens"))
+    with running(site.app) as url, httpx.Client(base_url=url) as client:
+        assert client.get("/read").status_code == 401
+        assert client.get("/read/login").status_code == 200
+        assert client.post("/read/login", data={"token": "wrong"}).status_code == 401
+        reply = client.post("/read/login", data={"token": token})
+        assert (reply.status_code, reply.headers["location"]) == (303, "/read")
+        assert all(word in reply.headers["set-cookie"] for word in ("HttpOnly", "SameSite=strict", "Path=/read"))
+        assert "dr-b" in client.get("/read").text
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield found
+        found.close()
+
+
+def test_a_reader_works_through_the_list_by_keyboard(site: Site, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    problems: list[str] = []
+    page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: problems.append(str(e)))
+    page.goto(f"{site.url}/read/case/{site.ids['volume']}")
+    page.wait_for_selector("canvas[data-drawn=plain]")
+    before = page.evaluate("document.getElementById('view').toDataURL()")
+    first = page.text_content("#slice-at")
+    page.keyboard.press("ArrowDown")
+    assert page.text_content("#slice-at") != first
+    assert page.evaluate("document.getElementById('view').toDataURL()") != before
+    page.goto(f"{site.url}/read/case/{site.ids['urgent']}")
+    page.wait_for_selector("canvas[data-drawn=plain]")
+    plain = page.evaluate("document.getElementById('view').toDataURL()")
+    page.keyboard.press("h")
+    page.wait_for_selector("canvas[data-drawn=heat]")
+    assert page.evaluate("document.getElementById('view').toDataURL()") != plain
+    assert "what speaks for malignant (occlusion)" in page.text_content("#heat-says")
+    page.keyboard.press("h")
+    page.wait_for_selector("canvas[data-drawn=plain]")
+    page.keyboard.press("]")
+    assert page.evaluate("document.getElementById('view').toDataURL()") != plain
+    page.keyboard.press("a")
+    page.keyboard.press("Tab")
+    page.click("button:has-text('back to the list')")
+    page.wait_for_url("**/read")
+    assert site.store.get(site.ids["urgent"])[2][0].verdict == "agree"
+    assert problems == []
+    page.close()
