@@ -163,7 +163,7 @@ def test_same_seed_same_scores_saved_loaded_and_exported(disease: str, family: s
         assert np.abs(answer - scores[:n]).max() <= 1e-4 * max(1.0, float(np.abs(scores).max()))
     # What the server runs: the same figures from both engines.
     own = OnnxRuntime(tmp_path / "model.onnx", first.feature_name, name=disease, threads=1)
-    assert np.array_equal(own.run(x[:5])[0], answer)
+    assert np.abs(own.run(x[:5])[0] - answer).max() <= 1e-5 * max(1.0, float(np.abs(answer).max()))
     import onnx
 
     if any(node.domain for node in onnx.load(tmp_path / "model.onnx").graph.node):  # trees are no operation of neural networks

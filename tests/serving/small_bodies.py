@@ -27,7 +27,7 @@ def disease(name: str) -> DiseaseSpec:
     """A spec of the catalogue; where it has more than two classes, with two. Nothing lies outside, as in `lung_nodule`."""
     spec = DiseaseSpec.from_toml(CATALOGUE / f"{name}.toml")
     changes: dict[str, Any] = {} if len(spec.target.classes) == 2 else {"target": TWO, "metrics": ("auc",), "operating_point": {}}
-    return DiseaseSpec.model_validate(spec.model_dump() | {"abstain": {"outside": 0}} | changes)
+    return DiseaseSpec.model_validate(spec.model_dump() | {"abstain": {"outside": 0}, "covariates": ()} | changes)
 
 
 def package(folder: Path, name: str) -> ModelPackage:
