@@ -85,7 +85,8 @@ def remove(path: Path) -> None:
 
 def _files(root: Path, plan: Plan, store: Path | None) -> list[Path]:
     """Files that are looked at, sorted; links are not followed."""
-    apart = {folder(), *map(Path, plan.logs), *([store] if store else []), *Path(plan.state).glob("*/labels")}  # these are others' work
+    labels = Path(plan.state).glob("*/labels")
+    apart = {folder(), root / "pacs", *map(Path, plan.logs), *([store] if store else []), *labels}  # these are others' work
     found: list[Path] = []
     for here, folders, names in os.walk(root):
         folders[:] = [name for name in folders if Path(here) / name not in apart]

@@ -12,39 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from components.core.atomic import atomic_dir
-from components.core.chain.candidate_classifier import DEFAULT, Detector
+from components.core.chain.candidate_classifier import Detector
 from components.core.chain.ct_volume import CtVolume, read_volume
-from components.core.chain.findings import Finding, check, label_volume, patches
+from components.core.chain.findings import Finding, check, label_volume
 from components.core.chain.findings import find as located
 from components.core.cores import available_cores
-from components.core.errors import GateError, SpecError
-from components.core.package import ModelPackage
+from components.core.errors import SpecError
 from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
-from serving.predictor import Predictor, Query
+from serving.nodules import detector, opened, queries
+from serving.predictor import Predictor
 
 RESULT, OUTLINES = "findings.json", "outlines.nii.gz"
-
-
-def predictor(folder: Path, *, allow_synthetic: bool) -> Predictor:
-    """The package as the server would load it, with the online profiles of its devices."""
-    package = ModelPackage.open(folder, allow_synthetic=allow_synthetic)
-    check(package.spec)
-    profiles = None
-    if package.spec.normalise.method == "device":
-        from feature_store.store import OnlineProfiles, online_place
-
-        profiles = OnlineProfiles(online_place(package.name))
-    return Predictor(package, profiles)
-
-
-def detector(path: Path | None, *, allow_synthetic: bool) -> Detector:
-    """The detector of a file, or the one that comes along. Raises GateError for one fitted on synthetic data where that is not allowed."""
-    made = Detector.read(path or DEFAULT)
-    if made.synthetic and not allow_synthetic:
-        raise GateError(
-            "fitted on synthetic data, not for use on patients", where=f"detector {path or DEFAULT.name}", allowed="only with --allow-synthetic"
-        )
-    return made
 
 
 def find(study: Path, *, model: Predictor, chooser: Detector, pseudonymiser: Pseudonymiser, out: Path | None = None) -> dict[str, Any]:
@@ -68,7 +46,7 @@ def find(study: Path, *, model: Predictor, chooser: Detector, pseudonymiser: Pse
     clock.append(time.monotonic())
     found, lungs = located(volume, chooser)
     clock.append(time.monotonic())
-    answers = diagnosed(volume, found, model)
+    answers = model.answer(queries(volume, found, model.spec)) if found else []
     clock.append(time.monotonic())
     positive = model.spec.target.classes[model.spec.positive_index]
     result = {
@@ -96,18 +74,6 @@ def _study(volume: CtVolume, litres: float) -> dict[str, Any]:
         "lung_litres": round(litres, 3),
         "ignored_files": volume.ignored,
     }
-
-
-def diagnosed(volume: CtVolume, found: list[Finding], model: Predictor) -> list[dict[str, Any]]:
-    """One answer of the server's for each finding."""
-    if not found:
-        return []
-    device = volume.device
-    queries = [
-        Query(array=patch, device_key=device.key, manufacturer=device.manufacturer, device_model=device.model, series=volume.series, source="dicom")
-        for patch in patches(volume, found, model.spec)
-    ]
-    return model.answer(queries)
 
 
 def _row(number: int, f: Finding, answer: dict[str, Any], volume: CtVolume, positive: str) -> dict[str, Any]:
@@ -148,7 +114,8 @@ def run(model: str, study: Path, *, out: Path | None, own_detector: Path | None,
     """What the command does."""
     from pipelines.models import fetch
 
-    loaded = predictor(fetch(model, allow_synthetic=allow_synthetic), allow_synthetic=allow_synthetic)
+    loaded = opened(fetch(model, allow_synthetic=allow_synthetic), allow_synthetic=allow_synthetic)
+    check(loaded.spec)
     chooser = detector(own_detector, allow_synthetic=allow_synthetic)
     return find(study, model=loaded, chooser=chooser, pseudonymiser=load_pseudonymiser()[0], out=out)
 

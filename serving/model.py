@@ -23,13 +23,12 @@ import numpy as np
 import orjson
 from kserve.errors import InvalidInput
 from kserve.metrics import POST_HIST_TIME, PRE_HIST_TIME, PREDICT_HIST_TIME, get_labels
-from numpy.typing import NDArray
 
 from components.core.errors import DataError
 from components.core.pseudonym import Pseudonymiser
-from serving import bodies, queries, wire
+from serving import bodies, queries, records, wire
 from serving.explain import layer_png
-from serving.journal import Journal, finite, milliseconds, now
+from serving.journal import Journal, milliseconds, now
 from serving.places import Place
 from serving.predictor import Answered, Explained, Predictor, Query
 from serving.reading.cases import CaseStore
@@ -168,9 +167,9 @@ class DiseaseModel(kserve.Model):
         reply: Callable[[list[dict[str, Any]], Predictor], T],
         ask: Ask = Predictor.work,
     ) -> T:
-        """The answer leaves when all of it is in the log, or counted because no disk takes it."""
+        """The answer leaves when all of it is in the log, or counted because no disk takes it; meanwhile the thread has the next request."""
 
-        def work() -> T:
+        def work() -> tuple[T, list[dict[str, Any]]]:
             predictor = self.place.holder()
             with PRE_HIST_TIME.labels(**self._labels).time():
                 try:
@@ -180,29 +179,31 @@ class DiseaseModel(kserve.Model):
                 except DataError as error:
                     raise InvalidInput(str(error)) from None
             with PREDICT_HIST_TIME.labels(**self._labels).time():
-                answers = self._answer(predictor, ticket, found, ask)
+                answers, written = self._answer(predictor, ticket, found, ask)
             with POST_HIST_TIME.labels(**self._labels).time():
-                return reply(answers, predictor)
+                return reply(answers, predictor), written
 
-        return await self._turns.run(ticket, work)
+        answer, written = await self._turns.run(ticket, work)
+        await self._journal.commit(ticket.request_id, written)
+        return answer
 
-    def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query], ask: Ask) -> list[dict[str, Any]]:
+    def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query], ask: Ask) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The answers and their records."""
         ids = [f"{ticket.request_id}-{n}" if len(found) > 1 else ticket.request_id for n in range(len(found))]
         try:
             answered = ask(predictor, found)
         except Exception:
-            failed = [_failed(predictor, i, query, ticket.started) for i, query in zip(ids, found, strict=True)]
+            failed = [records.failed(i, query, predictor, ticket.started) for i, query in zip(ids, found, strict=True)]
             self._journal.write(ticket.request_id, failed)
             raise
         answers = [one.answer for one in answered]
         for answer, own in zip(answers, ids, strict=True):
             answer["request_id"] = own
         at, latency = now(), milliseconds(ticket.started)
-        records = [_record(at, latency, query, one.answer, one.figures, one.embedding) for query, one in zip(found, answered, strict=True)]
-        self._journal.write(ticket.request_id, records)
+        written = [records.answered(at, latency, query, one.answer, one.figures, one.embedding) for query, one in zip(found, answered, strict=True)]
         if self._cases is not None:
             self._keep(self._cases, predictor, found, answers)
-        return answers
+        return answers, written
 
     def _keep(self, cases: CaseStore, predictor: Predictor, found: list[Query], answers: list[dict[str, Any]]) -> None:
         """For the reading page. An answer is not held up by a page that cannot be filled."""
@@ -235,49 +236,3 @@ def outputs(answers: Sequence[Mapping[str, Any]], predictor: Predictor) -> list[
         wire.Output("abstain", "BOOL", [n], np.array([a["abstain"] for a in answers], dtype=bool)),
         wire.Output("answer", "BYTES", [n], [orjson.dumps(a) for a in answers]),
     ]
-
-
-def _failed(predictor: Predictor, request_id: str, query: Query, started: float) -> dict[str, Any]:
-    """The record of a sample that the server has no answer for, by a defect: its device is known, and its defect may come from there."""
-    package = predictor.package
-    return {
-        "time": now(), "request_id": request_id, "status": "error", "model": package.name, "version": package.version, "digest": package.digest,
-        "abstain": False, "reasons": ["a defect of the server"], "latency_ms": milliseconds(started),
-        **_asked(query), "manufacturer": query.manufacturer, "device_model": query.device_model,
-    }  # fmt: skip
-
-
-def _asked(query: Query) -> dict[str, Any]:
-    """What is kept of a sample before anybody looks at it: keyed hashes and acquisition parameters; no pixel, no identifier."""
-    return {
-        "source": query.source, "device_key": query.device_key, "software": query.software,
-        "patient": query.patient, "study": query.study, "series": query.series, "acquisition": dict(query.acquisition),
-    }  # fmt: skip
-
-
-def _record(
-    time_utc: str, latency_ms: float, query: Query, answer: dict[str, Any], figures: dict[str, float], embedding: NDArray[np.float32] | None
-) -> dict[str, Any]:
-    """What is kept of an answer: figures and keyed hashes; no pixel, no identifier."""
-    device = answer["device"]
-    record = _asked(query) | {
-        "time": time_utc,
-        "request_id": answer["request_id"],
-        "status": "abstained" if answer["abstain"] else "answered",
-        "model": answer["model"],
-        "version": answer["version"],
-        "digest": answer["digest"],
-        "manufacturer": device["manufacturer"],
-        "device_model": device["model"],
-        "device_status": device["status"],
-        "profile": device["profile"],
-        "scores": answer["probabilities"],
-        "decision": answer["decision"],
-        "abstain": answer["abstain"],
-        "reasons": answer["reasons"],
-        "image": finite(figures),
-        "latency_ms": latency_ms,
-    }
-    if embedding is not None and np.isfinite(embedding).all():
-        record["embedding"] = [float(f"{value:.9g}") for value in embedding]  # nine digits give the same float32 back
-    return record

@@ -19,7 +19,7 @@ from components.core.outside import OUTSIDE, UNSEEN, Limits
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.uncertainty import Uncertainty
-from serving import slide_answer
+from serving import covariates, slide_answer
 from serving.explain import Explainer, overlay_png
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Query:
         part: Which part of its file it is: {window, start_s} of a recording, {row} of a table.
         faults: Why its file's format calls it unusable: the model is not asked, and these are the reasons.
         tiles: Of a whole slide, which gets one answer; `array` is then the one that stands for it in the log's figures.
+        covariates: What is told of the patient, as `serving/covariates.py` lets it in.
     """
 
     array: NDArray[Any]
@@ -74,6 +75,7 @@ class Query:
     part: Mapping[str, Any] | None = None
     faults: tuple[str, ...] = ()
     tiles: Tiles | None = None
+    covariates: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Predictor:
 
     def __init__(self, package: ModelPackage, profiles: OnlineProfiles | None, wanted: Wanted | None = None) -> None:
         self.package, self.spec, self._profiles = package, package.spec, profiles
-        self._calibration, self._decision = package.sample_calibration, package.operating_point
+        self._calibration, self._decision, self._fusion = package.sample_calibration, package.operating_point, package.fusion
         self.engine = open_engine(package, wanted)
         self._aggregate = slide_answer.aggregator(package)
         self._projection = package.projection
@@ -156,7 +158,8 @@ class Predictor:
         Returns:
             model, version, digest, disease, synthetic, engine; `probabilities` {class: p}, empty on abstention; `uncertainty`
             (`components/core/uncertainty.py`), None on abstention; `decision`, None on abstention; `abstain`, `reasons`; `device` {key, manufacturer,
-            model, status, profile}; `operating_point`; `part` where the sample is one of several in its file.
+            model, status, profile}; `operating_point`; `part` where the sample is one of several in its file; `covariates` {used, not_used} where the
+            spec names any.
         """
         return [one.answer for one in self.work(queries)]
 
@@ -175,6 +178,8 @@ class Predictor:
             if embedded is not None:
                 embeddings = dict(zip(asked, embedded, strict=True))
             found = calibration.apply(self._calibration, scores)
+            if self._fusion is not None:
+                found = self._fusion.apply(found, [queries[n].covariates for n in asked])
             if not np.isfinite(found).all():
                 raise DataError("the model gave values that are not finite", where=self.package.name)
             p = dict(zip(asked, found, strict=True))
@@ -206,6 +211,7 @@ class Predictor:
                     "device": state.described,
                     "operating_point": self._decision.to_dict(),
                 }
+                | covariates.answered(self._fusion, queries[n].covariates, asked=n in p)
                 | ({} if (part := queries[n].part) is None else {"part": dict(part)}),
                 embeddings.get(n),
                 own,

@@ -5,6 +5,7 @@ file (the raw body, base64 in JSON, an element of a BYTES tensor, or by referenc
 numbers (nested lists, or an FP32 tensor)
         in the spec's unit, on the spec's grid; in v1 with the keyed hashes, figures and vocabulary names that a DICOM file would have
         told
+either  with what is told of the patient (`serving/covariates.py`)
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from components.core.errors import DataError
 from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from components.core.spec import DiseaseSpec
-from serving import bodies, told_words
+from serving import bodies, covariates, told_words
 from serving.bodies.body import MOST_WINDOWS, Body
 from serving.predictor import Query
 
@@ -68,7 +69,12 @@ def instances_of(document: Any) -> list[Any]:
     return document["instances"]
 
 
-def _from_instance(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, fetched: Path | None) -> list[Query]:
+def _from_instance(whole: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, fetched: Path | None) -> list[Query]:
+    instance, told = covariates.apart(whole, where, spec)
+    return [replace(query, covariates=told) for query in _samples(instance, where, spec, pseudonymiser, fetched)]
+
+
+def _samples(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, fetched: Path | None) -> list[Query]:
     forms = [name for name in ("array", *FILE_KEYS) if isinstance(instance, Mapping) and name in instance]
     if len(forms) != 1:
         raise DataError("not a sample", where=where, allowed=FORMS)
@@ -102,8 +108,9 @@ def from_raw(data: bytes, headers: Mapping[str, str], spec: DiseaseSpec, pseudon
     names = (f"header {HEADERS[0]}", f"header {HEADERS[1]}", f"header {HEADERS[2]}")
     row, column, window = (_header_number(headers, name, UNIT[what]) for name, what in zip(HEADERS, POINTS, strict=True))
     device = _keyed(headers.get(DEVICE_HEADER.lower()), f"header {DEVICE_HEADER}")
+    told = covariates.of_header(headers, spec)
     body = Body(data, "body", names, row, column, _index(window, names[2]), device)
-    return bodies.read(headers.get("content-type", ""), body, spec, pseudonymiser)
+    return [replace(query, covariates=told) for query in bodies.read(headers.get("content-type", ""), body, spec, pseudonymiser)]
 
 
 def from_array(array: NDArray[Any], device_key: Any, spec: DiseaseSpec, *, where: str) -> Query:

@@ -18,6 +18,7 @@ ALL = "0.0.0.0"  # noqa: S104 - inside the pod's own network; the NetworkPolicy 
 USER = 1000  # of the image
 HOME = "/var/lib/dxflow"
 KEY = "/etc/dxflow/pseudonym.key"
+TOKENS = "/etc/dxflow-tokens/tokens"  # who may ask: beyond loopback the server does not start without it
 STORE_CLAIM = "dxflow-store"
 
 
@@ -34,7 +35,9 @@ def build(
     Raises:
         DataError: A rule that no schema checks would be broken.
     """
-    command = ["python", "-m", "pipelines", "serve", "/mnt/models", "--host", ALL, "--port", str(PORT), "--log", f"{HOME}/inference-log"]
+    command = [
+        "python", "-m", "pipelines", "serve", "/mnt/models", "--host", ALL, "--port", str(PORT), "--log", f"{HOME}/inference-log", "--tokens", TOKENS,
+    ]  # fmt: skip
     cpu, memory = f"{round(resources.cpu * 1000)}m", f"{round(resources.memory_gb * 1024)}Mi"
     asked: dict[str, str] = {"cpu": cpu, "memory": memory} | ({resources.gpu_resource: str(resources.gpu)} if resources.gpu else {})
     probe = {"httpGet": {"path": "/v2/health/ready", "port": PORT}, "timeoutSeconds": 2}
@@ -66,6 +69,7 @@ def build(
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "home", "mountPath": HOME},
             {"name": "pseudonym-key", "mountPath": KEY.rpartition("/")[0], "readOnly": True},
+            {"name": "tokens", "mountPath": TOKENS.rpartition("/")[0], "readOnly": True},
         ],
     }
     predictor: dict[str, Any] = {
@@ -87,6 +91,7 @@ def build(
             {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
             {"name": "home", "persistentVolumeClaim": {"claimName": "dxflow-serving"}},
             {"name": "pseudonym-key", "secret": {"secretName": "dxflow-pseudonym", "items": [{"key": "pseudonym.key", "path": "pseudonym.key"}]}},
+            {"name": "tokens", "secret": {"secretName": "dxflow-tokens", "defaultMode": 0o440, "items": [{"key": "tokens", "path": "tokens"}]}},
         ],
     }
     if resources.node_selector:

@@ -22,9 +22,10 @@ import json, resource, sys, time
 from pathlib import Path
 began = time.monotonic()
 from components.core.pseudonym import Pseudonymiser
-from pipelines.find import detector, find, predictor
+from pipelines.find import detector, find
+from serving.nodules import opened
 study, package, out = map(Path, sys.argv[1:])
-model, chooser, key = predictor(package, allow_synthetic=True), detector(None, allow_synthetic=True), Pseudonymiser(b"chain-bench-chain-bench")
+model, chooser, key = opened(package, allow_synthetic=True), detector(None, allow_synthetic=True), Pseudonymiser(b"chain-bench-chain-bench")
 result = find(study, model=model, chooser=chooser, pseudonymiser=key, out=out)
 print(json.dumps({
     "seconds": time.monotonic() - began, "steps": result["seconds"], "findings": [f["position_mm"] for f in result["findings"]],

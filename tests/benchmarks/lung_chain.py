@@ -36,13 +36,13 @@ MISSED = -1.0  # probability that stands for "not found" in the AUC end to end
 
 def main(folder: Path) -> dict[str, Any]:
     """Make what is not there, judge, print."""
-    from pipelines.find import diagnosed, predictor
+    from serving.nodules import opened, queries
 
     began = time.monotonic()
     os.environ.setdefault("DXFLOW_HOME", str(folder / "home"))
     os.environ.setdefault("DXFLOW_KEY", "synthetic-collections-only")
     spec = catalog.load("lung-nodule")
-    model = predictor(_package(folder), allow_synthetic=True)
+    model = opened(_package(folder), allow_synthetic=True)
     chooser = Detector.read(DEFAULT)
     pseudonymiser = load_pseudonymiser()[0]
     generate(folder / "judged", patients=PATIENTS, seed=SEED, workers=1)
@@ -63,7 +63,8 @@ def main(folder: Path) -> dict[str, Any]:
         scans.append(scan)
         shown += int((scan.alarms >= chooser.threshold).sum())
         hit = [found[k] if k >= 0 else None for k in scan.best]
-        answers = iter(diagnosed(volume, [f for f in hit if f is not None], model))
+        samples = queries(volume, [f for f in hit if f is not None], spec)
+        answers = iter(model.answer(samples) if samples else [])
         truth = simulate(seed=SEED, unseen=False, keys=KNOWN, number=number)
         for nodule, finding in zip(known.nodules, hit, strict=True):
             answer = next(answers) if finding is not None else None

@@ -108,7 +108,7 @@ def test_outlines_lie_in_the_world_where_the_findings_do(place: Path, tmp_path: 
 
 
 def test_a_synthetic_detector_needs_leave(place: Path):
-    from pipelines.find import detector
+    from serving.nodules import detector
 
     with pytest.raises(GateError, match=r"detector detector\.json: fitted on synthetic data"):
         detector(None, allow_synthetic=False)

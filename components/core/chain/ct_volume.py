@@ -6,11 +6,13 @@ coordinates are DICOM's: x to the patient's left, y to the back, z to the head, 
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,8 @@ FEWEST_SLICES = 4
 NOT_DICOM = "not a DICOM file"
 
 Triple = tuple[float, float, float]
+Source = Path | bytes
+"""A DICOM file: where it lies, or its bytes."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class CtVolume:
         axes: Unit vectors in patient coordinates along which slices, rows and columns are counted.
         files: File of each slice, relative to the folder that was read.
         sops: Pseudonym of each slice's image.
+        study, patient, series: Pseudonyms.
+        facts: `acq_*` of the first slice's header.
         ignored: Files that are no CT image, by reason.
     """
 
@@ -55,9 +61,11 @@ class CtVolume:
     axes: tuple[Triple, Triple, Triple]
     files: tuple[str, ...]
     sops: tuple[str, ...]
+    study: str
     series: str
     patient: str | None
     device: DeviceIdentity
+    facts: dict[str, Any]
     synthetic: bool
     ignored: dict[str, int]
 
@@ -71,7 +79,7 @@ class CtVolume:
 @dataclass(frozen=True)
 class _Plane:
     file: str
-    path: Path
+    source: Source
     image: ImageHeader
     frame: int
     position: Triple
@@ -94,14 +102,21 @@ def read_volume(folder: Path, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError("not a folder", where=str(folder), allowed="a folder with one CT series")
-    planes, ignored = _headers(folder, spec, pseudonymiser)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+    sources = {str(path.relative_to(folder)): path for path in files}
+    return volume_of(sources, where=str(folder), spec=spec, pseudonymiser=pseudonymiser, workers=workers)
+
+
+def volume_of(sources: Mapping[str, Source], *, where: str, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, workers: int = 1) -> CtVolume:
+    """As `read_volume`, from files by name; `where` says in messages what they are together."""
+    planes, ignored = _headers(sources, where, spec, pseudonymiser)
     if not planes:
         found = "; ".join(f"{n} of {reason}" for reason, n in sorted(ignored.items())) or "no files"
-        raise DataError("no CT images", where=str(folder), got=found)
+        raise DataError("no CT images", where=where, got=found)
     series = sorted({p.image.series for p in planes})
     if len(series) > 1:
-        raise DataError("several CT series in one folder", where=str(folder), got=len(series), allowed="one: name its folder")
-    planes, normal, step = _ordered(planes, folder)
+        raise DataError("several CT series in one folder", where=where, got=len(series), allowed="one: name its folder")
+    planes, normal, step = _ordered(planes, where)
     image = planes[0].image
     assert image.pixel_mm is not None
     rows_mm, columns_mm = image.pixel_mm
@@ -110,10 +125,10 @@ def read_volume(folder: Path, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser
     def decode(k: int) -> None:
         plane = planes[k]
         try:
-            with open(plane.path, "rb") as handle:
+            with _opened(plane.source) as handle:
                 hu[k] = frame_in_unit(handle, plane.image, plane.frame, spec=spec)
         except NotUsable as reason:
-            raise DataError(reason.reason, where=f"{folder}: {plane.file}") from None
+            raise DataError(reason.reason, where=f"{where}: {plane.file}") from None
 
     with ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(decode, range(len(planes))):
@@ -122,33 +137,37 @@ def read_volume(folder: Path, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser
     axes = (normal, planes[0].columns_along, planes[0].rows_along)
     return CtVolume(
         hu=hu, step_mm=(step, rows_mm, columns_mm), origin_mm=planes[0].position, axes=axes, files=tuple(p.file for p in planes),
-        sops=tuple(p.image.sop for p in planes), series=series[0], patient=image.patient, device=image.device,
-        synthetic=any(p.image.synthetic for p in planes), ignored=ignored,
+        sops=tuple(p.image.sop for p in planes), study=image.study, series=series[0], patient=image.patient, device=image.device,
+        facts=image.facts, synthetic=any(p.image.synthetic for p in planes), ignored=ignored,
     )  # fmt: skip
 
 
-def _headers(folder: Path, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> tuple[list[_Plane], dict[str, int]]:
+def _opened(source: Source) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
+
+
+def _headers(sources: Mapping[str, Source], where: str, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> tuple[list[_Plane], dict[str, int]]:
     planes: list[_Plane] = []
     ignored: dict[str, int] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
-        name = str(path.relative_to(folder))
+    for name, source in sources.items():
         try:
-            with open(path, "rb") as handle:
-                image = read_header(handle, size=path.stat().st_size, spec=spec, pseudonymiser=pseudonymiser)
+            with _opened(source) as handle:
+                size = len(source) if isinstance(source, bytes) else source.stat().st_size
+                image = read_header(handle, size=size, spec=spec, pseudonymiser=pseudonymiser)
             if image.samples != 1:
                 raise NotUsable("colour where the spec has one channel")
         except NotUsable as reason:
             if not reason.skipped and reason.reason != NOT_DICOM:
-                raise DataError(reason.reason, where=f"{folder}: {name}") from None
+                raise DataError(reason.reason, where=f"{where}: {name}") from None
             ignored[reason.reason] = ignored.get(reason.reason, 0) + 1
             continue
-        planes.extend(_placed(image, path, name, folder))
+        planes.extend(_placed(image, source, name, where))
         if len(planes) > spec.limits.slices_per_series:
-            raise DataError("series over limits.slices_per_series", where=str(folder), allowed=spec.limits.slices_per_series)
+            raise DataError("series over limits.slices_per_series", where=where, allowed=spec.limits.slices_per_series)
     return planes, ignored
 
 
-def _placed(image: ImageHeader, path: Path, name: str, folder: Path) -> Iterator[_Plane]:
+def _placed(image: ImageHeader, source: Source, name: str, folder: str) -> Iterator[_Plane]:
     where = f"{folder}: {name}"
     if image.pixel_mm is None:
         raise DataError("no pixel spacing", where=where)
@@ -156,10 +175,10 @@ def _placed(image: ImageHeader, path: Path, name: str, folder: Path) -> Iterator
         if frame.position is None or frame.rows_along is None or frame.columns_along is None:
             raise DataError("no position or orientation", where=where)
         # `rows_along` is the header's first direction cosine: along a row, in which the column number grows.
-        yield _Plane(name, path, image, number, frame.position, frame.rows_along, frame.columns_along)
+        yield _Plane(name, source, image, number, frame.position, frame.rows_along, frame.columns_along)
 
 
-def _ordered(planes: list[_Plane], folder: Path) -> tuple[list[_Plane], Triple, float]:
+def _ordered(planes: list[_Plane], folder: str) -> tuple[list[_Plane], Triple, float]:
     """Planes along their normal, the normal, and their distance; DataError where they are no regular stack of axial slices."""
     first = planes[0]
     normal = _cross(first.rows_along, first.columns_along)
@@ -171,9 +190,9 @@ def _ordered(planes: list[_Plane], folder: Path) -> tuple[list[_Plane], Triple, 
         if (p.image.rows, p.image.columns, p.image.pixel_mm) != size:
             raise DataError("another size or spacing than its series", where=where, allowed="one size")
     if abs(normal[2]) < AXIAL:
-        raise DataError("slices are not axial", where=str(folder), allowed="axial slices")
+        raise DataError("slices are not axial", where=folder, allowed="axial slices")
     if len(planes) < FEWEST_SLICES:
-        raise DataError("too few slices", where=str(folder), got=len(planes), allowed=f"at least {FEWEST_SLICES}")
+        raise DataError("too few slices", where=folder, got=len(planes), allowed=f"at least {FEWEST_SLICES}")
     planes = sorted(planes, key=lambda p: (_dot(p.position, normal), p.file, p.frame))
     along = np.array([_dot(p.position, normal) for p in planes])
     steps = np.diff(along)
@@ -190,7 +209,7 @@ def _ordered(planes: list[_Plane], folder: Path) -> tuple[list[_Plane], Triple, 
         if aside > (SHEAR * gap) ** 2 + SAME_MM:
             raise DataError("slices stand aside of one another (a tilted gantry?)", where=where)
     if step > LARGEST_STEP_MM:
-        raise DataError("slices too far apart to find nodules", where=str(folder), got=f"{step:.2f} mm", allowed=f"at most {LARGEST_STEP_MM:g} mm")
+        raise DataError("slices too far apart to find nodules", where=folder, got=f"{step:.2f} mm", allowed=f"at most {LARGEST_STEP_MM:g} mm")
     return planes, normal, float(along[-1] - along[0]) / (len(planes) - 1)
 
 

@@ -1,0 +1,95 @@
+"""Photographs, one of each eye: the model's answer for each, and where in the picture it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.core.errors import DataError, SpecError
+from components.core.imaging.dicom import DicomImage, read_dicom
+from components.core.imaging.fit import fit
+from components.core.pacs_rules import PacsRules
+from components.core.pseudonym import Pseudonymiser
+from components.core.spec import Device, DiseaseSpec
+from serving.pacs.answer import Item, StudyAnswer, asked, source
+from serving.predictor import Predictor, Query
+from serving.records import loggable
+
+GRID = 8
+"""Rows and columns of the squares that are covered one after the other."""
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Answers photographs for a model that takes them whole. Raises SpecError for another model."""
+
+    model: Predictor
+    rules: PacsRules
+    pseudonymiser: Pseudonymiser
+
+    def __post_init__(self) -> None:
+        wanted = self.model.spec.input
+        if wanted.layout != "image" or wanted.shape[0] != 3:
+            raise SpecError(
+                "not a model for photographs", where=self.model.spec.name, got=f"{wanted.layout} {list(wanted.shape)}", allowed="[3, h, w]"
+            )
+
+    @property
+    def _spec(self) -> DiseaseSpec:
+        """The model's, with the header fields that make a camera in place of columns of a table."""
+        spec, key = self.model.spec, self.rules.device_key
+        return spec.model_copy(update={"device": Device(key=key, min_n=spec.device.min_n)}) if key else spec
+
+    def answer(self, files: Sequence[bytes]) -> StudyAnswer:
+        """Answer each photograph. Raises DataError where one cannot be used."""
+        images = [self._read(data, n) for n, data in enumerate(files, 1)]
+        queries = [self._query(image) for image in images]
+        answers, kept = asked(self.model, queries)
+        items = [
+            Item(answer, (n,), heat=None if answer["abstain"] else occluded(self.model, query, answer))
+            for n, (answer, query) in enumerate(zip(answers, queries, strict=True))
+        ]
+        return StudyAnswer(
+            items=tuple(items), sources=tuple(source(data) for data in files), about="image",
+            synthetic=self.model.package.synthetic or any(image.synthetic for image in images),
+            pictures=tuple(image.frames[0] for image in images), **kept,
+        )  # fmt: skip
+
+    def _read(self, data: bytes, number: int) -> DicomImage:
+        image = read_dicom(data, spec=self._spec, pseudonymiser=self.pseudonymiser)
+        if image.frames.shape[0] != 1 or image.frames.shape[3:] != (3,) or image.frames.dtype != np.uint8:
+            raise DataError("not one photograph in colours of 8 bits", where=f"image {number}")
+        return image
+
+    def _query(self, image: DicomImage) -> Query:
+        device = image.device
+        return Query(
+            array=fit(image.frames[0], self.model.spec.input), device_key=device.key, manufacturer=device.manufacturer, device_model=device.model,
+            software=device.software or None, patient=image.patient, study=image.study, series=image.series, acquisition=loggable(image.facts),
+            source="dicom",
+        )  # fmt: skip
+
+
+def occluded(model: Predictor, query: Query, answer: dict[str, Any]) -> NDArray[np.float32]:
+    """(GRID, GRID): by how much the decided class's probability changes where that square is covered with the image's mean colour.
+
+    Source:
+        Zeiler and Fergus 2014, doi:10.1007/978-3-319-10590-1_53, section 4.2.
+    """
+    array = np.asarray(query.array)
+    mean = array.reshape(array.shape[0], -1).mean(1).astype(array.dtype)
+    rows, columns = (np.linspace(0, size, GRID + 1).astype(int) for size in array.shape[1:])
+    covered = []
+    for i in range(GRID):
+        for j in range(GRID):
+            copy = array.copy()
+            copy[:, rows[i] : rows[i + 1], columns[j] : columns[j + 1]] = mean[:, None, None]
+            covered.append(replace(query, array=copy))
+    said = answer["decision"] if answer["decision"] in answer["probabilities"] else model.spec.target.classes[model.spec.positive_index]
+    before = answer["probabilities"][said]
+    after = [a["probabilities"].get(said, before) for a in model.answer(covered)]
+    return np.abs(np.array(after, dtype=np.float32) - np.float32(before)).reshape(GRID, GRID)
