@@ -24,10 +24,11 @@ TWO = {"kind": "binary", "classes": ("control", "ad"), "positive": "ad", "source
 
 @cache
 def disease(name: str) -> DiseaseSpec:
-    """A spec of the catalogue; where it has more than two classes, with two. Nothing lies outside, as in `lung_nodule`."""
+    """A spec of the catalogue; where it has more than two classes, with two. Nothing lies outside, as in `lung_nodule`, and nothing is
+    harmonised or fused: answers are computed by hand."""
     spec = DiseaseSpec.from_toml(CATALOGUE / f"{name}.toml")
     changes: dict[str, Any] = {} if len(spec.target.classes) == 2 else {"target": TWO, "metrics": ("auc",), "operating_point": {}}
-    return DiseaseSpec.model_validate(spec.model_dump() | {"abstain": {"outside": 0}, "covariates": ()} | changes)
+    return DiseaseSpec.model_validate(spec.model_dump() | {"abstain": {"outside": 0}, "covariates": (), "normalise": {"method": "range"}} | changes)
 
 
 def package(folder: Path, name: str) -> ModelPackage:

@@ -206,6 +206,11 @@ BOMBS: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "CSV of a million columns": (GAIT, "text/csv", lambda: b"time," + b"A0," * 1_000_000 + b"N\n" + b"1," * 1_000_000 + b"1\n"),
     "table of a million columns": (TABLE, "text/csv", lambda: b"1," * 1_000_000 + b"1\n"),
     "one endless line": (GAIT, "text/csv", lambda: small_bodies.recording(2) + b"1," * 10_000_000),
+    "a clock of a billion hertz": (
+        GAIT,
+        "text/csv",
+        lambda: ("time,A0,A1,A2,U0,U1,U2,T1,T2,T3\n" + "".join(f"{n * 1e-6:.6f}{',600' * 9}\n" for n in range(60_000))).encode(),
+    ),
     "lines without end": (GAIT, "text/csv", lambda: small_bodies.recording(2) + b"\n" * 30_000_000),
     "slide posing as 10^10 pixels": (TILES, "image/tiff", posing_slide),
     "archive": (PIXELS, "application/zip", lambda: b"PK\3\4" + packed_zeros(100 << 20)),

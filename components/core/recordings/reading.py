@@ -14,12 +14,15 @@ from components.core.recordings.table import Table
 from components.core.recordings.windows import Geometry, Window, windows
 from components.core.spec import DiseaseSpec
 
+MOST_TIMES = 50  # the filter that brings a recording down has 36 taps for each
+
 
 def read_windows(table: Table, spec: DiseaseSpec) -> Iterator[Window]:
     """The windows in order of time, faulty ones among them; `table.period_s` is known when the first one comes.
 
     Raises:
-        NotUsable: No rows; no numbers; after the last window, channels whose root mean square says another unit than the spec's.
+        NotUsable: No rows; no numbers; a clock that is not believable; after the last window, channels whose root mean square says another unit
+            than the spec's.
     """
     rule = spec.recording
     assert rule is not None
@@ -27,6 +30,9 @@ def read_windows(table: Table, spec: DiseaseSpec) -> Iterator[Window]:
     first = next(pieces, None)  # the head and the sampling period are known from then on
     if not table.period_s:
         raise NotUsable("no rows")
+    assert spec.input.rate_hz is not None
+    if 1 / table.period_s > MOST_TIMES * spec.input.rate_hz:
+        raise NotUsable("sampled more than 50 times as fast as input.rate_hz: another unit of time?")
     squares = n = 0.0
     for window in windows(itertools.chain([] if first is None else [first], pieces), Geometry(spec), 1 / table.period_s):
         if window.fault is None:
