@@ -338,7 +338,7 @@ def test_one_bad_instance_refuses_the_request_which_is_one_record_without_any_va
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("POST", "/v1/models/Miller:predict", 404), ("POST", "/v2/models/Miller/infer", 404), ("POST", "/v1/models/lung-nodule:explain", 501),
+        ("POST", "/v1/models/Miller:predict", 404), ("POST", "/v2/models/Miller/infer", 404),
         ("POST", "/v2/repository/models/lung-nodule/unload", 404), ("POST", "/v2/repository/models/lung-nodule/load", 404),
         ("GET", "/openapi.json/x", 404), ("GET", "/docs", 404), ("POST", "/v2/models/lung-nodule/versions/9/infer", 501),
     ],
