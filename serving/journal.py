@@ -20,6 +20,7 @@ from components.core.inference_log import InferenceLog
 from serving.predictor import Predictor
 
 NOT_OFFERED = 501
+OTHER = "other"
 NO_TURN = (429, 504)
 """Neither the request was wrong nor the server: too many waited, or the deadline passed."""
 PREDICT = re.compile(r"/v1/models/([^/:]+):(?:predict|explain)|/v2/models/([^/]+)(?:/versions/[^/]+)?/infer")
@@ -42,6 +43,7 @@ class Journal:
     def __init__(self, log: InferenceLog, predictors: Iterable[Predictor] = ()) -> None:
         self.log = log
         self._models: dict[str, dict[str, str]] = {}
+        self._devices: dict[str, frozenset[str]] = {}
         for predictor in predictors:
             self.serves(predictor)
         self._settled: set[str] = set()
@@ -49,10 +51,13 @@ class Journal:
         self._writer: asyncio.Task[None] | None = None
         self.counts: Counter[tuple[str, str]] = Counter()
         """Records by (model, status), written or lost."""
+        self.by_device: Counter[tuple[str, str, str]] = Counter()
+        """Answers and abstentions by (model, device, status). Devices beyond the reference are one, "other": a client may name any number of them."""
 
     def serves(self, predictor: Predictor) -> None:
         """From now on its package answers for its disease."""
         package = predictor.package
+        self._devices[package.name] = predictor.known_devices
         self._models[package.disease] = {"model": package.name, "version": package.version, "digest": package.digest}
 
     def write(self, request_id: str, records: Sequence[Mapping[str, Any]]) -> None:
@@ -75,6 +80,9 @@ class Journal:
     def _counted(self, request_id: str, records: Sequence[Mapping[str, Any]]) -> None:
         self._settled.add(request_id)
         self.counts.update((r["model"], r["status"]) for r in records)
+        for r in records:
+            if (key := r.get("device_key")) is not None:
+                self.by_device[r["model"], key if key in self._devices.get(r["model"], ()) else OTHER, r["status"]] += 1
 
     async def _work(self) -> None:
         while self._waiting:
@@ -139,7 +147,8 @@ def finite(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 @contextmanager
 def exposed(journal: Journal, *others: Callable[[], Iterator[Any]]) -> Iterator[None]:
-    """Within the block, Prometheus sees `dxflow_inference_log_lost_total`, `dxflow_requests_total{model, status}` and what the others give."""
+    """Within the block, Prometheus sees `dxflow_inference_log_lost_total`, `dxflow_requests_total{model, status}`,
+    `dxflow_samples_total{model, device, status}` and what the others give."""
     from prometheus_client.core import REGISTRY, CounterMetricFamily
 
     class Figures:
@@ -153,6 +162,10 @@ def exposed(journal: Journal, *others: Callable[[], Iterator[Any]]) -> Iterator[
             for key, n in sorted(journal.counts.items()):
                 requests.add_metric(list(key), n)
             yield requests
+            samples = CounterMetricFamily("dxflow_samples", "Samples by device and what became of them.", labels=["model", "device", "status"])
+            for key, n in sorted(journal.by_device.copy().items()):
+                samples.add_metric(list(key), n)
+            yield samples
             for other in others:
                 yield from other()
 

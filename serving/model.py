@@ -33,6 +33,7 @@ from serving.places import Place
 from serving.predictor import Answered, Explained, Predictor, Query
 from serving.reading.cases import CaseStore
 from serving.references import Allowed, References
+from serving.telemetry import here, stage
 from serving.turns import Ticket, Turns
 
 Ask = Callable[[Predictor, list[Query]], list[Answered]]
@@ -171,20 +172,22 @@ class DiseaseModel(kserve.Model):
 
         def work() -> tuple[T, list[dict[str, Any]]]:
             predictor = self.place.holder()
-            with PRE_HIST_TIME.labels(**self._labels).time():
+            with PRE_HIST_TIME.labels(**self._labels).time(), stage("decode", request):
                 try:
                     found = read(predictor)
                 except bodies.NotTaken as error:
                     raise UnsupportedType(str(error)) from None
                 except DataError as error:
                     raise InvalidInput(str(error)) from None
-            with PREDICT_HIST_TIME.labels(**self._labels).time():
+            with PREDICT_HIST_TIME.labels(**self._labels).time(), stage("infer", request):
                 answers, written = self._answer(predictor, ticket, found, ask)
-            with POST_HIST_TIME.labels(**self._labels).time():
+            with POST_HIST_TIME.labels(**self._labels).time(), stage("encode", request):
                 return reply(answers, predictor), written
 
+        request = here()
         answer, written = await self._turns.run(ticket, work)
-        await self._journal.commit(ticket.request_id, written)
+        with stage("log", request):
+            await self._journal.commit(ticket.request_id, written)
         return answer
 
     def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query], ask: Ask) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

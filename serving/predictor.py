@@ -130,6 +130,7 @@ class Predictor:
         self._limits, self._uncertainty = Limits.learn(self.spec, reference), Uncertainty.learn(self.spec, reference)
         known = reference.groupby("device_key")[["manufacturer", "model"]].first()
         self._devices = {str(key): (_text(row["manufacturer"]), _text(row["model"])) for key, row in known.iterrows()}
+        self.known_devices = frozenset(self._devices)
         self._explainer = Explainer(package)
         self._warm_up()
 

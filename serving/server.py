@@ -25,6 +25,7 @@ from components.core.errors import DxflowError, ServiceError
 from components.core.home import home
 from components.core.inference_log import InferenceLog, compact
 from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
+from serving import telemetry
 from serving.access.audit import Audit, signing_key
 from serving.access.policy import Policy
 from serving.journal import Journal, exposed
@@ -72,7 +73,13 @@ def serve(sources: Sequence[Source], options: Options) -> None:
                 print(f"gRPC at {options.host}:{options.grpc_port}", flush=True)
             gc.collect()
             gc.freeze()  # what is there now stays: no later collection walks through it while a probe waits
-            with own_signals(), compacting(options.log), exposed(journal, places.figures, turns.figures), places.watched(options.poll_s):
+            with (
+                telemetry.tracing(),
+                own_signals(),
+                compacting(options.log),
+                exposed(journal, places.figures, turns.figures),
+                places.watched(options.poll_s),
+            ):
                 server.run(sockets=[listener])
     finally:
         listener.close()
@@ -135,7 +142,7 @@ def assemble(
         behind, limit=options.max_body_bytes, journal=journal, turns=turns, deadline_s=options.deadline_s, admin=options.admin,
         page=page if openapi.is_loopback(options.host) else None,
     )  # fmt: skip
-    config.app = Access(guard, policy, audit, lambda: set(places.by_name))
+    config.app = telemetry.Traced(Access(guard, policy, audit, lambda: set(places.by_name)), lambda: set(places.by_name))
     if options.tls_cert is not None:
         config.ssl_certfile, config.ssl_keyfile = str(options.tls_cert), str(options.tls_key)
         if options.tls_client_ca is not None:
@@ -232,7 +239,9 @@ def compacting(log: Path) -> Iterator[None]:
 def quiet() -> None:
     """Errors only: access logs hold query strings, KServe's trace logs client-made request ids, and libraries quote values in warnings."""
     warnings.filterwarnings("ignore")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(telemetry.log_format())
     for name in ("kserve", "kserve.trace", "uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
