@@ -154,7 +154,8 @@ def test_the_second_time_there_is_nothing(home: Home):
 def test_the_audit_line_has_time_and_counts_only(home: Home):
     run(home)
     (line,) = (json.loads(text) for text in (home.root / "erasures.jsonl").read_text().splitlines())
-    assert set(line) == {"at", "erasure", "fitted_models", "log", "labels", "monitor", "datasets", "tables", "packages", "files", "registry"}
+    places = {"log", "labels", "monitor", "pacs", "cases", "datasets", "tables", "packages", "files", "registry"}
+    assert set(line) == {"at", "erasure", "fitted_models"} | places
     assert (line["log"], line["labels"], line["fitted_models"]) == (4, 1, 1)
 
 
