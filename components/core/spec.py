@@ -383,8 +383,6 @@ class DiseaseSpec(_Part):
                 raise ValueError(f"recording.channels|{len(r.channels)} columns|{self.input.shape[0]}, as in input.shape")
             if (r.label_s or 0) > (self.input.window_s or 0):
                 raise ValueError(f"recording.label_s|{r.label_s}|at most input.window_s = {self.input.window_s}")
-        if self.pacs is not None and set(self.pacs.decisions) != set(self.target.classes):
-            raise ValueError(f"pacs.decisions|{sorted(self.pacs.decisions)}|a code for each class: {list(self.target.classes)}")
         seen: set[str] = set()
         data = {e.name for e in self.external if e.role == "pretrain"}
         for stage in self.stages:
@@ -460,6 +458,9 @@ class DiseaseSpec(_Part):
         spec = cls._checked(raw, path.name)
         if spec.name != path.stem:
             raise SpecError("name and file name differ", where=f"{path.name}: name", got=f"'{spec.name}'", allowed=f"'{path.stem}'")
+        if spec.pacs is not None and set(spec.pacs.decisions) != set(spec.target.classes):
+            wanted = f"a code for each class: {', '.join(spec.target.classes)}"
+            raise SpecError("not allowed", where=f"{path.name}: pacs.decisions", got=", ".join(sorted(spec.pacs.decisions)), allowed=wanted)
         return spec
 
     @classmethod

@@ -34,6 +34,7 @@ STILL = {
     "zoom": 0.0,
     "smoothing": 0.0,
     "average": 0.0,
+    "acquisition_jitter": 0.0,
     "schedule": "constant",
     "loss": "plain",
     "optimiser": "adamw",
