@@ -133,7 +133,8 @@ def test_tritons_clients_find_the_model_and_send_tensors_and_whole_files(live: L
         seen = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
     assert (seen["live"], seen["ready"], seen["models"]) == (True, True, [True, False])
     assert seen["server"]["name"] == "dxflow"
-    (x,) = seen["metadata"]["inputs"]
+    x, *files = seen["metadata"]["inputs"]
+    assert ("application/dicom", "BYTES") in {(f["name"], f["datatype"]) for f in files}
     assert (x["name"], x["datatype"], [int(n) for n in x["shape"]]) == ("x", "FP32", [-1, 1, 52, 52])
     assert [o["name"] for o in seen["metadata"]["outputs"]] == ["probabilities", "decision", "abstain", "answer"]
     assert seen["metadata"]["versions"] == [live.places.by_name[MODEL].holder().package.version]
@@ -353,11 +354,11 @@ def test_bytes_of_v2_are_checked_before_they_are_read(live: Live) -> None:
     for reply, text in (
         (ask(framed, [1]), "inputs[0].parameters.row: missing"),
         (ask(framed, [1], row=1000, column=9), "inputs[0].parameters.row: outside the image"),
-        (ask(framed, [2], row=100, column=99), "inputs[0].shape: another shape than its elements"),
-        (ask(framed[:-1], [1]), "inputs[0].data: an element is cut short"),
-        (ask(framed + b"\1", [1]), "inputs[0].data: an element is cut short"),
-        (ask(b"\0\0\0\0" * 300, [300]), "inputs[0].data: too many elements"),
-        (ask(b"", [0]), "inputs[0].shape: another shape than its elements"),
+        (ask(framed, [2], row=100, column=99), "inputs[0].data: another number of elements than its shape"),
+        (ask(framed[:-1], [1]), "inputs[0].data: an element that is longer than the tensor"),
+        (ask(framed + b"\1", [1]), "inputs[0].data: an element that is longer than the tensor"),
+        (ask(b"\0\0\0\0" * 300, [300]), "inputs[0].shape: number of samples out of range"),
+        (ask(b"", [0]), "inputs[0].shape: number of samples out of range"),
         (ask(struct.pack("<I", 14) + PERSON.encode()[:14], [1]), "inputs[0].data[0]: not a DICOM file"),
         (ask(framed, [1], content_type=PERSON), "inputs[0].parameters.content_type: not offered"),
     ):
