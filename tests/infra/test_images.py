@@ -20,7 +20,11 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "infra" / "images"
 STEPS = ("ingest", "validate", "train", "evaluate", "register", "monitor", "serving")
 ROOMS = ("components", "feature_store", "serving", "pipelines")
-ON_DEMAND = {("feast_import.py", "torch")}  # only when somebody asks Feast for a tensor
+ON_DEMAND = {
+    ("feast_import.py", "torch"),  # only when somebody asks Feast for a tensor
+    ("engines.py", "torch"),  # only where a server is asked for the torch engine, or has a CUDA device and torch
+    ("redis_online.py", "redis"),  # only where profiles are published and asked for: register and serving
+}
 
 
 def requirements_of(*steps: str) -> list[str]:
