@@ -213,9 +213,9 @@ class Loop:
 
     def _files(self, study: str, choice: Choice) -> list[bytes]:
         """The chosen images, in their order. Raises Changed where the archive has not all of them any more."""
-        whole = len(choice.images) > 1 and len({i.series for i in choice.images}) == 1
-        if whole:
-            files = self._web.images(study, choice.images[0].series)
+        series = {i.series for i in choice.images}
+        if len(choice.images) > 1 and len(series) == 1:
+            files = self._web.images(study, series.pop())
         else:
             files = [file for i in choice.images for file in self._web.images(study, i.series, i.sop)]
         by_uid = {str(source(file).get("SOPInstanceUID")): file for file in files}
