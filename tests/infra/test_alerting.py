@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -24,6 +23,7 @@ import yaml
 from components.monitor.dashboard_state import KINDS
 from tests.monitor.dashboard_process import dashboard
 from tests.monitor.synthetic_state import keys, write
+from tests.serving.small_server import free_ports
 
 MONITORING = Path(__file__).resolve().parents[2] / "infra" / "monitoring"
 INSTALL = "apt-get install prometheus prometheus-alertmanager"
@@ -65,12 +65,6 @@ def test_every_kind_of_alarm_has_a_rule_that_names_device_evidence_since_and_rep
         rule = rules[f'last_over_time(dxflow_drift_alarm{{kind="{kind}"}}[20m]) == 1']
         assert set(rule["annotations"]) == {"summary", "evidence", "since", "report"}
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager
@@ -130,7 +124,7 @@ def test_an_alarm_in_the_state_reaches_the_receiver_and_ends_when_it_is_closed(t
     prometheus, alertmanager = program("prometheus"), program("alertmanager", "prometheus-alertmanager")
     write(tmp_path / "monitor", diseases=("lung-nodule",))
     device = keys("lung-nodule")
-    ports = free_port(), free_port()
+    ports = free_ports(2)
     with receiver() as (port, got), dashboard(tmp_path) as board:
         routing = yaml.safe_load((MONITORING / "alertmanager.yml").read_text())
         routing["route"] |= {"group_wait": "0s", "group_interval": "1s"}

@@ -22,7 +22,7 @@ from serving.predictor import Predictor
 from serving.server import assemble, bind
 from serving.sources import Source
 from serving.turns import Turns
-from tests.serving.small_server import free_port
+from tests.serving.small_server import free_ports
 
 
 class Gated(Predictor):
@@ -61,7 +61,7 @@ class Live:
 @contextmanager
 def running(sources: Sequence[Source], log: Path, **options: Any) -> Iterator[Live]:
     """Serve until the block ends."""
-    port, grpc_port = free_port(), free_port()
+    port, grpc_port = free_ports(2)
     chosen = Options(log=log, port=port, grpc_port=grpc_port, **options)
     places = Places(sources, allow_synthetic=chosen.allow_synthetic)
     with InferenceLog(log) as answers, Turns(chosen.queue) as turns:

@@ -30,7 +30,7 @@ from serving.access.policy import new_token
 from serving.access.verify import verify
 from tests.serving.small_dicom import MARKS, ct_slice, image
 from tests.serving.small_package import build, lung_nodule, reference
-from tests.serving.small_server import free_port
+from tests.serving.small_server import free_port, free_ports
 
 POINT = {"X-Dxflow-Row": "100.5", "X-Dxflow-Column": "99.5", "Content-Type": "application/dicom"}
 ROOT = Path(__file__).parents[3]
@@ -76,7 +76,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     (root / "tokens").write_text("\n".join(line for _, line in made.values()))
     (root / "tokens").chmod(0o600)
     cert, key = certificate(root)
-    ports = [free_port(), free_port()]
+    ports = free_ports(2)
     command = [
         sys.executable, "-m", "pipelines", "serve", str(package.folder), "--port", str(ports[0]), "--grpc-port", str(ports[1]), "--admin",
         "--reading", "--tokens", str(root / "tokens"), "--tls-cert", str(cert), "--tls-key", str(key),
