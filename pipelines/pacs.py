@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.core.errors import SpecError
 from components.core.home import home
 from components.core.inference_log import InferenceLog
 from components.core.pseudonym import load_pseudonymiser
@@ -16,7 +17,7 @@ from serving.pacs.dicomweb import DicomWeb
 from serving.pacs.ledger import DEAD, Ledger, alone
 from serving.pacs.loop import Loop
 from serving.pacs.run import measured, printed, run, station
-from serving.predictor import Predictor, check_unique
+from serving.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ def watch(url: str, models: Sequence[str], options: Options) -> None:
         with alone(options.ledger), Ledger(options.ledger) as ledger:
             key, _ = load_pseudonymiser()
             predictors = [opened(fetch(m, allow_synthetic=options.allow_synthetic), allow_synthetic=options.allow_synthetic) for m in models]
-            check_unique(predictors)
+            diseases = [p.package.disease for p in predictors]
+            if twice := sorted({name for name in diseases if diseases.count(name) > 1}):
+                raise SpecError("two models of one disease", where="MODEL", got=", ".join(twice), allowed="one each")
             stations = [
                 station(p, rules_of(p), key, own_detector=options.detector, allow_synthetic=options.allow_synthetic) for p in predictors
             ]  # fmt: skip

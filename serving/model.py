@@ -165,7 +165,7 @@ class DiseaseModel(kserve.Model):
         ticket: Ticket,
         read: Callable[[Predictor], list[Query]],
         reply: Callable[[list[dict[str, Any]], Predictor], T],
-        ask: Ask = Predictor.work,
+        ask: Ask = lambda predictor, samples: predictor.work(samples),
     ) -> T:
         """The answer leaves when all of it is in the log, or counted because no disk takes it; meanwhile the thread has the next request."""
 
@@ -200,7 +200,7 @@ class DiseaseModel(kserve.Model):
         for answer, own in zip(answers, ids, strict=True):
             answer["request_id"] = own
         at, latency = now(), milliseconds(ticket.started)
-        written = [records.answered(at, latency, query, one.answer, one.figures, one.embedding) for query, one in zip(found, answered, strict=True)]
+        written = [records.answered(at, latency, query, one) for query, one in zip(found, answered, strict=True)]
         if self._cases is not None:
             self._keep(self._cases, predictor, found, answers)
         return answers, written

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serving import covariates
 from serving.journal import finite, milliseconds, now
-from serving.predictor import Predictor, Query
+from serving.predictor import Answered, Predictor, Query
 
 
 def loggable(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,10 +26,9 @@ def asked(query: Query) -> dict[str, Any]:
     } | covariates.logged(query.covariates)  # fmt: skip
 
 
-def answered(
-    time_utc: str, latency_ms: float, query: Query, answer: dict[str, Any], figures: dict[str, float], embedding: NDArray[np.float32] | None
-) -> dict[str, Any]:
+def answered(time_utc: str, latency_ms: float, query: Query, found: Answered) -> dict[str, Any]:
     """The record of an answer, which carries its `request_id`."""
+    answer, embedding = found.answer, found.embedding
     device = answer["device"]
     record = asked(query) | {
         "time": time_utc,
@@ -47,7 +45,7 @@ def answered(
         "decision": answer["decision"],
         "abstain": answer["abstain"],
         "reasons": answer["reasons"],
-        "image": finite(figures),
+        "image": finite(found.figures),
         "latency_ms": latency_ms,
     }
     if embedding is not None and np.isfinite(embedding).all():

@@ -139,7 +139,7 @@ class Signatures:
     ) -> NDArray[np.float64]:
         """(PLACES,) where the device's values of one figure would lie after one change."""
         _, _, base, slope, leave, to = line
-        out = np.bincount(baseline.places.place(f, base[k] + slope[k] * edges), weight, minlength=BINS)
+        out = np.bincount(baseline.places.place(f, base[k] + slope[k] * edges), weight, minlength=BINS).astype(np.float64)
         if len(tied := np.flatnonzero(edges == self._atom[k])):
             n = int(tied[0])
             out[int(baseline.places.place(f, base[k : k + 1] + slope[k] * edges[n])[0])] -= weight[n]

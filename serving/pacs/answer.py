@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from components.core.chain.ct_volume import Triple
 from serving import records
 from serving.journal import Journal, milliseconds, now
-from serving.predictor import Predictor, Query
+from serving.predictor import Answered, Query
 
 TYPE_2 = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName",
@@ -35,12 +35,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Item:
-    """One sample: the predictor's answer, about which of the source images, and where in them."""
+    """One sample: the predictor's answer, about which of the source images, and where in them.
+
+    Args:
+        heat: (rows, columns) in [0, 1], what speaks for the positive class; `method` says how it was found.
+    """
 
     answer: dict[str, Any]
     images: tuple[int, ...]
     place: Place | None = None
     heat: NDArray[np.float32] | None = None
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class StudyAnswer:
     Args:
         sources: pydicom data sets of the judged images without pixels; of a series in the order of its slices.
         tools: Other algorithms that took part: name, version, what they were made from.
+        queries, answered: Of each item, for the inference log.
         pictures: (rows, columns, 3) uint8 of each source, for overlays that are pictures.
         synthetic: Images, model or tools are simulated.
     """
@@ -60,28 +66,18 @@ class StudyAnswer:
     synthetic: bool
     tools: tuple[tuple[str, str, str], ...] = ()
     pictures: tuple[NDArray[np.uint8], ...] = ()
-    queries: tuple[Query, ...] = ()
-    figures: tuple[dict[str, float], ...] = ()
-    embeddings: tuple[NDArray[np.float32] | None, ...] = field(default=(), repr=False)
-
-
-def asked(model: Predictor, queries: Sequence[Query]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Answers, and what `StudyAnswer` keeps for the log."""
-    if not queries:
-        return [], {}
-    found = model.work(queries)
-    kept = {"queries": tuple(queries), "figures": tuple(f.figures for f in found), "embeddings": tuple(f.embedding for f in found)}
-    return [f.answer for f in found], kept
+    queries: tuple[Query, ...] = field(default=(), repr=False)
+    answered: tuple[Answered, ...] = field(default=(), repr=False)
 
 
 def log(answer: StudyAnswer, ids: Sequence[str], journal: Journal, *, known: frozenset[str], started: float) -> None:
     """Write the answers into the inference log, but those whose ids it already has."""
     at, latency = now(), milliseconds(started)
     written = []
-    for item, own, query, figures, embedding in zip(answer.items, ids, answer.queries, answer.figures, answer.embeddings, strict=True):
-        item.answer["request_id"] = own
+    for own, query, found in zip(ids, answer.queries, answer.answered, strict=True):
+        found.answer["request_id"] = own
         if own not in known:
-            written.append(records.answered(at, latency, query, item.answer, figures, embedding))
+            written.append(records.answered(at, latency, query, found))
     if written:
         journal.write(ids[0], written)
         journal.forget(ids[0])

@@ -13,7 +13,7 @@ from components.core.chain.findings import find as located
 from components.core.cores import available_cores
 from components.core.pseudonym import Pseudonymiser
 from serving import nodules
-from serving.pacs.answer import Item, Place, StudyAnswer, asked, source
+from serving.pacs.answer import Item, Place, StudyAnswer, source
 from serving.predictor import Predictor
 
 DETECTOR = "dxflow nodule detector"
@@ -42,12 +42,14 @@ class ChestCt:
         named = {f"image {n}": data for n, data in enumerate(files, 1)}
         volume = volume_of(named, where="series", spec=self.model.spec, pseudonymiser=self.pseudonymiser, workers=available_cores())
         found, _ = located(volume, self.detector)
-        answers, kept = asked(self.model, nodules.queries(volume, found, self.model.spec) if found else [])
-        items = [Item(answer, _slices(finding), _place(finding)) for finding, answer in zip(found, answers, strict=True)]
+        queries = nodules.queries(volume, found, self.model.spec) if found else []
+        answered = self.model.work(queries) if queries else []
+        items = [Item(one.answer, _slices(finding), _place(finding)) for finding, one in zip(found, answered, strict=True)]
         return StudyAnswer(
             items=tuple(items), sources=tuple(source(named[name]) for name in volume.files), about="series",
             synthetic=volume.synthetic or self.model.package.synthetic or self.detector.synthetic,
-            tools=((DETECTOR, hashlib.sha256(self.detector.to_json().encode()).hexdigest()[:12], self.detector.made_from),), **kept,
+            tools=((DETECTOR, hashlib.sha256(self.detector.to_json().encode()).hexdigest()[:12], self.detector.made_from),),
+            queries=tuple(queries), answered=tuple(answered),
         )  # fmt: skip
 
 

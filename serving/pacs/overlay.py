@@ -127,7 +127,7 @@ def sentences(item: Item, package: ModelPackage, rules: PacsRules, *, synthetic:
         spread = ", ".join(f"{rules.decisions[name][2]} {p:.2f}" for name, p in said["probabilities"].items())
         first = f"{rules.decisions[said['decision']][2]}  ({spread})"
     lines = [first, f"{package.name} version {package.version}, {package.digest[:12]}"]
-    lines += ["Yellow: covering this region changes the answer most."] * heat
+    lines += [f"Yellow: what speaks most for {rules.finding[2].lower()} ({item.method})."] * heat
     return [*lines, ASSISTS, *([SYNTHETIC] * synthetic)]
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from components.core.errors import DataError, SpecError
 from components.core.imaging.dicom import DicomImage, read_dicom
@@ -15,12 +13,9 @@ from components.core.imaging.fit import fit
 from components.core.pacs_rules import PacsRules
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import Device, DiseaseSpec
-from serving.pacs.answer import Item, StudyAnswer, asked, source
+from serving.pacs.answer import Item, StudyAnswer, source
 from serving.predictor import Predictor, Query
 from serving.records import loggable
-
-GRID = 8
-"""Rows and columns of the squares that are covered one after the other."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +43,13 @@ class Photographs:
         """Answer each photograph. Raises DataError where one cannot be used."""
         images = [self._read(data, n) for n, data in enumerate(files, 1)]
         queries = [self._query(image) for image in images]
-        answers, kept = asked(self.model, queries)
-        items = [
-            Item(answer, (n,), heat=None if answer["abstain"] else occluded(self.model, query, answer))
-            for n, (answer, query) in enumerate(zip(answers, queries, strict=True))
-        ]
+        found = [self.model.explain(query) for query in queries]
+        items = [Item(one.answered.answer, (n,), heat=one.heat, method=one.method or "") for n, one in enumerate(found) if one is not None]
         return StudyAnswer(
             items=tuple(items), sources=tuple(source(data) for data in files), about="image",
             synthetic=self.model.package.synthetic or any(image.synthetic for image in images),
-            pictures=tuple(image.frames[0] for image in images), **kept,
+            pictures=tuple(image.frames[0] for image in images), queries=tuple(queries),
+            answered=tuple(one.answered for one in found if one is not None),
         )  # fmt: skip
 
     def _read(self, data: bytes, number: int) -> DicomImage:
@@ -72,24 +65,3 @@ class Photographs:
             software=device.software or None, patient=image.patient, study=image.study, series=image.series, acquisition=loggable(image.facts),
             source="dicom",
         )  # fmt: skip
-
-
-def occluded(model: Predictor, query: Query, answer: dict[str, Any]) -> NDArray[np.float32]:
-    """(GRID, GRID): by how much the decided class's probability changes where that square is covered with the image's mean colour.
-
-    Source:
-        Zeiler and Fergus 2014, doi:10.1007/978-3-319-10590-1_53, section 4.2.
-    """
-    array = np.asarray(query.array)
-    mean = array.reshape(array.shape[0], -1).mean(1).astype(array.dtype)
-    rows, columns = (np.linspace(0, size, GRID + 1).astype(int) for size in array.shape[1:])
-    covered = []
-    for i in range(GRID):
-        for j in range(GRID):
-            copy = array.copy()
-            copy[:, rows[i] : rows[i + 1], columns[j] : columns[j + 1]] = mean[:, None, None]
-            covered.append(replace(query, array=copy))
-    said = answer["decision"] if answer["decision"] in answer["probabilities"] else model.spec.target.classes[model.spec.positive_index]
-    before = answer["probabilities"][said]
-    after = [a["probabilities"].get(said, before) for a in model.answer(covered)]
-    return np.abs(np.array(after, dtype=np.float32) - np.float32(before)).reshape(GRID, GRID)

@@ -34,7 +34,7 @@ def learned(n: int = 800) -> tuple[CaseMix, pd.DataFrame]:
     who = people(rng, n)
     level = rng.normal(size=n) + 1.5 * (who[SEX] == "F")
     noise = rng.normal(size=n) + 1.2 * (who[AGE] >= 60)
-    return CaseMix.learn(who, {"mean": level.to_numpy(), "noise_sd": noise.to_numpy()}, ["d"] * n, [str(k) for k in range(n)]), who
+    return CaseMix.learn(who, {"mean": np.asarray(level), "noise_sd": np.asarray(noise)}, ["d"] * n, [str(k) for k in range(n)]), who
 
 
 def test_covariates_that_move_a_feature_make_strata_and_others_none() -> None:
@@ -95,7 +95,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
 def seen(package: ModelPackage, key: str, day: int, women: float, *, said: bool = True, **moved: float) -> Iterator[dict[str, Any]]:
     """A day of one device, with another share of women."""
     rng = np.random.default_rng([day, ord(key[0])])
-    for record in answers(package, key, day, **moved):
+    for record in answers(package, key, day, 60, kernel=None, software="VA1", **moved):
         sex = "F" if rng.random() < women else "M"
         image = {name: value + (BRIGHTER * (sex == "F") if name in ("mean", "p01", "p50", "p99") else 0) for name, value in record["image"].items()}
         yield record | {"image": image} | ({SEX: sex} if said else {})

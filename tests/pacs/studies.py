@@ -14,7 +14,7 @@ from components.core.chain.ct_volume import volume_of
 from components.core.chain.findings import Finding
 from components.core.pseudonym import Pseudonymiser
 from serving import nodules
-from serving.pacs.answer import Item, Place, StudyAnswer, asked, source
+from serving.pacs.answer import Item, Place, StudyAnswer, source
 from serving.predictor import Predictor
 from tests.serving.small_dicom import PATIENT_ID, PERSON
 
@@ -119,9 +119,11 @@ class KnownNodule:
         mask = volume.hu[k - 2 : k + 3, i - 10 : i + 11, j - 10 : j + 11] > -200
         place = Place(volume.place_mm(MIDDLE), 2 * RADIUS * 0.7, 700.0, 0.9, (k - 2, i - 10, j - 10), mask)
         found: Any = Finding(place.position_mm, (k, float(i), float(j)), place.diameter_mm, place.volume_mm3, 0.9, None, np.zeros(0))  # type: ignore[arg-type]
-        answers, kept = asked(self.model, nodules.queries(volume, [found], self.model.spec))
-        items = (Item(answers[0], tuple(range(k - 2, k + 3)), place),)
+        queries = nodules.queries(volume, [found], self.model.spec)
+        answered = self.model.work(queries)
+        items = (Item(answered[0].answer, tuple(range(k - 2, k + 3)), place),)
         return StudyAnswer(
             items=items, sources=tuple(source(named[n]) for n in volume.files), about="series", synthetic=self.model.package.synthetic,
-            tools=(("known nodule", "1", "where it was drawn"),), **kept,
+            tools=(("known nodule", "1", "where it was drawn"),), queries=tuple(queries),
+            answered=tuple(answered),
         )  # fmt: skip

@@ -18,7 +18,7 @@ from serving.covariates import HEADER, MAX_HEADER, of_header, taken
 from serving.predictor import Predictor, Query
 from tests.serving.small_dicom import ct_slice, image
 from tests.serving.small_package import build, lung_nodule, reference
-from tests.serving.small_server import free_port, started
+from tests.serving.small_server import free_port, serving, started
 
 SPEC = lung_nodule(normalise={"method": "range", "missing_profile": "pooled"}, covariates=["age_years", "sex"])
 FUSION = Fusion("softmax", SPEC.target.classes, SPEC.covariates, (Term("sex", "F", (0.0, 1.0)),), penalty=1.0)
@@ -82,10 +82,7 @@ def odds(answer: dict[str, Any]) -> float:
 def test_a_server_fuses_says_what_it_used_and_logs_it(tmp_path: Path):
     package = build(tmp_path / "package", SPEC, TABLE, more=FILE)
     port = free_port()
-    code = (
-        "from pathlib import Path; from serving.server import serve; "
-        f"serve([Path({str(package.folder)!r})], port={port}, allow_synthetic=False, log=Path({str(tmp_path / 'log')!r}))"
-    )
+    code = serving([package.folder], tmp_path / "log", port=port, allow_synthetic=False)
     told = [{}, {"covariates": {"sex": "F", "age_years": 93}}, {"covariates": {"sex": "M"}}]
     with started(code, tmp_path, port=port, ready="/v2/health/ready") as server:
         url = f"{server.url}/v1/models/lung-nodule:predict"

@@ -67,7 +67,8 @@ def page(made: dict[str, Any]) -> str:
         if part in made["parts"]:
             found = made["parts"][part]
             notes = [found["note"], ""] if found.get("note") else []
-            out += ["", f"## {HEADS[part]}", "", *notes, table(found["rows"]), "", f"Measured in {found['seconds']} s."]
+            out += ["", f"## {HEADS[part]}", "", *notes, table(found["rows"])]
+            out += ["", f"Measured in {found['seconds']} s."] if "seconds" in found else []
     return "\n".join(out) + "\n"
 
 
