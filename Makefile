@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 export DO_NOT_TRACK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup run test check bench bench-drift real rows test-containers lock clean
+.PHONY: help setup run test check bench bench-drift soak real rows test-containers lock clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ run: setup ## the main job: phantom, pipeline, KServe endpoint, drift report
 	@$(BIN)/dxflow demo
 
 test: setup ## all tests
-	@$(BIN)/python -m pytest -q --durations 12 --durations-min 5 tests --ignore tests/benchmarks
+	@$(BIN)/python -m pytest -q --durations 12 --durations-min 5 tests --ignore tests/benchmarks --ignore tests/soak
 
 check: setup ## lint, types, import rules, lock and wheel
 	@$(BIN)/ruff check .
@@ -45,6 +45,9 @@ bench: setup ## benchmarks: writes docs/benchmarks.json and docs/benchmarks.md
 
 bench-drift: setup ## the drift monitor's figures: writes docs/drift.json and docs/drift.md
 	@$(BIN)/python -m tests.benchmarks.drift
+
+soak: setup ## the long tests: damaged files by the ten thousand, requests made up from the OpenAPI page
+	@$(BIN)/python -m tests.soak
 
 real: setup ## every row on real data (DXFLOW_DATA), with its references: writes docs/real.json and docs/real.md
 	@$(BIN)/python -m tests.real

@@ -93,17 +93,21 @@ def phantom(disease: str, out: Path, patients: int | None, seed: int | None, uns
 @click.option("--no-cache", is_flag=True, help="Run every step, whatever was run before.")
 @click.option("--runner", type=click.Choice(["subprocess", "docker"]), default="subprocess", show_default=True)
 @click.option("--images", default="", help="Prefix of the step images for --runner docker, e.g. registry.example/team/.")
+@click.option("--unseen", is_flag=True, help="Then leave each device out of a training of its own, as dxflow unseen does.")
 @AS_JSON
-def run(disease: str, source: str, family: str | None, seed: int, no_cache: bool, runner: str, images: str, as_json: bool) -> None:
+def run(disease: str, source: str, family: str | None, seed: int, no_cache: bool, runner: str, images: str, unseen: bool, as_json: bool) -> None:
     """Run a disease's pipeline: ingest, validate, train, evaluate, register."""
     from pipelines import catalog
     from pipelines.run import Options
     from pipelines.run import run as work
-    from pipelines.terminal import Bars, run_summary
+    from pipelines.terminal import Bars, run_text
 
     with Bars(quiet=as_json) as bars:
-        result = work(catalog.load(disease), Options(source, family, seed, not no_cache, runner, images), bars.event)
-    click.echo(json.dumps(result) if as_json else run_summary(result))
+        result = work(catalog.load(disease), Options(source, family, seed, not no_cache, runner, images), bars.event, unseen=unseen)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        run_text(result)
 
 
 @cli.command()
@@ -166,17 +170,20 @@ def unseen(disease: str, source: str, family: str | None, seed: int, no_cache: b
 @click.option("--images", default="", help="Prefix of the step images, e.g. registry.example/team/.")
 @click.option("--tag", help="Tag of the step images. Default: version and source digest.")
 @click.option("--monitor", "monitoring", is_flag=True, help="The monitor's pipeline, for a recurring run.")
-def compile_(disease: str, out: Path | None, images: str, tag: str | None, monitoring: bool) -> None:
+@click.option("--unseen", is_flag=True, help="With each device left out, behind the ordinary steps.")
+def compile_(disease: str, out: Path | None, images: str, tag: str | None, monitoring: bool, unseen: bool) -> None:
     """Write the pipeline's IR: the same file runs here and on Kubeflow."""
     from pipelines import catalog
     from pipelines.assemble import compile_ir
     from pipelines.schedule import compile_monitor
 
     spec = catalog.load(disease)
+    if monitoring and unseen:
+        raise SpecError("two pipelines asked for", where="dxflow compile", got="--monitor --unseen", allowed="one of them")
     if monitoring:
         click.echo(compile_monitor(spec, out or Path(f"monitor-{disease}.yaml"), prefix=images, tag=tag))
     else:
-        click.echo(compile_ir(spec, out or Path(f"{disease}.yaml"), prefix=images, tag=tag))
+        click.echo(compile_ir(spec, out or Path(f"{disease}.yaml"), graph="run-unseen" if unseen else "run", prefix=images, tag=tag))
 
 
 @cli.command()

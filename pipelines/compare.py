@@ -40,7 +40,7 @@ def compare(
     if len(chosen) < 2:
         raise SpecError("nothing to compare", where=f"{spec.name}: --families", got=f"{len(chosen)} family", allowed="at least 2")
     arguments = {"spec": spec.to_json(), "budgeted": budgeted(spec, epochs).to_json()}
-    folder, record = execute(spec, options, arguments, family="all", kept=KEPT, families=chosen, on_event=on_event)
+    folder, record = execute(spec, options, arguments, family="all", kept=KEPT, graph="compare", families=chosen, on_event=on_event)
     result: dict[str, Any] = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
     return result | {
         "run": record.run,

@@ -34,6 +34,7 @@ from pipelines.erase_files import erase_files, erase_partials
 from pipelines.erase_plan import KEY, Plan, folder, keys_of, made, match_of, pending, registered
 from pipelines.run import records
 from serving.pacs.ledger import erase as erase_ledger
+from serving.reading.cases import erase as erase_cases
 
 TAG = "erasure."
 FITTED = "was fitted on a patient who was erased since; its weights still are"
@@ -55,8 +56,8 @@ def erase(patient: str | None, key: str | None, *, logs: Sequence[Path], state: 
 
     Returns:
         `records` (0 where nothing is held), `dry_run`, `resumed` (earlier erasures that were finished), and for each place what went: `log`,
-        `pacs`, `labels`, `monitor`, `datasets`, `tables`, `packages` (copies on this machine), `deleted`, `registry`; `fitted`, `unknown` (versions);
-        `left` (files that hold the patient and are not ours to change); `remarks`.
+        `pacs`, `cases`, `labels`, `monitor`, `datasets`, `tables`, `packages` (copies on this machine), `deleted`, `registry`; `fitted`, `unknown`
+        (versions); `left` (files that hold the patient and are not ours to change); `remarks`.
 
     Raises:
         SpecError: Not an id. ServiceError: A run or another erasure is at work, no pseudonym key, or store or registry is away.
@@ -143,6 +144,7 @@ def _work(plan: Plan, *, dry: bool) -> dict[str, Any]:
         "monitor": erase_memory(Path(plan.state), ids, dry=dry),
         "registry": _packages(store, root, plan, dry=dry),
         "pacs": erase_ledger(home() / "pacs" / "ledger.db", ids.keys, ids.studies, dry=dry),
+        "cases": erase_cases(home() / "reading", ids.keys, ids.requests, dry=dry),
         **asdict(erase_files(plan, store=root, dry=dry)),
         "fitted": plan.fitted,
         "unknown": plan.unknown,
@@ -178,7 +180,7 @@ def _counts(found: dict[str, Any]) -> dict[str, int]:
     packages = found["registry"]["packages"]
     return {
         "log": sum(n for rows in found["log"].values() for n in rows.values()), "labels": sum(found["labels"].values()),
-        "monitor": sum(found["monitor"].values()), "pacs": found["pacs"],
+        "monitor": sum(found["monitor"].values()), "pacs": found["pacs"], "cases": found["cases"],
         "datasets": sum(found["datasets"].values()), "tables": sum(found["tables"].values()),
         "packages": sum(found["packages"].values()), "files": len(found["deleted"]) + len(found["registry"]["incomplete"]),
         "registry": sum(n for package in packages for n in package["rows"].values()),
@@ -218,6 +220,7 @@ def text(found: dict[str, Any]) -> str:
     ):
         lines += [f"  {named}  {path}: {n}" for path, n in found[place].items()]
     lines += [f"  PACS loop's ledger: {found['pacs']}"] * (found["pacs"] > 0)
+    lines += [f"  cases of the reading page, with their pixels: {found['cases']}"] * (found["cases"] > 0)
     lines += [f"  file, whole  {path}" for path in (*found["deleted"], *found["registry"]["incomplete"])]
     for package in found["registry"]["packages"]:
         rows = ", ".join(f"{name} {n}" for name, n in package["rows"].items())

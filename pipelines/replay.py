@@ -1,7 +1,7 @@
 """Ask a server about a whole folder: every sample that ingest finds in it, prepared as for training, sent as arrays.
 
 So any reader's format can be answered, recordings and photographs as well as DICOM, and the inference log fills as a site would fill it: with
-keyed hashes of device and patient, and the acquisition's figures.
+keyed hashes of device and patient, the acquisition's figures, and the covariates that the spec names.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from components.core.package import SYNTHETIC
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.spec import DiseaseSpec
 from components.ingest.step import ingest
+from feature_store.covariates import told
 from pipelines import catalog
 from serving.client import ask
 
@@ -52,12 +53,13 @@ def replay(url: str, model: str, source: Path, timeout_s: float) -> dict[str, An
     try:
         with redirect_stdout(StringIO()):  # the step's events
             ingest(spec, str(source), dataset=scratch / "dataset", features=scratch / "features")
-        return _ask_all(url, model, spec, Dataset(scratch / "dataset", expect=spec), timeout_s)
+        data = Dataset(scratch / "dataset", expect=spec)
+        return _ask_all(url, model, spec, data, told(scratch / "features", data.manifest, spec.covariates), timeout_s)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _ask_all(url: str, model: str, spec: DiseaseSpec, data: Dataset, timeout_s: float) -> dict[str, Any]:
+def _ask_all(url: str, model: str, spec: DiseaseSpec, data: Dataset, known: list[dict[str, Any]], timeout_s: float) -> dict[str, Any]:
     rows = data.manifest.to_dict("records")
     at_once = max(1, min(64, VALUES // int(np.prod(spec.input.shape))))
     decisions, reasons, devices = Counter[str](), Counter[str](), Counter[str]()
@@ -65,7 +67,7 @@ def _ask_all(url: str, model: str, spec: DiseaseSpec, data: Dataset, timeout_s: 
     for start in range(0, len(rows), at_once):
         chosen = np.arange(start, min(start + at_once, len(rows)))
         arrays = data.read(chosen).astype(np.float64)
-        body = json.dumps({"instances": [_instance(x, rows[n]) for x, n in zip(arrays, chosen.tolist(), strict=True)]}).encode()
+        body = json.dumps({"instances": [_instance(x, rows[n], known[n]) for x, n in zip(arrays, chosen.tolist(), strict=True)]}).encode()
         for answer in ask(url, model, body, {"Content-Type": "application/json"}, timeout_s):
             last = answer
             devices[answer["device"]["key"]] += 1
@@ -82,10 +84,10 @@ def _ask_all(url: str, model: str, spec: DiseaseSpec, data: Dataset, timeout_s: 
     }  # fmt: skip
 
 
-def _instance(x: np.ndarray, row: Mapping[Any, Any]) -> dict[str, Any]:
+def _instance(x: np.ndarray, row: Mapping[Any, Any], covariates: Mapping[str, Any]) -> dict[str, Any]:
     known = {"device_key": row["device_key"], "patient_key": row.get("patient_id"), "software_key": row.get("software")}
     known |= {"manufacturer": row.get("manufacturer"), "device_model": row.get("model")}
-    out: dict[str, Any] = {"array": x.tolist()}
+    out: dict[str, Any] = {"array": x.tolist()} | ({"covariates": covariates} if covariates else {})
     out |= {name: value for name, value in known.items() if isinstance(value, str) and value and (name == "device_key" or value != UNKNOWN_DEVICE)}
     figures = {name: value for name, value in row.items() if name.startswith("acq_")}
     told: dict[str, Any] = {k: float(v) for k, v in figures.items() if isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v)}

@@ -31,9 +31,10 @@ from components.core.pseudonym import load_pseudonymiser
 from components.core.spec import DiseaseSpec
 from components.core.step import error_from, parse
 from pipelines import containers
-from pipelines.sources import SERVICE_ENVIRONMENT, STEPS, deployment_digest, source_digest
+from pipelines.sources import SERVICE_ENVIRONMENT, STEPS, Graph, deployment_digest, source_digest
 
 KEPT = {"evaluation": ("report.html", "predictions.parquet", "metrics.json"), "validation": ("validation.html", "validation.json")}
+KEPT_UNSEEN = {"unseen": ("unseen.html", "unseen.json")}
 
 
 @dataclass
@@ -90,8 +91,13 @@ def records() -> list[dict[str, Any]]:
     return found
 
 
-def run(spec: DiseaseSpec, options: Options, on_event: Callable[[dict[str, Any]], None] = lambda event: None) -> dict[str, Any]:
+def run(
+    spec: DiseaseSpec, options: Options, on_event: Callable[[dict[str, Any]], None] = lambda event: None, *, unseen: bool = False
+) -> dict[str, Any]:
     """Run one disease's pipeline to its end and return the summary that `dxflow run --json` prints.
+
+    Args:
+        unseen: With the model registered, leave each device out of a training of its own.
 
     Raises:
         SpecError, DataError, GateError, ServiceError: What the failed step said, or what was wrong before it began.
@@ -100,7 +106,8 @@ def run(spec: DiseaseSpec, options: Options, on_event: Callable[[dict[str, Any]]
     if family not in spec.families:
         raise SpecError("no such family", where=f"{spec.name}: --family", got=f"'{family}'", allowed=", ".join(sorted(spec.families)))
     arguments = {"deployment": deployment_digest(), "spec": spec.to_json(), "family": family}
-    folder, record = execute(spec, options, arguments, family=family, kept=KEPT, on_event=on_event)
+    kept, graph = (KEPT | KEPT_UNSEEN, "run-unseen") if unseen else (KEPT, "run")
+    folder, record = execute(spec, options, arguments, family=family, kept=kept, graph=graph, on_event=on_event)
     return summary(folder, record)
 
 
@@ -111,16 +118,17 @@ def execute(
     *,
     family: str,
     kept: dict[str, tuple[str, ...]],
+    graph: Graph = "run",
     families: tuple[str, ...] = (),
-    unseen: bool = False,
     on_event: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> tuple[Path, Record]:
-    """Compile and run one pipeline to its end: the disease's own, the comparison of `families`, or `unseen`, each device left out.
+    """Compile and run one of a disease's graphs to its end.
 
     Args:
         arguments: The pipeline's own; source, its digest, the key's fingerprint and the seed are added here.
         family: What the record shows.
         kept: {output: files of it that are copied into the run's folder}.
+        families: Of a comparison.
 
     Returns:
         The run's folder and its record.
@@ -139,7 +147,7 @@ def execute(
             {"event": "warning", "text": f"made a pseudonym key at {home() / 'pseudonym.key'}: keep it, without it the same patient gets a new id"}
         )
     arguments = {"source": source, "source_digest": digest, "key_fingerprint": pseudonymiser.fingerprint, "seed": options.seed, **arguments}
-    identity = hashlib.sha256(json.dumps([arguments, families, unseen], sort_keys=True).encode()).hexdigest()[:16]
+    identity = hashlib.sha256(json.dumps([arguments, families], sort_keys=True).encode()).hexdigest()[:16]
     with _only_one(identity):
         for _ in records():  # marks runs that were killed
             pass
@@ -147,7 +155,7 @@ def execute(
         folder = _new_run_dir(spec.name)
         from pipelines.assemble import compile_ir
 
-        compile_ir(spec, folder / "pipeline.yaml", families=families, unseen=unseen, prefix=options.images)
+        compile_ir(spec, folder / "pipeline.yaml", graph=graph, families=families, prefix=options.images)
         request = {
             "runner": options.runner, "arguments": arguments, "pipeline_root": str(home() / "pipeline_root"), "cache": options.cache,
             "cache_root": str(home() / "cache"), "environment": _container_environment() if options.runner == "docker" else {},
@@ -171,7 +179,7 @@ def execute(
             record.save(folder)
             raise error
         record.outputs = json.loads((folder / "outputs.json").read_text(encoding="utf-8"))
-        for name in STEPS[:-1] if families or unseen else STEPS:
+        for name in STEPS if "package" in record.outputs else STEPS[:-1]:
             record.steps.setdefault(name, {"state": "cached", "seconds": 0.0})
         for artifact, names in kept.items():
             for name in names:
@@ -191,12 +199,15 @@ def summary(folder: Path, record: Record) -> dict[str, Any]:
     measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     registration = json.loads((Path(record.outputs["package"]) / "registration.json").read_text(encoding="utf-8"))
     dataset = json.loads((Path(record.outputs["dataset"]) / "dataset.json").read_text(encoding="utf-8"))
+    asked = folder / "unseen.json"
+    found = {"report": str(folder / "unseen.html"), **json.loads(asked.read_text(encoding="utf-8"))} if asked.exists() else None
     return {
         "run": record.run, "disease": record.disease, "verdict": registration["verdict"], "reasons": registration["reasons"],
         "seconds": record.seconds, "synthetic": dataset["synthetic"], "model": f"{registration['name']}:{registration['version']}",
         "metrics": measured["metrics"], "devices": measured["devices"], "worst_device": measured.get("worst_device"),
         "steps": record.steps, "report": str(folder / "report.html"), "validation": str(folder / "validation.html"),
         "predictions": str(folder / "predictions.parquet"), "package": record.outputs["package"],
+        **({} if found is None else {"unseen_devices": found}),
     }  # fmt: skip
 
 

@@ -6,12 +6,15 @@ import hashlib
 import importlib.metadata
 import os
 from pathlib import Path
+from typing import Literal
 
 from components.core.errors import DataError
 from components.core.home import home, tracking_uri
 from components.core.package_data import ALLOWED, local_path
 
 STEPS = ("ingest", "validate", "train", "evaluate", "register")
+Graph = Literal["run", "run-unseen", "unseen", "compare"]
+"""What `pipelines/assemble.py` can make of a disease: its run, the same with each device left out behind it, that alone, a comparison of families."""
 SERVICE_ENVIRONMENT = (
     "DXFLOW_KEY", "DXFLOW_STORE", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION",
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "DXFLOW_ONLINE_STORE", "DXFLOW_ONLINE_STORE_PASSWORD",

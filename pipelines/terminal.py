@@ -135,11 +135,24 @@ def spec_text(spec: DiseaseSpec) -> str:
                 walk(f"{prefix}.{key}".lstrip("."), value)
 
     walk("", spec.model_dump(mode="json"))
-    return "\n".join(lines).strip()
+    return "\n".join([*lines, "", *unseen_switches(spec)]).strip()
 
 
-def run_summary(result: dict[str, Any]) -> str:
-    """A finished run in a few lines."""
+def unseen_switches(spec: DiseaseSpec) -> list[str]:
+    """What the spec does for devices that training has not seen, also where it does nothing, and what it could do."""
+    from components.core import harmonise
+
+    fitting = [name for name in harmonise.names() if harmonise.fits(name, len(spec.input.shape) - 1, spec.input.shape[0])]
+    lines = ["# for devices that training has not seen"]
+    lines.append(f"# normalise.per_sample: {', '.join(spec.normalise.per_sample) or 'nothing'}; fitting: {', '.join(fitting) or 'none'}")
+    for option, off in (("acquisition_jitter", "0"), ("device_balanced", "false")):
+        chosen = [f"{name} {str(f.options[option]).lower()}" for name, f in spec.families.items() if f.options.get(option)]
+        lines.append(f"# families.*.options.{option}: {', '.join([*chosen, 'others ' + off] if chosen else [off])}")
+    return lines
+
+
+def run_text(result: dict[str, Any]) -> None:
+    """Print a finished run in a few lines, and where it was asked for what leaving each device out has shown."""
     lines = [
         f"run        {result['run']}" + ("   SYNTHETIC DATA" if result["synthetic"] else ""),
         f"verdict    {result['verdict']}" + (f": {'; '.join(result['reasons'])}" if result["reasons"] else ""),
@@ -152,7 +165,9 @@ def run_summary(result: dict[str, Any]) -> str:
         f"report     {result['report']}",
         f"figures    {result['predictions']}",
     ]
-    return "\n".join(lines)
+    print("\n".join(lines))
+    if "unseen_devices" in result:
+        unseen_text(result["unseen_devices"])
 
 
 def comparison_text(result: dict[str, Any]) -> None:
@@ -177,6 +192,9 @@ def comparison_text(result: dict[str, Any]) -> None:
 
 def unseen_text(result: dict[str, Any]) -> None:
     """Print what leaving each device out has shown."""
+    if result["none_left_out"]:
+        print(f"left out   no device: {result['none_left_out']}")
+        return
     rows = [[r["name"], str(r["n"]), estimate_text(r["unseen"]), "-" if r["seen"] is None else f"{r['seen']:.3f}"] for r in result["devices"]]
     title = result["disease"] + (", SYNTHETIC DATA" if result["synthetic"] else "")
     table(["device left out", "samples", "auc, unseen", "auc, devices it knows"], rows, title=title)

@@ -8,9 +8,9 @@ from typing import Any
 
 from components.core.errors import SpecError
 from components.core.spec import DiseaseSpec
-from pipelines.run import Options, execute
+from pipelines.run import KEPT_UNSEEN, Options, execute
 
-KEPT = {"unseen": ("unseen.html", "unseen.json"), "validation": ("validation.html", "validation.json")}
+KEPT = {**KEPT_UNSEEN, "validation": ("validation.html", "validation.json")}
 
 
 def unseen(spec: DiseaseSpec, options: Options, on_event: Callable[[dict[str, Any]], None] = lambda event: None) -> dict[str, Any]:
@@ -22,6 +22,6 @@ def unseen(spec: DiseaseSpec, options: Options, on_event: Callable[[dict[str, An
     family = options.family or spec.default_family
     if family not in spec.families:
         raise SpecError("no such family", where=f"{spec.name}: --family", got=f"'{family}'", allowed=", ".join(sorted(spec.families)))
-    folder, record = execute(spec, options, {"spec": spec.to_json(), "family": family}, family=family, kept=KEPT, unseen=True, on_event=on_event)
+    folder, record = execute(spec, options, {"spec": spec.to_json(), "family": family}, family=family, kept=KEPT, graph="unseen", on_event=on_event)
     result: dict[str, Any] = json.loads((folder / "unseen.json").read_text(encoding="utf-8"))
     return result | {"run": record.run, "seconds": record.seconds, "steps": record.steps, "report": str(folder / "unseen.html")}

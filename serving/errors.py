@@ -1,7 +1,8 @@
 """What a client is told when something is wrong: one line that names the field, and never a value out of a request.
 
     400  the request: InvalidInput        413  the request is too large        501  not offered
-    404  no such model                    429  too many requests wait          504  the deadline passed before the request's turn
+    404  no such model                    415  a content type that the model does not take
+                                          429  too many requests wait          504  the deadline passed before the request's turn
     503  a service or the model is absent 500  a defect: an id, and nothing else
 
 KServe's own handlers log and return exception messages, FastAPI's 422 returns the body: both may hold patient data, so all are replaced here.
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.core.errors import ServiceError
 from serving.journal import asked
+from serving.openapi import PAGE
 from serving.options import MAX_BODY_BYTES
 from serving.turns import DEADLINE, Busy, Late, Ticket, Turns
 
@@ -37,7 +39,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-CLOSED = ("/v2/repository", "/openai", "/docs", "/openapi.json")
+CLOSED = ("/v2/repository", "/openai", "/docs", "/redoc", "/openapi.json")
 """Paths that KServe opens without asking who calls: loading and unloading models, and pages that tell about the server."""
 ADMIN = re.compile(r"/v2/repository/index|/v2/repository/models/[^/]+/load")
 """What of the closed paths opens with `admin`."""
@@ -66,12 +68,14 @@ class Guard:
         turns: Where a request for a prediction takes its place before its body is read; None: there is always one.
         deadline_s: Of each request; a client may ask for less.
         admin: Whether models may be loaded anew.
+        page: What GET /openapi.json answers, asked anew each time; None: nothing.
     """
 
     def __init__(
         self, app: App, *, limit: int = MAX_BODY_BYTES, journal: Journal | None = None, turns: Turns | None = None, deadline_s: float = 60.0,
-        admin: bool = False,
+        admin: bool = False, page: Callable[[], bytes] | None = None,
     ) -> None:  # fmt: skip
+        self._page = page
         self._app, self._limit, self._journal, self._turns, self._deadline_s, self._admin = app, limit, journal, turns, deadline_s, admin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,6 +86,9 @@ class Guard:
         headers = [(name, value) for name, value in scope["headers"] if name != b"x-request-id"]
         scope["headers"] = [*headers, (b"x-request-id", request_id.encode())]
         path = str(scope["path"])
+        if self._page is not None and path == PAGE and scope["method"] == "GET":
+            await _answer(send, 200, self._page(), request_id)
+            return
         if path.startswith(CLOSED) and not (self._admin and ADMIN.fullmatch(path)):
             await _answer(send, 404, "not offered by this server", request_id)
             return
@@ -190,7 +197,7 @@ def judge(error: BaseException) -> tuple[int, str] | None:
     from serving.places import NotReady
 
     if isinstance(error, InvalidInput):  # ours: KServe's own, which may quote, come from code that is not used
-        return 400, str(error)
+        return getattr(error, "status", 400), str(error)
     if isinstance(error, ModelNotFound):
         return 404, "no such model; GET /v1/models lists them"
     if isinstance(error, Busy):
@@ -278,8 +285,8 @@ async def _drained(receive: Receive, most: int) -> None:
         return
 
 
-async def _answer(send: Send, status: int, text: str, request_id: str, more: Iterable[tuple[bytes, bytes]] = CLOSE) -> None:
-    body = json.dumps({"error": text, "request_id": request_id}).encode()
+async def _answer(send: Send, status: int, text: str | bytes, request_id: str, more: Iterable[tuple[bytes, bytes]] = CLOSE) -> None:
+    body = text if isinstance(text, bytes) else json.dumps({"error": text, "request_id": request_id}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

@@ -4,7 +4,7 @@ KServe's own gRPC server binds every address, loses its status codes for what is
 turns contents into lists; so the service is ours and the messages are KServe's. Answers come as raw bytes; no parameter is a float, which KServe's
 client refuses.
 
-    INVALID_ARGUMENT 400   NOT_FOUND 404   RESOURCE_EXHAUSTED 413, 429   UNIMPLEMENTED 501   UNAVAILABLE 503   DEADLINE_EXCEEDED 504   INTERNAL 500
+    INVALID_ARGUMENT 400, 415  NOT_FOUND 404   RESOURCE_EXHAUSTED 413, 429  UNIMPLEMENTED 501  UNAVAILABLE 503  DEADLINE_EXCEEDED 504  INTERNAL 500
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from serving.turns import Late, Ticket, Turns
 
 STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT, 404: grpc.StatusCode.NOT_FOUND, 413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED, 501: grpc.StatusCode.UNIMPLEMENTED, 503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED, 500: grpc.StatusCode.INTERNAL,
 }  # fmt: skip

@@ -45,6 +45,8 @@ class Journal:
         for predictor in predictors:
             self.serves(predictor)
         self._settled: set[str] = set()
+        self._waiting: list[tuple[Sequence[Mapping[str, Any]], asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
         self.counts: Counter[tuple[str, str]] = Counter()
         """Records by (model, status), written or lost."""
 
@@ -55,9 +57,47 @@ class Journal:
 
     def write(self, request_id: str, records: Sequence[Mapping[str, Any]]) -> None:
         """The records of one request, with their `status`; the request is settled by them."""
+        self._counted(request_id, records)
+        self.log.append(records)
+
+    async def commit(self, request_id: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """As `write`, together with what other requests bring meanwhile: one sync for all of them, and no thread but its own waits for the disk.
+
+        Returns when the records are on the disk, or counted because no disk takes them.
+        """
+        self._counted(request_id, records)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((records, done))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._work())
+        await done
+
+    def _counted(self, request_id: str, records: Sequence[Mapping[str, Any]]) -> None:
         self._settled.add(request_id)
         self.counts.update((r["model"], r["status"]) for r in records)
-        self.log.append(records)
+
+    async def _work(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            errors = await asyncio.to_thread(self._append, [records for records, _ in group])
+            for (_, done), error in zip(group, errors, strict=True):
+                if done.done():  # its client is gone; its records are not
+                    continue
+                if error is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(error)
+        self._writer = None
+
+    def _append(self, group: Sequence[Sequence[Mapping[str, Any]]]) -> list[Exception | None]:
+        """What went wrong with each request's records: a number that is not finite spoils one request, not its neighbours."""
+        try:
+            self.log.append([record for records in group for record in records])
+            return [None] * len(group)
+        except Exception as error:
+            if len(group) == 1:
+                return [error]
+            return [found for records in group for found in self._append([records])]
 
     async def settle(self, request_id: str, disease: str | None, status: int, reason: str, started: float) -> None:
         """Write down a request that gets an error, unless its model has done so.
@@ -76,7 +116,7 @@ class Journal:
             "time": now(), "request_id": request_id, "reasons": [reason or f"HTTP {status}"], "abstain": False, "latency_ms": milliseconds(started),
             "status": "unanswered" if status in NO_TURN else "refused" if refused else "error",
         }  # fmt: skip
-        await asyncio.get_running_loop().run_in_executor(None, self.write, request_id, [record])
+        await self.commit(request_id, [record])
 
     def forget(self, request_id: str) -> None:
         """The request is over."""

@@ -1,6 +1,6 @@
 """The KServe face of a disease: a request's bytes in, the inference log, an answer's bytes out, all of it in its turn on the thread of turns.
 
-    v1   POST /v1/models/<disease>:predict   application/json {"instances": [...]}, or one file as the body
+    v1   POST /v1/models/<disease>:predict   application/json {"instances": [...]}, or one file: the content types that the model's metadata lists
     v2   POST /v2/models/<disease>/infer     one tensor, FP32 [n, *input.shape] or BYTES [n] (files), as JSON or binary; gRPC ModelInfer
 
 The package that holds the disease's place when the turn comes does everything for this request: it decodes, answers and is written down.
@@ -8,10 +8,12 @@ The package that holds the disease's place when the turn comes does everything f
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -24,17 +26,15 @@ from kserve.metrics import POST_HIST_TIME, PRE_HIST_TIME, PREDICT_HIST_TIME, get
 
 from components.core.errors import DataError
 from components.core.pseudonym import Pseudonymiser
-from serving import queries, records, wire
+from serving import bodies, queries, records, wire
 from serving.explain import layer_png
 from serving.journal import Journal, milliseconds, now
 from serving.places import Place
 from serving.predictor import Answered, Explained, Predictor, Query
 from serving.reading.cases import CaseStore
+from serving.references import Allowed, References
 from serving.turns import Ticket, Turns
 
-DICOM = "application/dicom"
-FILES = (DICOM,)
-"""Content types of a body, or of an element of a BYTES tensor, that is one file."""
 Ask = Callable[[Predictor, list[Query]], list[Answered]]
 log = logging.getLogger("dxflow.serving")
 OUTPUTS = ("probabilities", "decision", "abstain", "answer")
@@ -49,12 +49,21 @@ class Explanation:
     picture: bytes | None
 
 
+class UnsupportedType(InvalidInput):
+    """A content type that the server, or this model, does not take: 415."""
+
+    status = 415
+
+
 class DiseaseModel(kserve.Model):
     """One disease at the server, named by its disease. Ready while somebody holds its place."""
 
-    def __init__(self, place: Place, pseudonymiser: Pseudonymiser, journal: Journal, turns: Turns, cases: CaseStore | None = None) -> None:
+    def __init__(
+        self, place: Place, pseudonymiser: Pseudonymiser, journal: Journal, turns: Turns, cases: CaseStore | None = None,
+        references: References | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(place.name)
-        self._cases = cases
+        self._cases, self._references = cases, references or References(Allowed.from_environment())
         self.place, self._pseudonymiser, self._journal, self._turns = place, pseudonymiser, journal, turns
         self._labels = get_labels(place.name)
 
@@ -66,7 +75,10 @@ class DiseaseModel(kserve.Model):
         return self.place.predictor is not None
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        return [{"name": "x", "datatype": "FP32", "shape": [-1, *self.place.holder().spec.input.shape]}]
+        """The tensors that protocol v2 takes: numbers, or files, whose tensors are named by content type; v1 takes those as raw bodies too."""
+        spec = self.place.holder().spec
+        numbers = {"name": "x", "datatype": "FP32", "shape": [-1, *spec.input.shape]}
+        return [numbers, *({"name": kind, "datatype": "BYTES", "shape": [-1]} for kind in bodies.offered(spec))]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         return [
@@ -81,16 +93,16 @@ class DiseaseModel(kserve.Model):
         return self.place.holder().package.version
 
     async def v1(self, ticket: Ticket, body: bytes, headers: Mapping[str, str]) -> wire.Reply:
-        """Protocol v1. Raises InvalidInput naming the field, NotReady, Late."""
-        return await self._turn(ticket, self._v1(body, headers), lambda answers, _: wire.v1_reply(answers))
+        """Protocol v1. Raises InvalidInput naming the field, NotReady, Late; ServiceError where a reference's host is away."""
+        async with self._v1(body, headers) as read:
+            return await self._turn(ticket, read, lambda answers, _: wire.v1_reply(answers))
 
     async def explain(self, ticket: Ticket, body: bytes, headers: Mapping[str, str]) -> Explanation:
         """Protocol v1's answer about one sample, and where in it the answer comes from; errors as `v1`, and NotImplementedError for tables."""
         found: list[Explained] = []
 
-        def read(predictor: Predictor) -> list[Query]:
-            samples = self._v1(body, headers)(predictor)
-            if predictor.spec.input.layout == "table":  # its rows have no places
+        def one(samples: list[Query], predictor: Predictor) -> list[Query]:
+            if predictor.spec.input.layout == "table" or any(q.tiles is not None for q in samples):  # rows have no places; slides no heat yet
                 raise NotImplementedError
             if len(samples) != 1:
                 raise DataError("one sample at a time", where="instances", got=len(samples), allowed=1)
@@ -102,18 +114,27 @@ class DiseaseModel(kserve.Model):
             found.append(explained)
             return [explained.answered]
 
-        return await self._turn(ticket, read, lambda answers, _: _explanation(found[0], answers[0]), ask)
+        async with self._v1(body, headers) as read:
+            return await self._turn(ticket, lambda p: one(read(p), p), lambda answers, _: _explanation(found[0], answers[0]), ask)
 
-    def _v1(self, body: bytes, headers: Mapping[str, str]) -> Callable[[Predictor], list[Query]]:
-        def read(predictor: Predictor) -> list[Query]:
-            kind = headers.get("content-type", wire.JSON).split(";")[0].strip().lower()
-            if kind in FILES:
-                return [queries.from_raw(body, headers, predictor.spec, self._pseudonymiser)]
-            if kind != wire.JSON:
-                raise DataError("not offered", where="header Content-Type", allowed=", ".join((wire.JSON, *FILES)))
-            return queries.from_document(wire.document(body), predictor.spec, self._pseudonymiser)
+    @asynccontextmanager
+    async def _v1(self, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[Callable[[Predictor], list[Query]]]:
+        """What reads the request in its turn. What a reference names is fetched before that: a slow PACS holds up nobody else."""
+        kind = bodies.plain(headers.get("content-type", wire.JSON))
+        if kind != wire.JSON and kind not in bodies.known():
+            raise UnsupportedType(f"header Content-Type: not offered; allowed: {wire.JSON}, {', '.join(bodies.known())}")
+        try:
+            named = await asyncio.to_thread(wire.document, body) if kind == wire.JSON and b'"reference"' in body else None
+            async with self._references.fetched(named) as files:
 
-        return read
+                def read(predictor: Predictor) -> list[Query]:
+                    if kind != wire.JSON:
+                        return queries.from_raw(body, headers, predictor.spec, self._pseudonymiser)
+                    return queries.from_document(wire.document(body), predictor.spec, self._pseudonymiser, files)
+
+                yield read
+        except DataError as error:
+            raise InvalidInput(str(error)) from None
 
     async def v2(self, ticket: Ticket, asked: Callable[[], wire.Asked], reply: Callable[[wire.Asked, list[wire.Output], str], T]) -> T:
         """Protocol v2; errors as `v1`.
@@ -135,52 +156,39 @@ class DiseaseModel(kserve.Model):
         if len(asked.tensors) != 1:
             raise DataError("another number of tensors", where="inputs", got=len(asked.tensors), allowed=1)
         tensor = asked.tensors[0]
-        parameters = {**tensor.parameters, **asked.parameters}
-        if tensor.datatype != "BYTES":
-            return queries.from_tensor(tensor.shape, tensor.datatype, tensor.data, tensor.raw, parameters.get("device_key"), predictor.spec)
-        files = wire.elements(tensor, "inputs[0]", most=queries.MAX_SAMPLES)
-        if tensor.shape != [len(files)] or not files:
-            raise DataError("another shape than its elements", where="inputs[0].shape", allowed=[max(1, len(files))])
-        kind = str(parameters.get("content_type", DICOM)).lower()
-        if kind not in FILES:
-            raise DataError("not offered", where="inputs[0].parameters.content_type", allowed=", ".join(FILES))
-        headers = {"content-type": kind}
-        for name, header in (("row", queries.ROW_HEADER), ("column", queries.COLUMN_HEADER)):
-            if name in parameters:
-                headers[header.lower()] = str(parameters[name])
-        return [self._from_file(data, headers, f"inputs[0].data[{n}]", predictor) for n, data in enumerate(files)]
-
-    def _from_file(self, data: bytes, headers: Mapping[str, str], where: str, predictor: Predictor) -> Query:
-        try:
-            return queries.from_raw(data, headers, predictor.spec, self._pseudonymiser)
-        except DataError as error:  # a tensor has no headers and is not the body
-            place = f"inputs[0].parameters.{str(error.where).rpartition('-')[2].lower()}" if str(error.where).startswith("header ") else where
-            raise DataError(error.what, where=place, got=error.got, allowed=error.allowed) from None
+        named = {"content_type": tensor.name} if tensor.name in bodies.known() else {}
+        parameters = {**named, **tensor.parameters, **asked.parameters}
+        return queries.from_tensor(tensor.shape, tensor.datatype, tensor.data, tensor.raw, parameters, predictor.spec, self._pseudonymiser)
 
     async def _turn(
         self,
         ticket: Ticket,
         read: Callable[[Predictor], list[Query]],
         reply: Callable[[list[dict[str, Any]], Predictor], T],
-        ask: Ask = Predictor.work,
+        ask: Ask = lambda predictor, samples: predictor.work(samples),
     ) -> T:
-        """The answer leaves when all of it is in the log, or counted because no disk takes it."""
+        """The answer leaves when all of it is in the log, or counted because no disk takes it; meanwhile the thread has the next request."""
 
-        def work() -> T:
+        def work() -> tuple[T, list[dict[str, Any]]]:
             predictor = self.place.holder()
             with PRE_HIST_TIME.labels(**self._labels).time():
                 try:
                     found = read(predictor)
+                except bodies.NotTaken as error:
+                    raise UnsupportedType(str(error)) from None
                 except DataError as error:
                     raise InvalidInput(str(error)) from None
             with PREDICT_HIST_TIME.labels(**self._labels).time():
-                answers = self._answer(predictor, ticket, found, ask)
+                answers, written = self._answer(predictor, ticket, found, ask)
             with POST_HIST_TIME.labels(**self._labels).time():
-                return reply(answers, predictor)
+                return reply(answers, predictor), written
 
-        return await self._turns.run(ticket, work)
+        answer, written = await self._turns.run(ticket, work)
+        await self._journal.commit(ticket.request_id, written)
+        return answer
 
-    def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query], ask: Ask) -> list[dict[str, Any]]:
+    def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query], ask: Ask) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The answers and their records."""
         ids = [f"{ticket.request_id}-{n}" if len(found) > 1 else ticket.request_id for n in range(len(found))]
         try:
             answered = ask(predictor, found)
@@ -193,10 +201,9 @@ class DiseaseModel(kserve.Model):
             answer["request_id"] = own
         at, latency = now(), milliseconds(ticket.started)
         written = [records.answered(at, latency, query, one) for query, one in zip(found, answered, strict=True)]
-        self._journal.write(ticket.request_id, written)
         if self._cases is not None:
             self._keep(self._cases, predictor, found, answers)
-        return answers
+        return answers, written
 
     def _keep(self, cases: CaseStore, predictor: Predictor, found: list[Query], answers: list[dict[str, Any]]) -> None:
         """For the reading page. An answer is not held up by a page that cannot be filled."""

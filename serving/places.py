@@ -19,6 +19,7 @@ import numpy as np
 from components.core.engines import Wanted
 from components.core.errors import DataError, DxflowError, ServiceError, SpecError
 from components.core.package import ModelPackage
+from serving import bodies
 from serving.predictor import Predictor, Query
 from serving.sources import Source
 
@@ -52,6 +53,7 @@ def load(source: Source, *, allow_synthetic: bool, wanted: Wanted | None = None)
         except ServiceError as error:  # it may come back, and a restart would not bring it back sooner
             log.error("%s: %s gives no decision until it answers", error, package.disease)
     predictor = Predictor(package, profiles, wanted)
+    bodies.warm(package.spec)
     low, high = package.spec.input.range
     sample = Query(np.linspace(low, high, int(np.prod(package.spec.input.shape)), dtype=np.float32).reshape(package.spec.input.shape))
     predictor.work([sample])

@@ -19,15 +19,31 @@ from components.core.outside import OUTSIDE, UNSEEN, Limits
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.uncertainty import Uncertainty
+from serving import covariates, slide_answer
 from serving.explain import Explainer, overlay_png
 
 if TYPE_CHECKING:
     from feature_store.store import OnlineProfiles
 
 WITHOUT_PROFILE, STALE_PROFILE, CONSTANT = "device without profile", "stale device profile", "image without content"
+TILES_ONLY = "this model answers for tiles only: its package holds no aggregate"
+AT_ONCE = 256  # samples of one run of the network
 STORE_AWAY = "profile store unavailable"
 POOLED = "pooled profile used: "
 UNLIKE = f"{OUTSIDE}: the network sees nothing like it in what it was tested on"
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """All tiles of a slide that show tissue.
+
+    Args:
+        arrays: (n, *input.shape).
+        places: (n, 2) centres x, y in microns.
+    """
+
+    arrays: NDArray[Any]
+    places: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,11 @@ class Query:
         device_key: Pseudonym, or `UNKNOWN_DEVICE`.
         software, patient, study, series: Keyed hashes, where the input names them.
         acquisition: `acq_*` columns of the manifest.
-        source: `dicom` or `array`.
+        source: `dicom`, `picture`, `nifti`, `recording`, `table`, `slide`, or `array` for numbers.
+        part: Which part of its file it is: {window, start_s} of a recording, {row} of a table.
+        faults: Why its file's format calls it unusable: the model is not asked, and these are the reasons.
+        tiles: Of a whole slide, which gets one answer; `array` is then the one that stands for it in the log's figures.
+        covariates: What is told of the patient, as `serving/covariates.py` lets it in.
     """
 
     array: NDArray[Any]
@@ -52,6 +72,10 @@ class Query:
     series: str | None = None
     acquisition: Mapping[str, Any] = field(default_factory=dict)
     source: str = "array"
+    part: Mapping[str, Any] | None = None
+    faults: tuple[str, ...] = ()
+    tiles: Tiles | None = None
+    covariates: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,8 +122,9 @@ class Predictor:
 
     def __init__(self, package: ModelPackage, profiles: OnlineProfiles | None, wanted: Wanted | None = None) -> None:
         self.package, self.spec, self._profiles = package, package.spec, profiles
-        self._calibration, self._decision = package.sample_calibration, package.operating_point
+        self._calibration, self._decision, self._fusion = package.sample_calibration, package.operating_point, package.fusion
         self.engine = open_engine(package, wanted)
+        self._aggregate = slide_answer.aggregator(package)
         self._projection = package.projection
         reference = package.reference
         self._limits, self._uncertainty = Limits.learn(self.spec, reference), Uncertainty.learn(self.spec, reference)
@@ -133,7 +158,8 @@ class Predictor:
         Returns:
             model, version, digest, disease, synthetic, engine; `probabilities` {class: p}, empty on abstention; `uncertainty`
             (`components/core/uncertainty.py`), None on abstention; `decision`, None on abstention; `abstain`, `reasons`; `device` {key, manufacturer,
-            model, status, profile}; `operating_point`.
+            model, status, profile}; `operating_point`; `part` where the sample is one of several in its file; `covariates` {used, not_used} where the
+            spec names any.
         """
         return [one.answer for one in self.work(queries)]
 
@@ -141,22 +167,26 @@ class Predictor:
         """The answers, and what the log keeps beside them."""
         figures = self.figures(queries)
         states = [self._device(query, own) for query, own in zip(queries, figures, strict=True)]
-        asked = [n for n, state in enumerate(states) if not state.abstain]
+        whole = [n for n, state in enumerate(states) if not state.abstain and queries[n].tiles is not None]
+        asked = [n for n, state in enumerate(states) if not state.abstain and queries[n].tiles is None]
         p: dict[int, NDArray[np.float64]] = {}
         embeddings: dict[int, NDArray[np.float32]] = {}
         if asked:
             batch = np.stack([np.asarray(queries[n].array, dtype=np.float32) for n in asked])
             x = devices.normalise(batch, self.spec, [states[n].profile for n in asked], self.package.reference_profile)
-            scores, embedded = self.engine.run(x)
+            scores, embedded = self._run(x)
             if embedded is not None:
                 embeddings = dict(zip(asked, embedded, strict=True))
             found = calibration.apply(self._calibration, scores)
+            if self._fusion is not None:
+                found = self._fusion.apply(found, [queries[n].covariates for n in asked])
             if not np.isfinite(found).all():
                 raise DataError("the model gave values that are not finite", where=self.package.name)
             p = dict(zip(asked, found, strict=True))
             for n in self._unlike(asked, embeddings):
                 states[n] = replace(states[n], abstain=True, reasons=[*states[n].reasons, UNLIKE])
                 del p[n]
+        p |= {n: self._whole(queries[n], states[n].profile) for n in whole}
         sure: dict[int, dict[str, Any]] = {}
         names: dict[int, str] = {}
         if p:
@@ -180,7 +210,9 @@ class Predictor:
                     "reasons": state.reasons,
                     "device": state.described,
                     "operating_point": self._decision.to_dict(),
-                },
+                }
+                | covariates.answered(self._fusion, queries[n].covariates, asked=n in p)
+                | ({} if (part := queries[n].part) is None else {"part": dict(part)}),
                 embeddings.get(n),
                 own,
             )
@@ -213,6 +245,25 @@ class Predictor:
             return self.spec.positive_indices
         p = answer["probabilities"]
         return (self.spec.target.classes.index(max(p, key=p.__getitem__)),)
+
+    def _run(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """As the engine's; a long recording in pieces, so that memory stays flat."""
+        if len(x) <= AT_ONCE:
+            return self.engine.run(x)
+        pieces = [self.engine.run(x[n : n + AT_ONCE]) for n in range(0, len(x), AT_ONCE)]
+        embeddings = [e for _, e in pieces if e is not None]
+        return np.concatenate([s for s, _ in pieces]), np.concatenate(embeddings) if embeddings else None
+
+    def _whole(self, query: Query, profile: devices.DeviceProfile | None) -> NDArray[np.float64]:
+        """(K,) of a slide."""
+        assert query.tiles is not None
+        assert self._aggregate is not None
+        found = []
+        for start in range(0, len(query.tiles.arrays), AT_ONCE):
+            piece = np.asarray(query.tiles.arrays[start : start + AT_ONCE], dtype=np.float32)
+            x = devices.normalise(piece, self.spec, [profile] * len(piece), self.package.reference_profile)
+            found.append(calibration.apply(self._calibration, self._run(x)[0]))
+        return slide_answer.of_slide(self.package, self._aggregate, np.concatenate(found), query.tiles.places)[0]
 
     def figures(self, queries: Sequence[Query]) -> list[dict[str, float]]:
         """The image figures of each sample, for the log: raw, before any normalisation."""
@@ -251,7 +302,13 @@ class Predictor:
         if self.spec.abstain.unseen_device and status == "unseen" and not abstain:
             abstain = True
             reasons.append(UNSEEN)
-        if np.ptp(query.array) == 0:
+        if query.tiles is not None and self._aggregate is None:
+            abstain = True
+            reasons.append(TILES_ONLY)
+        if query.faults:
+            abstain = True
+            reasons.extend(query.faults)
+        elif np.ptp(query.array) == 0:
             abstain = True
             reasons.append(CONSTANT)
         elif beyond := self._limits.reasons(figures, query.acquisition):

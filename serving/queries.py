@@ -1,8 +1,11 @@
 """From what a client sent to samples, or one line that names the field that is wrong. No line quotes a value out of a request.
 
-DICOM file (bytes, or base64 in JSON)   decoded and de-identified by the code that ingest uses
-array (nested lists, or an FP32 tensor) in the spec's unit, on the spec's grid; in v1 with the keyed hashes, figures and vocabulary names
-                                        that a DICOM file would have told
+file (the raw body, base64 in JSON, an element of a BYTES tensor, or by reference)
+        decoded and de-identified by the code that ingest uses: `serving/bodies/`, one module for each format
+numbers (nested lists, or an FP32 tensor)
+        in the spec's unit, on the spec's grid; in v1 with the keyed hashes, figures and vocabulary names that a DICOM file would have
+        told
+either  with what is told of the patient (`serving/covariates.py`)
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,90 +25,92 @@ from numpy.typing import NDArray
 from components.core.errors import DataError
 from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from components.core.spec import DiseaseSpec
-from serving import told_words
+from serving import bodies, covariates, told_words
+from serving.bodies.body import MOST_WINDOWS, Body
 from serving.predictor import Query
 
 MAX_SAMPLES = 256
 DEVICE_KEY = re.compile(r"[0-9a-f]{16}")
-FORMS = "{dicom_base64, row, column} or {array, device_key, manufacturer, device_model, patient_key, software_key, acquisition}"
+FORMS = (
+    "{file_base64, content_type, device_key, row, column, window}, {dicom_base64, row, column}, {reference, ...} or "
+    "{array, device_key, manufacturer, device_model, patient_key, software_key, acquisition}"
+)
+POINTS = ("row", "column", "window")
+FILE_KEYS = {
+    "dicom_base64": {"dicom_base64", *POINTS, "device_key"},
+    "file_base64": {"file_base64", "content_type", *POINTS, "device_key"},
+    "reference": {"reference", *POINTS, "device_key"},
+}
 ARRAY_KEYS = {"array", "device_key", "manufacturer", "device_model", "patient_key", "software_key", "acquisition"}
 ACQUISITION = re.compile(r"acq_[a-z0-9_]{1,40}")
 MAX_ACQUISITION = 32
-ROW_HEADER, COLUMN_HEADER = "X-Dxflow-Row", "X-Dxflow-Column"
+HEADERS = ("X-Dxflow-Row", "X-Dxflow-Column", "X-Dxflow-Window")
+DEVICE_HEADER = "X-Dxflow-Device"
+UNIT = {"row": "pixels", "column": "pixels", "window": "a whole number from 0"}
+
+Fetched = Mapping[int, Path]
+"""By number of the instance, where the file or the folder lies that its reference names."""
 
 
-def from_document(document: Any, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:
+def from_document(document: Any, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, fetched: Fetched | None = None) -> list[Query]:
     """Samples of a v1 JSON body, `{"instances": [...]}`. Raises DataError."""
-    if not isinstance(document, Mapping) or not isinstance(document.get("instances"), list):
-        raise DataError("missing or not a list", where="instances", allowed=f"a list of {FORMS}")
-    instances = document["instances"]
-    _check_number(len(instances), "instances")
-    return [_from_instance(instance, f"instances[{n}]", spec, pseudonymiser) for n, instance in enumerate(instances)]
-
-
-def _from_instance(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> Query:
-    if not isinstance(instance, Mapping) or ("dicom_base64" in instance) == ("array" in instance):
-        raise DataError("not a sample", where=where, allowed=FORMS)
-    allowed = {"dicom_base64", "row", "column"} if "dicom_base64" in instance else ARRAY_KEYS
-    if extra := len(set(instance) - allowed):
-        raise DataError("unknown keys", where=where, got=f"{extra} of them", allowed=", ".join(sorted(allowed)))
-    if "array" in instance:
-        query = from_array(_numbers(instance["array"], f"{where}.array"), instance.get("device_key"), spec, where=where)
-        patient, software = (_keyed(instance.get(name), f"{where}.{name}") for name in ("patient_key", "software_key"))
-        names = {name: told_words.word(name, instance.get(name), pseudonymiser, f"{where}.{name}") for name in ("manufacturer", "device_model")}
-        acquisition = _acquisition(instance.get("acquisition"), pseudonymiser, f"{where}.acquisition")
-        return replace(query, patient=patient, software=software, acquisition=acquisition, **names)
-    try:
-        data = base64.b64decode(instance["dicom_base64"], validate=True)
-    except (binascii.Error, ValueError, TypeError):
-        raise DataError("not base64", where=f"{where}.dicom_base64") from None
-    row, column = (_number(instance.get(name), f"{where}.{name}") for name in ("row", "column"))
-    return from_dicom(data, row, column, spec, pseudonymiser, where=f"{where}.dicom_base64", names=(f"{where}.row", f"{where}.column"))
-
-
-def from_raw(data: bytes, headers: Mapping[str, str], spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> Query:
-    """The sample of a body that is one DICOM file, the point of interest in two headers. Raises DataError."""
-    row, column = (_header_number(headers, name) for name in (ROW_HEADER, COLUMN_HEADER))
-    return from_dicom(data, row, column, spec, pseudonymiser, where="body", names=(f"header {ROW_HEADER}", f"header {COLUMN_HEADER}"))
-
-
-def from_dicom(
-    data: bytes, row: float | None, column: float | None, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, *, where: str, names: tuple[str, str]
-) -> Query:
-    """A whole image, or the patch around (row, column) of it where the spec looks at patches. Raises DataError."""
-    from components.core.imaging.dicom import read_dicom
-    from components.core.imaging.patches import cut_patch
-
-    try:
-        image = read_dicom(data, spec=spec, pseudonymiser=pseudonymiser)
-        if len(image.frames) != 1:
-            raise DataError("several frames in one file", got=len(image.frames), allowed="one image per request")
-        frame = image.frames[0]
-        if spec.input.spacing_mm is None and frame.shape == tuple(spec.input.shape[1:]):
-            array = frame[None]
-        else:
-            point = tuple(_inside(value, size, name) for value, size, name in zip((row, column), frame.shape, names, strict=False))
-            array = cut_patch(frame, centre_rc=(point[0], point[1]), pixel_mm=image.pixel_mm, spec_input=spec.input)
-    except DataError as error:  # the reader does not know where in the request the file stood
-        raise DataError(error.what, where=error.where if error.where in names else where, got=error.got, allowed=error.allowed) from None
-    device = image.device
-    return Query(
-        array=array, device_key=device.key, manufacturer=device.manufacturer, device_model=device.model, software=device.software or None,
-        patient=image.patient, study=image.study, series=image.series,
-        acquisition={key: value for key, value in image.facts.items() if _loggable(value)}, source="dicom",
+    instances = instances_of(document)
+    return _joined(
+        (_from_instance(instance, f"instances[{n}]", spec, pseudonymiser, (fetched or {}).get(n)) for n, instance in enumerate(instances)),
+        "instances", files=len(instances),
     )  # fmt: skip
 
 
-def _inside(value: float | None, size: int, name: str) -> float:
-    if value is None:
-        raise DataError("missing: this model looks at a patch around a point", where=name, allowed="pixels")
-    if not -0.5 <= value <= size - 0.5:
-        raise DataError("outside the image", where=name, allowed=f"0 to {size - 1}")
-    return value
+def instances_of(document: Any) -> list[Any]:
+    """The list of a v1 JSON body. Raises DataError."""
+    if not isinstance(document, Mapping) or not isinstance(document.get("instances"), list):
+        raise DataError("missing or not a list", where="instances", allowed=f"a list of {FORMS}")
+    _check_number(len(document["instances"]), "instances")
+    return document["instances"]
 
 
-def _loggable(value: Any) -> bool:
-    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+def _from_instance(whole: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, fetched: Path | None) -> list[Query]:
+    instance, told = covariates.apart(whole, where, spec)
+    return [replace(query, covariates=told) for query in _samples(instance, where, spec, pseudonymiser, fetched)]
+
+
+def _samples(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, fetched: Path | None) -> list[Query]:
+    forms = [name for name in ("array", *FILE_KEYS) if isinstance(instance, Mapping) and name in instance]
+    if len(forms) != 1:
+        raise DataError("not a sample", where=where, allowed=FORMS)
+    form = forms[0]
+    allowed = FILE_KEYS.get(form, ARRAY_KEYS)
+    if extra := len(set(instance) - allowed):
+        raise DataError("unknown keys", where=where, got=f"{extra} of them", allowed=", ".join(sorted(allowed)))
+    if form == "array":
+        query = from_array(_numbers(instance["array"], f"{where}.array"), instance.get("device_key"), spec, where=where)
+        patient, software = (_keyed(instance.get(name), f"{where}.{name}") for name in ("patient_key", "software_key"))
+        words = {name: told_words.word(name, instance.get(name), pseudonymiser, f"{where}.{name}") for name in ("manufacturer", "device_model")}
+        acquisition = _acquisition(instance.get("acquisition"), pseudonymiser, f"{where}.acquisition")
+        return [replace(query, patient=patient, software=software, acquisition=acquisition, **words)]
+    if form == "reference":
+        if fetched is None:
+            raise DataError("not offered by this server", where=f"{where}.reference")
+        content: bytes | Path = fetched
+        kind = None
+    else:
+        content = _base64(instance[form], f"{where}.{form}")
+        kind = bodies.DICOM if form == "dicom_base64" else _kind(instance.get("content_type"), f"{where}.content_type")
+    names = (f"{where}.row", f"{where}.column", f"{where}.window")
+    row, column, window = (_number(instance.get(name), place, UNIT[name]) for name, place in zip(POINTS, names, strict=True))
+    device = _keyed(instance.get("device_key"), f"{where}.device_key")
+    body = Body(content, f"{where}.{form}", names, row, column, _index(window, names[2]), device)
+    return bodies.read(kind, body, spec, pseudonymiser)
+
+
+def from_raw(data: bytes, headers: Mapping[str, str], spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:
+    """The samples of a body that is one file; where to look, and the device, in headers. Raises DataError."""
+    names = (f"header {HEADERS[0]}", f"header {HEADERS[1]}", f"header {HEADERS[2]}")
+    row, column, window = (_header_number(headers, name, UNIT[what]) for name, what in zip(HEADERS, POINTS, strict=True))
+    device = _keyed(headers.get(DEVICE_HEADER.lower()), f"header {DEVICE_HEADER}")
+    told = covariates.of_header(headers, spec)
+    body = Body(data, "body", names, row, column, _index(window, names[2]), device)
+    return [replace(query, covariates=told) for query in bodies.read(headers.get("content-type", ""), body, spec, pseudonymiser)]
 
 
 def from_array(array: NDArray[Any], device_key: Any, spec: DiseaseSpec, *, where: str) -> Query:
@@ -121,13 +127,24 @@ def from_array(array: NDArray[Any], device_key: Any, spec: DiseaseSpec, *, where
     return Query(array=array, device_key=device_key, source="array")
 
 
-def from_tensor(shape: Any, datatype: str, data: Any, raw: bytes | None, device_key: Any, spec: DiseaseSpec) -> list[Query]:
-    """Samples of a v2 tensor, FP32 [n, *input.shape], from JSON numbers or little-endian bytes. Raises DataError."""
+def from_tensor(
+    shape: Any, datatype: str, data: Any, raw: bytes | None, parameters: Mapping[str, Any], spec: DiseaseSpec, pseudonymiser: Pseudonymiser
+) -> list[Query]:
+    """Samples of a v2 tensor: FP32 [n, *input.shape], from JSON numbers or little-endian bytes; or BYTES [n], one file an element.
+
+    Args:
+        parameters: Of the tensor and the request: `device_key`, and for files `content_type`, `row`, `column`, `window`.
+
+    Raises:
+        DataError: Names the field.
+    """
     where = "inputs[0]"
+    if datatype == "BYTES":
+        return _from_files(shape, data, raw, parameters, spec, pseudonymiser)
     wanted = ["n", *spec.input.shape]
     if datatype != "FP32":
-        raise DataError("another datatype", where=f"{where}.datatype", allowed="FP32")
-    if not isinstance(shape, list) or not all(isinstance(size, int) and not isinstance(size, bool) for size in shape) or len(shape) != len(wanted):
+        raise DataError("another datatype", where=f"{where}.datatype", allowed="FP32, BYTES")
+    if not _is_shape(shape) or len(shape) != len(wanted):
         raise DataError("another shape", where=f"{where}.shape", got=f"{len(shape) if isinstance(shape, list) else 0} axes", allowed=wanted)
     if tuple(shape[1:]) != tuple(spec.input.shape):
         raise DataError("another shape", where=f"{where}.shape", got=shape, allowed=wanted)
@@ -141,14 +158,80 @@ def from_tensor(shape: Any, datatype: str, data: Any, raw: bytes | None, device_
         values = _numbers(data, f"{where}.data")
         if values.size != size:
             raise DataError("another number of values than its shape", where=f"{where}.data", got=values.size, allowed=size)
-    return [from_array(sample, device_key, spec, where=where) for sample in values.reshape(shape)]
+    return [from_array(sample, parameters.get("device_key"), spec, where=where) for sample in values.reshape(shape)]
+
+
+def _from_files(
+    shape: Any, data: Any, raw: bytes | None, parameters: Mapping[str, Any], spec: DiseaseSpec, pseudonymiser: Pseudonymiser
+) -> list[Query]:
+    where = "inputs[0]"
+    if not _is_shape(shape) or len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1):
+        raise DataError("another shape", where=f"{where}.shape", allowed="[n] or [n, 1]: one file an element")
+    _check_number(shape[0], f"{where}.shape")
+    if raw is None:
+        elements = [e for one in data for e in (one if isinstance(one, list) else [one])] if isinstance(data, list) else []
+        contents = [one if isinstance(one, bytes) else _base64(one, f"{where}.data") for one in elements]
+    else:
+        contents = _elements(raw, f"{where}.data", shape[0])
+    if len(contents) != shape[0]:
+        raise DataError("another number of elements than its shape", where=f"{where}.data", got=len(contents), allowed=shape[0])
+    names = (f"{where}.parameters.row", f"{where}.parameters.column", f"{where}.parameters.window")
+    row, column, window = (_number(parameters.get(name), place, UNIT[name]) for name, place in zip(POINTS, names, strict=True))
+    device = _keyed(parameters.get("device_key"), f"{where}.parameters.device_key")
+    kind = _kind(parameters.get("content_type"), f"{where}.parameters.content_type")
+    files = (Body(content, f"{where}.data[{n}]", names, row, column, _index(window, names[2]), device) for n, content in enumerate(contents))
+    return _joined((bodies.read(kind, body, spec, pseudonymiser) for body in files), f"{where}.data", files=len(contents))
+
+
+def _elements(raw: bytes, where: str, most: int) -> list[bytes]:
+    """The elements of a binary BYTES tensor: each four bytes of length, little-endian, then so many bytes."""
+    found: list[bytes] = []
+    here = 0
+    while here < len(raw):
+        size = int.from_bytes(raw[here : here + 4], "little")
+        if here + 4 + size > len(raw) or here + 4 > len(raw):
+            raise DataError("an element that is longer than the tensor", where=where)
+        if len(found) == most:
+            raise DataError("more elements than its shape", where=where, allowed=most)
+        found.append(raw[here + 4 : here + 4 + size])
+        here += 4 + size
+    return found
+
+
+def _joined(parts: Iterable[list[Query]], where: str, *, files: int) -> list[Query]:
+    """The samples of several files in order; where there are several, each sample of a part says of which file it is."""
+    found: list[Query] = []
+    for n, queries in enumerate(parts):
+        found += [replace(q, part={"file": n, **q.part}) if q.part is not None and files > 1 else q for q in queries]
+        if len(found) > MOST_WINDOWS:
+            raise DataError("too many samples", where=where, allowed=f"{MOST_WINDOWS} in one request")
+    return found
+
+
+def _base64(value: Any, where: str) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError, TypeError):
+        raise DataError("not base64", where=where) from None
+
+
+def _kind(value: Any, where: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise DataError("not a content type", where=where)
+    return value
+
+
+def _is_shape(shape: Any) -> bool:
+    return isinstance(shape, list) and all(isinstance(size, int) and not isinstance(size, bool) for size in shape)
 
 
 def _numbers(values: Any, where: str) -> NDArray[np.float32]:
     """Nested lists of JSON numbers as float32; anything else between them is refused, not converted."""
     try:
         array = np.asarray(values)
-    except ValueError:  # lists of unequal length
+    except (ValueError, OverflowError):  # lists of unequal length, or a number that no type holds
         raise DataError("lists of unequal length", where=where) from None
     if array.dtype.kind not in "iuf" or not isinstance(values, list):
         raise DataError("not numbers only", where=where)
@@ -179,22 +262,30 @@ def _acquisition(value: Any, pseudonymiser: Pseudonymiser, where: str) -> dict[s
     return {name: float(v) if name in figures else v for name, v in told.items()}
 
 
-def _number(value: Any, where: str) -> float | None:
+def _number(value: Any, where: str, unit: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError("not a number", where=where, allowed="pixels")
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e9 or not math.isfinite(value):
+        raise DataError("not a number", where=where, allowed=unit)
     return float(value)
 
 
-def _header_number(headers: Mapping[str, str], name: str) -> float | None:
+def _index(value: float | None, where: str) -> int | None:
+    if value is None:
+        return None
+    if value < 0 or value != int(value):
+        raise DataError("not a number", where=where, allowed=UNIT["window"])
+    return int(value)
+
+
+def _header_number(headers: Mapping[str, str], name: str, unit: str) -> float | None:
     text = headers.get(name.lower())
     if text is None:
         return None
     try:
-        return _number(float(text), f"header {name}")
+        return _number(float(text), f"header {name}", unit)
     except ValueError:
-        raise DataError("not a number", where=f"header {name}", allowed="pixels") from None
+        raise DataError("not a number", where=f"header {name}", allowed=unit) from None
 
 
 def _check_number(n: int, where: str) -> None:

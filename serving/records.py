@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from serving import covariates
 from serving.journal import finite, milliseconds, now
 from serving.predictor import Answered, Predictor, Query
 
@@ -22,7 +23,7 @@ def asked(query: Query) -> dict[str, Any]:
     return {
         "source": query.source, "device_key": query.device_key, "software": query.software,
         "patient": query.patient, "study": query.study, "series": query.series, "acquisition": dict(query.acquisition),
-    }  # fmt: skip
+    } | covariates.logged(query.covariates)  # fmt: skip
 
 
 def answered(time_utc: str, latency_ms: float, query: Query, found: Answered) -> dict[str, Any]:

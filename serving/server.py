@@ -104,19 +104,21 @@ def assemble(
     """
     argv, sys.argv = sys.argv, sys.argv[:1]  # KServe parses the command line at import: our --log would abbreviate its --log_config_file
     try:
-        from components.core.imaging import dicom, patches  # noqa: F401 - half a second that the first request would pay
+        from serving import bodies, openapi
         from serving.access.layer import Access
         from serving.endpoints import Plane, Repository, application
         from serving.errors import Guard, install
         from serving.model import DiseaseModel
         from serving.reading.cases import CaseStore
         from serving.reading.pages import ReadingPage
+        from serving.references import Allowed, References
     finally:
         sys.argv = argv
     quiet()
     policy = policy or Policy(options.host, tokens=options.tokens, oidc=options.oidc)
     cases = CaseStore(options.reading) if options.reading is not None else None
-    plane = Plane([DiseaseModel(place, pseudonymiser, journal, turns, cases) for place in places])
+    references = References(Allowed.from_environment())
+    plane = Plane([DiseaseModel(place, pseudonymiser, journal, turns, cases, references) for place in places])
     repository = Repository(plane, places)
     app, config = application(plane, repository, options.port, options.grace_s)
     install(app, places.reason)
@@ -125,7 +127,14 @@ def assemble(
         predictors = lambda: {place.name: place.predictor for place in places if place.predictor}  # noqa: E731 - who answers at that moment
         inbox = options.inbox or home() / "monitor"
         behind = reading_or(ReadingPage(cases, predictors, turns.executor, policy, audit, lambda disease: inbox / disease / "inbox").app, app)
-    guard = Guard(behind, limit=options.max_body_bytes, journal=journal, turns=turns, deadline_s=options.deadline_s, admin=options.admin)
+
+    def page() -> bytes:
+        return openapi.page({place.name: bodies.offered(place.predictor.spec) for place in places if place.predictor}, "1")
+
+    guard = Guard(
+        behind, limit=options.max_body_bytes, journal=journal, turns=turns, deadline_s=options.deadline_s, admin=options.admin,
+        page=page if openapi.is_loopback(options.host) else None,
+    )  # fmt: skip
     config.app = Access(guard, policy, audit, lambda: set(places.by_name))
     if options.tls_cert is not None:
         config.ssl_certfile, config.ssl_keyfile = str(options.tls_cert), str(options.tls_key)

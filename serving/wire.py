@@ -194,34 +194,3 @@ def v2_reply(asked: Asked, outputs: Sequence[Output], *, model: str, version: st
     answer = {"model_name": model, "model_version": version, "id": asked.id or request_id, "outputs": described}
     head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     return Reply(b"".join([head, *behind]), len(head)) if behind else Reply(head)
-
-
-def elements(tensor: Tensor, where: str, *, most: int) -> list[bytes]:
-    """The elements of a BYTES tensor, whose JSON form is base64. Raises DataError."""
-    if tensor.raw is None:
-        return _from_base64(tensor.data, f"{where}.data", most)
-    found, at, raw = [], 0, tensor.raw
-    while at < len(raw):
-        if len(found) == most:
-            raise DataError("too many elements", where=f"{where}.data", allowed=f"at most {most}")
-        if at + 4 > len(raw):
-            raise DataError("an element is cut short", where=f"{where}.data", allowed="4 bytes of length, then so many bytes")
-        (size,) = struct.unpack_from("<I", raw, at)
-        at += 4
-        if size > len(raw) - at:
-            raise DataError("an element is cut short", where=f"{where}.data", allowed="4 bytes of length, then so many bytes")
-        found.append(raw[at : at + size])
-        at += size
-    return found
-
-
-def _from_base64(data: Any, where: str, most: int) -> list[bytes]:
-    import base64
-    import binascii
-
-    if not isinstance(data, list) or len(data) > most:
-        raise DataError("not a list of elements", where=where, allowed=f"at most {most}, each in base64")
-    try:
-        return [item if isinstance(item, bytes) else base64.b64decode(item, validate=True) for item in data]
-    except (binascii.Error, ValueError, TypeError):
-        raise DataError("not base64", where=where) from None

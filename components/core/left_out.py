@@ -39,11 +39,11 @@ def splits(manifest: pd.DataFrame, spec: DiseaseSpec) -> NDArray[np.object_]:
     return found
 
 
-def candidates(manifest: pd.DataFrame, spec: DiseaseSpec) -> list[str]:
+def candidates(manifest: pd.DataFrame, spec: DiseaseSpec, *, least: int = LEAST) -> list[str]:
     """The devices that can each be left out and judged: `spec.device.min_n` samples or more, of more than one class.
 
     Raises:
-        DataError: Fewer than `LEAST` such devices.
+        DataError: Fewer than `least` such devices.
     """
     rows = manifest[manifest["split"].isin(SPLITS)]
     if spec.target.kind == "multilabel":
@@ -54,11 +54,11 @@ def candidates(manifest: pd.DataFrame, spec: DiseaseSpec) -> list[str]:
     for key, own in side.groupby(rows["device_key"], sort=True):
         if str(key) != UNKNOWN_DEVICE and len(own) >= spec.device.min_n and own.nunique() > 1:
             found.append(str(key))
-    if len(found) < LEAST:
-        raise DataError(
-            "too few devices to leave one out",
-            where=spec.name,
-            got=len(found),
-            allowed=f"at least {LEAST} with {spec.device.min_n} samples and both sides of the question",
-        )
+    if len(found) < least:
+        raise DataError("too few devices to leave one out", where=spec.name, got=len(found), allowed=f"at least {needed(spec)}")
     return found
+
+
+def needed(spec: DiseaseSpec) -> str:
+    """What leaving one out asks of the data, in words."""
+    return f"{LEAST} devices with {spec.device.min_n} samples and both sides of the question each"

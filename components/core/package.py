@@ -5,6 +5,7 @@
     reference.parquet features.json card.md
     engine.json                               what less than float32 changes on validation; model.int8.onnx where that was accepted
     simulated.parquet embedding.json          tables have neither, models without an embedding no embedding.json; older packages lack them
+    fusion.json                               where the spec names covariates
 
 `registration.json` (what the registry answered) and `inference-service.yaml` (where it may run) come after the digest exists, so they stand
 beside the package, not in it. Opening verifies every hash before anything is read from a file.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from components.core.devices import DeviceProfile
     from components.core.embedding import Projection
+    from components.core.fusion import Fusion
     from components.core.models.family import Estimator
 
 SCHEMA = 1
@@ -50,6 +52,7 @@ REQUIRED = (
 SIMULATED = "simulated.parquet"
 EMBEDDING = "embedding.json"
 ENGINE = "engine.json"
+FUSION = "fusion.json"
 BESIDE = {"registration.json", "inference-service.yaml", ".dxflow.json"}  # written after the digest, the last one by the object store
 SYNTHETIC = "synthetic/"
 
@@ -139,6 +142,17 @@ class ModelPackage:
         """Of what the model says to one sample; `calibration` itself, unless the spec aggregates: that one is then of groups."""
         raw = self._json("calibration.json")
         return Calibration.from_dict(raw.get("samples", raw))
+
+    @cached_property
+    def fusion(self) -> Fusion | None:
+        """How covariates shift calibrated probabilities. None where the spec names none. Raises DataError for one of another spec."""
+        from components.core.fusion import Fusion
+
+        found = Fusion.from_json(self._text(FUSION)) if FUSION in self.info["files"] else None
+        own = (found.covariates, found.classes) if found else ((), self.spec.target.classes)
+        if own != (self.spec.covariates, self.spec.target.classes):
+            raise DataError("fusion of another spec", where=f"{self.name}/{FUSION}", got=list(own[0]), allowed=list(self.spec.covariates))
+        return found
 
     @cached_property
     def operating_point(self) -> Decision:

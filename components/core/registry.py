@@ -178,6 +178,8 @@ def find(name: str, *, alias: str | None = None, version: str | None = None) -> 
         GateError: The model exists but none of its versions earned `champion`; says why for the newest.
     """
     alias = alias or (None if version else CHAMPION)
+    if alias and not version and (found := _by_alias(name, alias)):
+        return found
     known = versions(name)
     if not known:
         raise SpecError("no such model", where="registry", got=f"'{name}'", allowed=", ".join(names()) or "none is registered")
@@ -189,6 +191,23 @@ def find(name: str, *, alias: str | None = None, version: str | None = None) -> 
         raise GateError(f"no champion: version {newest.version} is '{newest.verdict}'", where=f"model {name}", got=newest.reasons or "synthetic data")
     held = sorted({f"@{a}" for v in known for a in v.aliases}) + [f":{v.version}" for v in known]
     raise SpecError("no such version", where=f"model {name}", got=f"@{alias}" if alias else f":{version}", allowed=", ".join(held))
+
+
+def _by_alias(name: str, alias: str) -> Version | None:
+    """The version with that alias, in one look: looking at one version after the other misses an alias that moves meanwhile."""
+    from mlflow.exceptions import MlflowException
+
+    if not re.fullmatch(r"[a-z0-9/-]+", name):
+        return None
+    try:
+        api = client()
+        return _version(api, api.get_model_version_by_alias(mlflow_name(name), alias))
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise _away(error) from None
+    except OSError as error:
+        raise _away(error) from None
 
 
 def resolve(name: str, alias: str | None = None, version: str | None = None) -> str:

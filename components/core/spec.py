@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from components.core.covariates import NAMES
 from components.core.errors import SpecError
 from components.core.pacs_rules import PacsRules
+from components.core.spec_errors import first
 from components.core.spec_serving import Abstain, Engine
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
@@ -348,7 +350,7 @@ class DiseaseSpec(_Part):
     default_family: Name
     stages: tuple[Stage, ...] = ()
     aggregate: Aggregate | None = None
-    covariates: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = Field((), description="features of the view `covariates` that join by late fusion; components/core/fusion.py")
     metrics: tuple[
         Literal["auc", "sensitivity", "specificity", "brier", "calibration_error", "accuracy", "qwk", "macro_auc", "pairwise_auc", "dice", "froc"],
         ...,
@@ -368,6 +370,12 @@ class DiseaseSpec(_Part):
             raise ValueError(f"default_family|{self.default_family}|one of {sorted(self.families)}")
         if self.operating_point.rule == "kappa" and self.target.kind != "ordinal":
             raise ValueError(f"operating_point.rule|kappa|another rule for kind '{self.target.kind}'")
+        if unknown := [name for name in self.covariates if name not in NAMES]:
+            raise ValueError(f"covariates|'{unknown[0]}'|{', '.join(NAMES)}")
+        if len(set(self.covariates)) != len(self.covariates):
+            raise ValueError(f"covariates|{list(self.covariates)}|distinct names")
+        if self.covariates and (self.aggregate is not None or self.target.kind == "dense"):
+            raise ValueError(f"covariates|{list(self.covariates)}|none where {'groups answer' if self.aggregate else 'pixels are the target'}")
         if (r := self.recording) is not None:
             if unknown := sorted(set(r.classes.values()) - set(self.target.classes)):
                 raise ValueError(f"recording.classes|{unknown}|classes of the target: {list(self.target.classes)}")
@@ -459,40 +467,4 @@ class DiseaseSpec(_Part):
         try:
             return cls.model_validate(raw)
         except ValidationError as error:
-            raise _first(error, cls, where) from None
-
-
-def _first(error: ValidationError, model: type[BaseModel], where: str) -> SpecError:
-    """pydantic's first finding in the house's words: what, where, got, allowed."""
-    finding = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in finding["loc"])
-    got: object = finding.get("input")
-    kind = finding["type"]
-    if kind == "extra_forbidden":
-        known = sorted(_keys_at(model, finding["loc"][:-1]))
-        return SpecError("unknown key", where=f"{where}: {key}", got=f"'{finding['loc'][-1]}'", allowed=", ".join(known))
-    if kind == "missing":
-        return SpecError("missing key", where=f"{where}: {key}", allowed="a value is required")
-    if kind == "value_error":  # our own checks say "key|got|allowed"
-        name, found, allowed = str(finding.get("ctx", {}).get("error", "||")).split("|", 2)
-        return SpecError("not allowed", where=f"{where}: {'.'.join(filter(None, (key, name)))}", got=found, allowed=allowed)
-    if isinstance(got, dict | list) and len(str(got)) > 60:
-        got = type(got).__name__
-    return SpecError("not allowed", where=f"{where}: {key}", got=repr(got), allowed=finding["msg"].removeprefix("Input should be "))
-
-
-def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
-    """Field names of the (nested) part that `location` points into."""
-    current: Any = model
-    for part in location:
-        if isinstance(part, int) or not (isinstance(current, type) and issubclass(current, BaseModel)):
-            continue
-        annotation: Any = current.model_fields[part].annotation if part in current.model_fields else current
-        models = [a for a in _flatten(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
-        current = models[0] if models else current
-    return set(current.model_fields)
-
-
-def _flatten(annotation: Any) -> list[Any]:
-    inner = getattr(annotation, "__args__", ())
-    return [annotation] + [leaf for arg in inner for leaf in _flatten(arg)]
+            raise first(error, cls, where) from None

@@ -108,6 +108,10 @@ class Store(ABC):
         spool.seek(0)
         return spool  # type: ignore[return-value]
 
+    def copy_to(self, key: str, sink: IO[bytes]) -> None:
+        """Write one object, also of another tool, to `sink` as it comes; what `sink` raises ends it. Nothing is verified before the end."""
+        self._fetch(checked_key(key), sink, foreign=True)
+
     def put_folder(self, local: str | Path, key: str) -> str:
         """Store every file under `local` (no links, no empty folders); returns the URI.
 

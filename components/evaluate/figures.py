@@ -16,6 +16,7 @@ from components.core.metrics import Estimate, insufficient
 from components.core.operating_point import Decision
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.spec import DiseaseSpec
+from components.evaluate.covariates import added
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +58,7 @@ def recompute(predictions: pd.DataFrame, spec: DiseaseSpec, decision: Decision) 
 
     Returns:
         `metrics` {name: estimate}, `coverage`, `counts`, `devices` {key: name, n, counts, estimates}, `worst_device`, `baseline`; `classes`
-        {name: n, auc} where there are more than two; `pairs`, `coarse`, `folds`, `external` where the spec has them.
+        {name: n, auc} where there are more than two; `pairs`, `coarse`, `folds`, `external`, `covariates` where the spec has them.
     """
     names = wanted(spec)
     test = predictions[predictions["split"] == "test"]
@@ -85,7 +86,7 @@ def recompute(predictions: pd.DataFrame, spec: DiseaseSpec, decision: Decision) 
         "worst_device": None if worst is None else {"key": worst[1], "name": devices[worst[1]]["name"], "auc": devices[worst[1]]["auc"]},
         "baseline": _baseline(answered, spec),
     }
-    return overall | by_class(answered, spec) | by_fold(test, spec, decision) | _external(predictions, spec, decision, names)
+    return overall | added(answered, spec) | by_class(answered, spec) | by_fold(test, spec, decision) | _external(predictions, spec, decision, names)
 
 
 def _external(predictions: pd.DataFrame, spec: DiseaseSpec, decision: Decision, names: tuple[str, ...]) -> dict[str, Any]:

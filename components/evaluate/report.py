@@ -12,7 +12,7 @@ from components.core.gates import LEAKS, Gate, Judgement
 from components.core.operating_point import Decision
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.spec import DiseaseSpec
-from components.evaluate import plots
+from components.evaluate import covariates, plots
 from components.evaluate.figures import decided, probabilities, truth
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def render(
         about=_about_positive(spec),
         folds=_folds(spec, figures, facts["model"]),
         external=_external(spec, figures),
+        added=covariates.shown(spec, figures),
         leakage=figures.get("leakage", []),
         leaks=any(one["id"] in LEAKS for one in figures.get("leakage", [])),
         two=spec.target.kind == "binary",

@@ -3,6 +3,9 @@
 Calibration and operating point come from validation; test samples are looked at once, at the end. Everything a server needs to answer as
 evaluated goes out as data: `calibration.json`, `operating_point.json`. With cross-validation each fold's model is calibrated and decides
 by its own validation groups and answers for its own test groups; what is served belongs to the registered model and its validation groups.
+
+Where the spec names covariates: scores are calibrated, calibrated probabilities are fused (`components/core/fusion.py`), and the operating point is
+chosen on the fused ones. A server does the same in the same order, so that a sample without covariates gets the image model's calibrated answer.
 """
 
 from __future__ import annotations
@@ -16,18 +19,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core import calibration, gates, metrics, operating_point
+from components.core import calibration, fusion, gates, metrics, operating_point
 from components.core.atomic import atomic_dir
 from components.core.calibration import Calibration
 from components.core.dataset import Dataset
 from components.core.devices import DeviceProfile
 from components.core.errors import DataError
 from components.core.folds import fold_numbers
+from components.core.fusion import Fusion, Told
 from components.core.models import build
 from components.core.models.samples import Samples
 from components.core.operating_point import Decision
 from components.core.spec import DiseaseSpec, External
 from components.core.step import Progress
+from components.evaluate import covariates
 from components.evaluate.figures import probabilities, recompute, truth, wanted
 from components.evaluate.report import render
 
@@ -46,11 +51,13 @@ def evaluate(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, v
     Args:
         dataset, features, model, validation: As written by the steps before.
         out: Written whole or not at all: `metrics.json`, `predictions.parquet`, `calibration.json`, `operating_point.json`, `report.html`; and,
-            where the spec aggregates and all of these are of groups, `samples.parquet`, and `samples` in `calibration.json`.
+            where the spec aggregates and all of these are of groups, `samples.parquet`, and `samples` in `calibration.json`; `fusion.json`, where
+            the spec names covariates.
 
     Returns:
         The contents of `metrics.json`: `metrics`, `devices`, `worst_device`, `operating_point`, `calibration`, `baseline`, `counts`, `leakage`,
-        `verdict`; and, where the spec has them, `classes`, `pairs`, `coarse`, `folds`, `over_folds`, `external`, `froc`, `reader`.
+        `verdict`; and, where the spec has them, `classes`, `pairs`, `coarse`, `folds`, `over_folds`, `external`, `froc`, `reader`,
+        `covariates`.
 
     Raises:
         SpecError: A metric that this target does not have. DataError: an input that does not fit.
@@ -70,6 +77,8 @@ def evaluate(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, v
         tables.append(own.table(spec, "test", found["test"], fold=number))
         samples.append(("test", found["test"].samples))
         folds.append({"fold": number, "calibration": own.calibration.to_dict(), "operating_point": own.decision.to_dict()})
+        if own.fusion is not None:
+            folds[-1]["fusion"] = own.fusion.to_dict()
     found = bench.answers(model, ("val", *(() if numbers else ("test",)), *(e.split for e in external)), what="scoring")
     served = fitted_on(spec, found["val"])
     tables = [served.table(spec, name, answers) for name, answers in found.items()] + tables
@@ -89,6 +98,8 @@ def evaluate(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, v
     } | figures
     figures["operating_point"] = decision.to_dict() | {"validation": _on_validation(spec, on_validation, decision)}
     figures["calibration"] = served.calibration.to_dict()
+    if served.fusion is not None:
+        figures["covariates"] |= covariates.fitted(spec, served.fusion, [Fusion.from_dict(f["fusion"]) for f in folds])
     figures["leakage"] = [
         {"id": str(c.get("id")), "says": str(c.get("says")), "seen": str(c.get("seen"))}
         for c in facts["validation"].get("checks", [])
@@ -114,6 +125,9 @@ def evaluate(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, v
         _write_json(folder / "calibration.json", served.calibration.to_dict() | more)
         more = {"folds": [{"fold": f["fold"]} | f["operating_point"] for f in folds]} if folds else {}
         _write_json(folder / "operating_point.json", decision.to_dict() | more)
+        if served.fusion is not None:
+            more = {"folds": [{"fold": f["fold"]} | f["fusion"] for f in folds]} if folds else {}
+            _write_json(folder / "fusion.json", served.fusion.to_dict() | more)
         write_predictions(folder / "predictions.parquet", predictions)
         if of_samples is not None:
             write_predictions(folder / "samples.parquet", of_samples)
@@ -132,6 +146,7 @@ class Answers:
         missing_profile: (n,) bool, answered on the reference for want of a profile.
         samples: Of groups: what was said to their samples, calibrated.
         sample_calibration: That calibration; the one that is fitted on `scores` is of groups.
+        told: What was known of each sample's patient; empty where the spec names no covariates.
     """
 
     rows: pd.DataFrame
@@ -140,6 +155,7 @@ class Answers:
     missing_profile: NDArray[np.bool_]
     samples: pd.DataFrame | None = None
     sample_calibration: Calibration | None = None
+    told: Sequence[Told] = ()
 
 
 class Bench:
@@ -150,6 +166,7 @@ class Bench:
 
     def answers(self, weights: Path, splits: Sequence[str], *, fold: int | None = None, what: str) -> dict[str, Answers]:
         """{split: answers} of the model in the folder `weights`; one for each group where the spec aggregates."""
+        from feature_store.covariates import told
         from feature_store.training import load_split
 
         self.estimator.load(weights)
@@ -157,7 +174,13 @@ class Bench:
         opened = {name: load_split(self.spec, self.dataset, self.features, name, reference, fold=fold) for name in splits}
         progress = Progress(what, sum(len(split.samples) for split in opened.values()))
         found = {
-            name: Answers(split.rows, split.samples.labels, scored(self.estimator, split.samples, progress), split.missing_profile)
+            name: Answers(
+                split.rows,
+                split.samples.labels,
+                scored(self.estimator, split.samples, progress),
+                split.missing_profile,
+                told=told(self.features, split.rows, self.spec.covariates),
+            )
             for name, split in opened.items()
         }
         if self.spec.aggregate is None:
@@ -173,12 +196,14 @@ class Fitted:
 
     calibration: Calibration
     decision: Decision
+    fusion: Fusion | None = None
 
     def table(self, spec: DiseaseSpec, name: str, answers: Answers, fold: int | None = None) -> pd.DataFrame:
         """One split's rows of `predictions.parquet`; every figure needs no more than these."""
         import pandas as pd
 
-        rows, p = answers.rows, calibration.apply(self.calibration, answers.scores)
+        rows, image = answers.rows, calibration.apply(self.calibration, answers.scores)
+        p = image if self.fusion is None else self.fusion.apply(image, answers.told)
         table = pd.DataFrame({key: rows[key].astype(object) for key in ("sample_id", "group_id", "device_key", "manufacturer", "model")})
         table["split"] = name
         table["fold"] = pd.Series([fold] * len(rows), dtype="Int32")
@@ -194,25 +219,32 @@ class Fitted:
             table["decided"] = decided.astype(np.int32)
         for k, title in enumerate(spec.target.classes):
             table[f"score_{title}"] = p[:, k]
+        if self.fusion is not None:
+            table = table.assign(**covariates.columns(spec, image, list(answers.told)))
         # A server abstains on a device without a profile when the spec says so; its samples must not flatter or spoil the figures.
         table["abstain"] = answers.missing_profile & (spec.normalise.missing_profile == "abstain")
         return table
 
 
 def fitted_on(spec: DiseaseSpec, validation: Answers, *, lenient: bool = False) -> Fitted:
-    """Calibration and operating point from validation answers.
+    """Calibration, then fusion, then the operating point, from validation answers.
 
     Args:
         lenient: A fold whose validation groups hold one class has no threshold to choose; it then decides at one half.
     """
-    fitted = calibration.fit(validation.labels, validation.scores)
+    fitted, fused = calibration.fit(validation.labels, validation.scores), None
+    p = calibration.apply(fitted, validation.scores)
+    if spec.covariates:
+        groups = None if spec.split.grouping == "none" else list(validation.rows["group_id"])
+        fused = fusion.fit(validation.labels, p, validation.told, groups, classes=spec.target.classes, names=spec.covariates)
+        p = fused.apply(p, validation.told)
     # Samples on which a server abstains have no say in the threshold.
     answered = ~(validation.missing_profile & (spec.normalise.missing_profile == "abstain"))
-    y, p = np.asarray(validation.labels)[answered], calibration.apply(fitted, validation.scores)[answered]
+    y, p = np.asarray(validation.labels)[answered], p[answered]
     if lenient and spec.target.kind == "binary" and len(np.unique(y)) < 2:
         words = "probability at least 0.5, since its validation holds one class"
-        return Fitted(fitted, Decision("threshold", spec.target.classes, (0.5,), spec.target.positive, words, len(y)))
-    return Fitted(fitted, operating_point.choose(spec, y, p))
+        return Fitted(fitted, Decision("threshold", spec.target.classes, (0.5,), spec.target.positive, words, len(y)), fused)
+    return Fitted(fitted, operating_point.choose(spec, y, p), fused)
 
 
 def scored(estimator: Estimator, samples: Samples, progress: Progress | None = None) -> NDArray[np.float32]:

@@ -15,18 +15,21 @@ import numpy as np
 from components.core.atomic import atomic_dir
 from components.core.dataset import Dataset
 from components.core.errors import DataError
-from components.core.left_out import candidates
+from components.core.left_out import LEAST, candidates, needed
 from components.core.spec import DiseaseSpec
 
 
-def branches(spec: DiseaseSpec, dataset: Path) -> list[DiseaseSpec]:
-    """The spec of each branch: without folds, one device left out.
+def branches(spec: DiseaseSpec, dataset: Path, *, refuse: bool) -> list[DiseaseSpec]:
+    """The spec of each branch: without folds, one device left out. The spec itself alone, where fewer than three devices can be judged.
 
     Raises:
-        DataError: Fewer than three devices that can be judged.
+        DataError: Fewer than three, with `refuse`.
     """
+    keys = candidates(Dataset(dataset, expect=spec).manifest, spec, least=LEAST if refuse else 0)
+    if len(keys) < LEAST:
+        return [spec]
     out = []
-    for key in candidates(Dataset(dataset, expect=spec).manifest, spec):
+    for key in keys:
         raw = spec.model_dump(mode="json")
         raw["split"] |= {"folds": 1, "leave_out": key}
         out.append(DiseaseSpec.from_json(json.dumps(raw), where=f"{spec.name}: split.leave_out"))
@@ -41,23 +44,26 @@ def unseen(spec: DiseaseSpec, *, evaluations: list[Path], models: list[Path], ou
 
     Returns:
         The contents of unseen.json: `devices` [{key, name, n, unseen, seen}] where `unseen` is the AUC estimate of a model that did not see the
-        device and `seen` the mean AUC within those that did, None where too few samples; `unseen`, `seen` and `gap`, their means; `synthetic`.
+        device and `seen` the mean AUC within those that did, None where too few samples; `unseen`, `seen` and `gap`, their means; `synthetic`;
+        `none_left_out`, why there are no devices, else None.
 
     Raises:
-        DataError: A model that left no device out, or another than its evaluation is of.
+        DataError: A model that left another device out than its evaluation is of, or none among several.
     """
     rows = []
     synthetic = False
     for evaluation, model in zip(evaluations, models, strict=True):
         figures = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
+        synthetic |= bool(figures["synthetic"])
         key = DiseaseSpec.from_json((model / "spec.json").read_text(encoding="utf-8")).split.leave_out
+        if not key and len(models) == 1:
+            continue
         if key not in figures["devices"]:
             raise DataError("an evaluation without the device that was left out", where=str(evaluation), got=f"'{key}'")
         own = figures["devices"][key]
         among = [facts["auc"] for name, facts in figures["devices"].items() if name != key]
         known = [auc["value"] for auc in among if auc["value"] is not None]
         rows.append({"key": key, "name": own["name"], "n": own["n"], "unseen": own["auc"], "seen": float(np.mean(known)) if known else None})
-        synthetic |= bool(figures["synthetic"])
     rows.sort(key=lambda row: row["key"])
     both = [(row["seen"], row["unseen"]["value"]) for row in rows if row["seen"] is not None and row["unseen"]["value"] is not None]
     seen, away = (float(np.mean([pair[k] for pair in both])) if both else None for k in (0, 1))
@@ -65,6 +71,7 @@ def unseen(spec: DiseaseSpec, *, evaluations: list[Path], models: list[Path], ou
         "disease": spec.name,
         "synthetic": synthetic,
         "devices": rows,
+        "none_left_out": None if rows else f"the data do not have {needed(spec)}",
         "seen": seen,
         "unseen": away,
         "gap": None if seen is None or away is None else seen - away,

@@ -3,11 +3,12 @@
 from kfp import dsl
 
 
-def left_out(spec: str, dataset: dsl.Input[dsl.Dataset]) -> list[str]:
+def left_out(spec: str, refuse: bool, dataset: dsl.Input[dsl.Dataset]) -> list[str]:
     """The spec once for each device of the data, with this device left out.
 
     Args:
         spec: `DiseaseSpec.to_json()`.
+        refuse: Too few devices are an error; else the list is the spec as it came.
         dataset: As written by ingest.
     """
     from components.core.step import step
@@ -18,7 +19,7 @@ def left_out(spec: str, dataset: dsl.Input[dsl.Dataset]) -> list[str]:
         from components.core.spec import DiseaseSpec
         from components.evaluate.unseen import branches
 
-        return [one.to_json() for one in branches(DiseaseSpec.from_json(spec), Path(dataset.path))]
+        return [one.to_json() for one in branches(DiseaseSpec.from_json(spec), Path(dataset.path), refuse=refuse)]
 
 
 def unseen(
@@ -32,7 +33,7 @@ def unseen(
 
     Args:
         spec: `DiseaseSpec.to_json()`.
-        evaluations: As written by evaluate, one for each device left out.
+        evaluations: As written by evaluate, one for each device left out, or the run's own where there are too few.
         models: As written by train, in the same order.
         table: `unseen.json`, `unseen.html`.
         report: The same page, for the run's page in Kubeflow.

@@ -1,29 +1,21 @@
 """What ingest learns of studies and of patients beside the samples: the rows of the feature store's views
 `acquisition`, `covariates` and `image_quality`.
 
-Covariates say something of a person, so they pass through allow-lists here, never enter the manifest, and are filed under pseudonyms:
-ages over 89 are one age (HIPAA Safe Harbor, 45 CFR 164.514(b)(2)(i)(C)), sex is a letter, the place on the body a word of a vocabulary.
+Covariates say something of a person, so they pass through the allow-list of `components/core/covariates.py`, never enter the manifest, and are filed
+under pseudonyms.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from statistics import median_low
 from typing import Any
 
+from components.core.covariates import BODY_SITES, NAMES, PREFIX, whole_years
 from components.core.dataset import MANIFEST
 
-OLDEST = 90  # years: this age and all above it
 SEXES = {"f": "F", "female": "F", "m": "M", "male": "M", "o": "O", "other": "O"}
-# HAM10000's words and the ISIC archive's (https://www.isic-archive.com), in small letters.
-BODY_SITES = frozenset(
-    ("abdomen", "acral", "anterior torso", "back", "chest", "ear", "face", "foot", "genital", "hand", "head/neck", "lateral torso", "lower extremity",
-     "neck", "oral/genital", "palms/soles", "posterior torso", "scalp", "trunk", "upper extremity")
-)  # fmt: skip
-PREFIX = "cov_"  # of a reader's row; taken out before the row reaches the manifest
-COVARIATES = ("age_years", "sex", "body_site")
 ACQUISITION = tuple(name for name in MANIFEST if name.startswith("acq_") or name == "software")
 
 
@@ -43,7 +35,7 @@ def _age(text: str) -> float | None:
         years = float(text)
     except ValueError:
         return None
-    return float(min(OLDEST, int(years))) if math.isfinite(years) and 0 <= years <= 130 else None
+    return whole_years(years)
 
 
 class StudyFacts:
@@ -55,7 +47,7 @@ class StudyFacts:
 
     def take(self, row: dict[str, Any]) -> None:
         """Note one manifest row, and take its `cov_*` out of it."""
-        told = {name: row.pop(PREFIX + name, None) for name in COVARIATES}
+        told = {name: row.pop(PREFIX + name, None) for name in NAMES}
         at = row.get("acquired_at")
         if study := row.get("series_id"):
             found = self._studies.setdefault(study, {"at": at, **{name: {} for name in ACQUISITION}})
@@ -64,7 +56,7 @@ class StudyFacts:
                 if (value := row.get(name)) is not None:
                     found[name][value] = found[name].get(value, 0) + 1
         if (patient := row.get("patient_id")) and any(value is not None for value in told.values()):
-            said = self._patients.setdefault((patient, at), {name: set() for name in COVARIATES})
+            said = self._patients.setdefault((patient, at), {name: set() for name in NAMES})
             for name, value in told.items():
                 if value is not None:
                     said[name].add(value)

@@ -62,7 +62,7 @@ def update(memory: State, disease: str, found: Iterable[Found], when: Window, se
             "id": old["id"] if old else _id(disease, item, when), "kind": item.kind, "device_key": item.device, "label": item.label,
             "evidence": old["evidence"] if old and item.kind == "silent" else item.evidence,
             "since": old["since"] if old else iso(item.since), "last": iso(when.end), "open": True, "calm": 0,
-            "report": f"reports/{report_name(when)}",
+            "report": f"reports/{report_name(when)}", "mix": old.get("mix", "") if old else "",
         }  # fmt: skip
         memory.set_alarm(alarm)
     for key, alarm in kept.items():
@@ -72,6 +72,27 @@ def update(memory: State, disease: str, found: Iterable[Found], when: Window, se
             memory.set_alarm(alarm | {"calm": alarm["calm"] + 1, "open": alarm["calm"] + 1 < CALM})
         elif alarm["kind"] == "silent":
             memory.set_alarm(alarm | {"open": False})
+
+
+def explain(memory: State, said: Mapping[tuple[int, str], tuple[int, str]]) -> None:
+    """Add to alarms what labels say of their latest window that has some.
+
+    Args:
+        said: (start, device) -> end of the window, sentence.
+    """
+    for alarm in memory.alarms():
+        if alarm["kind"] not in LASTING:
+            continue
+        first, last = (int(datetime.fromisoformat(alarm[name]).timestamp()) for name in ("since", "last"))
+        own = {start: text for (start, device), (end, text) in said.items() if device == alarm["device_key"] and end > first and end <= last}
+        if own:
+            memory.set_alarm(alarm | {"mix": f"{datetime.fromtimestamp(max(own), UTC):%d %b}: {own[max(own)]}"})
+
+
+def told(alarm: Mapping[str, Any]) -> dict[str, Any]:
+    """An alarm as readers see it: what labels say of it is part of its evidence."""
+    out = {name: value for name, value in alarm.items() if name not in ("calm", "mix")}
+    return out | {"evidence": "; ".join(part for part in (alarm["evidence"], alarm.get("mix", "")) if part)}
 
 
 def report_name(when: Window) -> str:
@@ -96,13 +117,18 @@ def export(
 
     times, numbers, integers = ("window_start", "window_end"), _NUMBERS, ("n", "abstained", "errors", "labelled", "answered")
     kinds = {**dict.fromkeys(times, pa.timestamp("us", tz="UTC")), **dict.fromkeys(numbers, pa.float64()), **dict.fromkeys(integers, pa.int64())}
-    plain = [dict(row) | {name: datetime.fromtimestamp(row[name], UTC) for name in times} for row in rows]
+    plain = [
+        dict(row)
+        | {name: datetime.fromtimestamp(row[name], UTC) for name in times}
+        | {"words": "; ".join(part for part in (row["words"], row.get("mix", "")) if part)}
+        for row in rows
+    ]
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in _COLUMNS])
     with atomic_file(folder / "history.parquet") as partial:
         pq.write_table(pa.Table.from_pylist(plain, schema=schema), partial)
-    told = [{name: value for name, value in alarm.items() if name != "calm"} for alarm in alarms]
+    seen = [told(alarm) for alarm in alarms]
     for name, content in (
-        ("alarms.json", {"schema_version": 1, "disease": model.disease, "synthetic": model.synthetic, "alarms": told}),
+        ("alarms.json", {"schema_version": 1, "disease": model.disease, "synthetic": model.synthetic, "alarms": seen}),
         ("summary.json", dict(summary)),
     ):
         with atomic_file(folder / name) as partial:

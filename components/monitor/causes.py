@@ -28,6 +28,8 @@ TOLERANCE = 0.1
 """Standard deviations by which a real change may differ from its simulation."""
 RELATIVE = 0.25
 """The same, as a share of the predicted shift: a strong change is simulated less exactly."""
+TIED = 0.2
+"""Share of the samples that have one and the same value, from which on they are followed apart."""
 MISFIT = 6.0
 """Mean squared distance of what is seen from what a cause predicts, in what chance and simulation leave open: 1 is expected, beyond this no cause is
 named. A real change is simulated within 4 on the phantoms of development; patterns that nothing makes lie at 30."""
@@ -60,24 +62,26 @@ class Signatures:
         varies = score.std(1) > 0
         score[~varies] = np.random.default_rng(0).standard_normal((int((~varies).sum()), before.shape[1]))
         self._correlation = np.corrcoef(score)
-        self._lines: list[tuple[str, float, Floats, Floats]] = []
+        self._atom = np.array([_atom(row) for row in before])
+        self._lines: list[tuple[str, float, Floats, Floats, Floats, Floats]] = []
         for name in dict.fromkeys(cause[cause != ""].tolist()):
             for sign in (-1, 1):
                 known = np.unique(strength[(cause == name) & (np.sign(strength) == sign)])
                 known = known[np.argsort(np.abs(known))]
                 if len(known):
-                    fitted = [_line(before, values[:, (cause == name) & (strength == s)]) for s in known]
+                    fitted = [_moved(before, values[:, (cause == name) & (strength == s)], self._atom) for s in known]
                     self._between(name, sign, np.abs(known), fitted)
 
-    def _between(self, name: str, sign: int, known: Floats, fitted: Sequence[tuple[Floats, Floats]]) -> None:
+    def _between(self, name: str, sign: int, known: Floats, fitted: Sequence[tuple[Floats, Floats, Floats, Floats]]) -> None:
         """Lines at `STEPS` strengths, linear between the simulated ones and on beyond the last."""
         at = np.array([0.0, *known])
-        base = np.stack([np.zeros_like(fitted[0][0]), *(f[0] for f in fitted)])
-        slope = np.stack([np.ones_like(fitted[0][1]), *(f[1] for f in fitted)])
+        nothing = (np.zeros_like(fitted[0][0]), np.ones_like(fitted[0][1]), np.zeros_like(fitted[0][2]), fitted[0][3])
+        parts = [np.stack([nothing[k], *(f[k] for f in fitted)]) for k in range(4)]
         for s in np.linspace(0, BEYOND * at[-1], STEPS + 1)[1:]:
             k = int(np.clip(np.searchsorted(at, s), 1, len(at) - 1))
             share = (s - at[k - 1]) / (at[k] - at[k - 1])
-            self._lines.append((name, float(sign * s), *(part[k - 1] + share * (part[k] - part[k - 1]) for part in (base, slope))))
+            base, slope, leave, to = (part[k - 1] + share * (part[k] - part[k - 1]) for part in parts)
+            self._lines.append((name, float(sign * s), base, slope, np.clip(leave, 0, 1), to))
 
     def name(self, shifts: Mapping[str, float], baseline: Baseline, n: float) -> list[Cause]:
         """Explanations of a pattern, the best first; empty when none fits it.
@@ -92,18 +96,20 @@ class Signatures:
         whole = float(seen @ seen)
         if whole <= 0:
             return []
+        known = baseline.sketch.n / baseline.sketch.per_patient
+        n = 1 / (1 / max(n, 1.0) + 1 / max(known, 1.0))  # the reference is a sample, too
         near = self._correlation[np.ix_(figures, figures)]
-        chance = (0.9 * near + 0.1 * np.eye(len(figures))) / max(n, 1.0) + TOLERANCE**2 * (near + np.eye(len(figures))) / 2
+        chance = (0.9 * near + 0.1 * np.eye(len(figures))) / n + TOLERANCE**2 * (near + np.eye(len(figures))) / 2
         patterns = self._patterns(baseline, figures)
         spread = chance + (RELATIVE * patterns)[:, None, :] ** 2 * np.eye(len(figures))
         left = seen - patterns
         distance = np.einsum("kf,kf->k", left, np.linalg.solve(spread, left[..., None])[..., 0])
         likely = -distance - np.linalg.slogdet(spread)[1]
-        noise = len(figures) / max(n, 1.0)  # of what moved, this much is expected by chance and needs no explanation
+        noise = len(figures) / n  # of what moved, this much is expected by chance and needs no explanation
         explained = 1 - np.maximum((left**2).sum(1) - noise, 0) / max(whole - noise, noise)
         best: dict[str, tuple[float, Cause]] = {}
         misfit = distance / len(figures)
-        for k, (name, strength, _, _) in enumerate(self._lines):
+        for k, (name, strength, *_) in enumerate(self._lines):
             if name not in best or likely[k] > best[name][0]:
                 best[name] = (float(likely[k]), Cause(name, strength, float(explained[k]), float(misfit[k])))
         ordered = [cause for _, cause in sorted(best.values(), key=lambda pair: -pair[0])]
@@ -121,11 +127,45 @@ class Signatures:
             weight = counts[1 : 2 * len(edges) : 2] + counts[0 : 2 * len(edges) : 2]  # what lies below an edge counts as being on it
             if not weight.sum():
                 continue
-            before = np.bincount(baseline.places.place(f, edges), weight, minlength=BINS)[:MISSING]
-            after = [np.bincount(baseline.places.place(f, a[k] + b[k] * edges), weight, minlength=BINS)[:MISSING] for _, _, a, b in self._lines]
+            own = baseline.places.place(f, edges)
+            before = np.bincount(own, weight, minlength=BINS)[:MISSING]
+            after = [self._after(baseline, f, k, edges, own, weight, line) for line in self._lines]
             total = weight.sum()
             out[:, column] = two_sample.shift(np.tile(before / total, (len(after), 1)), np.stack(after) / total)
         return out
+
+    def _after(
+        self, baseline: Baseline, f: int, k: int, edges: Floats, own: NDArray[np.int64], weight: Floats, line: tuple[Any, ...]
+    ) -> NDArray[np.float64]:
+        """(PLACES,) where the device's values of one figure would lie after one change."""
+        _, _, base, slope, leave, to = line
+        out = np.bincount(baseline.places.place(f, base[k] + slope[k] * edges), weight, minlength=BINS).astype(np.float64)
+        if len(tied := np.flatnonzero(edges == self._atom[k])):
+            n = int(tied[0])
+            out[int(baseline.places.place(f, base[k : k + 1] + slope[k] * edges[n])[0])] -= weight[n]
+            out[own[n]] += (1 - leave[k]) * weight[n]
+            out[int(baseline.places.place(f, to[k : k + 1])[0])] += leave[k] * weight[n]
+        return out[:MISSING]
+
+
+def _atom(values: Floats) -> float:
+    """The value that many samples share, e.g. no clipped pixel at all; NaN where there is none."""
+    kinds, times = np.unique(values, return_counts=True)
+    return float(kinds[times.argmax()]) if times.max() >= TIED * len(values) else float("nan")
+
+
+def _moved(before: Floats, after: Floats, atom: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """How a change moves each figure: (a, b) of `_line`; of samples that share the atom, how many leave it, and where to, in the mean.
+
+    A line would move all that lie on one value together: the first few clipped pixels would be clipped pixels everywhere.
+    """
+    leave, to = np.zeros(len(before)), atom.copy()
+    for f in np.flatnonzero(np.isfinite(atom)):
+        tied = before[f] == atom[f]
+        gone = tied & (after[f] != atom[f])
+        leave[f] = gone.sum() / tied.sum()
+        to[f] = after[f][gone].mean() if gone.any() else atom[f]
+    return (*_line(before, after), leave, to)
 
 
 def _line(before: Floats, after: Floats) -> tuple[Floats, Floats]:

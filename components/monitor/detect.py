@@ -8,18 +8,17 @@ matter. A single window may at most ask to be watched. Windows too small to judg
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.core import embedding
 from components.core.errors import DataError
-from components.monitor import two_sample
+from components.monitor import case_mix, two_sample
 from components.monitor.reference import MIN_REFERENCE, POOLED, Baseline, Reference
 from components.monitor.sketch import BINS, MISSING, NEW, Sketch
-from components.monitor.tests_by_device import benjamini_hochberg
 
 FALSE_ALARMS = 0.0025
 """Probability that an unchanged device raises an alarm in one window; what is measured stands in docs/drift.md."""
@@ -28,6 +27,8 @@ MOST = 0.05
 WATCH = 0.05
 MIN_SHIFT, MIN_SCALE, MIN_DISTANCE, MIN_SHARE = 0.15, 0.2, 0.1, 0.05
 """Smallest change that matters: of a mean (standard deviations), of the spread (share), of a distribution (KS), of a proportion."""
+MIN_MIX = 0.1
+"""Smallest change of a stratum's share that is told."""
 MIN_N, MIN_PATIENTS = 25, 5
 WINDOWS = 3
 Aspect = Literal["location", "any", "scale", "missing", "category"]
@@ -74,6 +75,15 @@ class Change:
         return abs(self.effect) >= LEAST[self.aspect]
 
 
+@dataclass(frozen=True)
+class Mixed:
+    """One stratum of the case mix: its share of the device's reference and of the window, in [0, 1]."""
+
+    stratum: str
+    before: float
+    after: float
+
+
 @dataclass
 class Judged:
     """One device in one window.
@@ -86,6 +96,9 @@ class Judged:
         watch: Differences of this window alone, the strongest first.
         alarm: Changes that persist, the strongest first; p and effect are those of this window.
         shifts: Feature -> shift of its middle in standard deviations, of every number, whether it matters or not.
+        compared: Every comparison, with its adjusted p.
+        mix: How the case mix changed, the largest change first; empty where it did not, or where it is not known.
+        left_out: Share of the events whose patients are unlike all of the device's reference; they were not compared.
     """
 
     status: Literal["known", "unseen", "silent"]
@@ -96,6 +109,9 @@ class Judged:
     watch: list[Change] = field(default_factory=list)
     alarm: list[Change] = field(default_factory=list)
     shifts: dict[str, float] = field(default_factory=dict)
+    compared: list[Change] = field(default_factory=list)
+    mix: list[Mixed] = field(default_factory=list)
+    left_out: float = 0.0
 
     @property
     def verdict(self) -> str:
@@ -103,9 +119,6 @@ class Judged:
         if self.reason:
             return "cannot judge"
         return "drift" if self.alarm else "watch" if self.watch else "no drift found"
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"verdict": self.verdict}
 
 
 class Detector:
@@ -136,6 +149,13 @@ class Detector:
         Returns:
             Every device of the window and of the reference.
         """
+        return self._judged(window, once=False)
+
+    def look(self, window: Mapping[str, Sketch]) -> dict[str, Judged]:
+        """One look at everything, without a memory: what `judge` finds at the same level, but a change needs to be seen once only."""
+        return self._judged(window, once=True)
+
+    def _judged(self, window: Mapping[str, Sketch], *, once: bool) -> dict[str, Judged]:
         shape = (len(self.reference.strata), len(self.reference.features), BINS)
         out: dict[str, Judged] = {}
         found: dict[str, list[Change]] = {}
@@ -158,18 +178,22 @@ class Detector:
             elif status == "known" and against == POOLED:
                 judged.reason = f"its own reference is too small (at least {MIN_REFERENCE} samples)"  # other devices' tags would be news for ever
             else:
-                changes, judged.shifts, judged.reason = _changes(self.reference, baseline, sketch)
+                judged.mix, judged.left_out = _mixed(self.reference, baseline, sketch)
+                changes, judged.shifts, judged.reason = changes_of(self.reference, baseline, sketch)
                 if not judged.reason:
                     found[device] = changes
         for status in ("known", "unseen"):  # an unseen device is expected to differ and must not lend its level to others
-            self._decide({device: (out[device], changes) for device, changes in found.items() if out[device].status == status})
+            self._decide({device: (out[device], changes) for device, changes in found.items() if out[device].status == status}, once=once)
         return out
 
-    def _decide(self, found: Mapping[str, tuple[Judged, list[Change]]]) -> None:
+    def _decide(self, found: Mapping[str, tuple[Judged, list[Change]]], *, once: bool) -> None:
         judged = {device: changes for device, (_, changes) in found.items() if changes}
         single = _controlled({device: [c.p for c in changes] for device, changes in judged.items()})
         lasting: dict[str, list[Change]] = {}
         for device, changes in judged.items():
+            if once:
+                lasting[device] = [replace(c, lasting=c.p) if c.matters else c for c in changes]
+                continue
             windows = [*self.history.get(device, []), {c.name: (c.p, c.effect) for c in changes}]
             lasting[device] = [_lasting(c, windows) for c in changes]
             self.history[device] = windows[-(WINDOWS - 1) :]
@@ -177,6 +201,7 @@ class Detector:
         adjusted = _controlled({device: [c.lasting for c in changes] for device, changes in lasting.items()})
         for device, changes in lasting.items():
             told = [replace(c, adjusted=float(q)) for c, q in zip(changes, adjusted[device], strict=True)]
+            found[device][0].compared = told
             found[device][0].watch = _strongest([c for c, q in zip(told, single[device], strict=True) if q <= WATCH and c.matters])
             found[device][0].alarm = _strongest([c for c in told if c.adjusted <= level])
 
@@ -198,19 +223,44 @@ def _strongest(changes: list[Change]) -> list[Change]:
     return sorted(changes, key=lambda c: (c.feature.startswith(embedding.PREFIX), c.lasting, c.p, -abs(c.effect)))
 
 
-def _changes(reference: Reference, baseline: Baseline, window: Sketch) -> tuple[list[Change], dict[str, float], str]:
-    """Every comparison of a device, the shifts of its numbers, and why there is none."""
-    mix = window.counts[:, 0].sum(-1).astype(np.float64)
+def strata_of(reference: Reference, baseline: Baseline) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """(strata,) reference events; which of them can be compared with; which one stands for patients of whom nothing is told."""
     there = baseline.sketch.counts[:, 0].sum(-1).astype(np.float64)
-    usable = there > 0
-    if mix[usable].sum() < MIN_N:
+    told = np.array([name != case_mix.NOT_GIVEN for name in reference.strata])
+    return there, told & (there >= case_mix.CELL), ~told
+
+
+def _mixed(reference: Reference, baseline: Baseline, window: Sketch) -> tuple[list[Mixed], float]:
+    """How the case mix changed, and the share of events that the reference has nothing to compare with."""
+    there, usable, unknown = strata_of(reference, baseline)
+    if len(there) == 1:
+        return [], 0.0
+    seen = window.counts[:, 0].sum(-1).astype(np.float64)
+    out = float(seen[~usable & ~unknown].sum() / max(1.0, seen.sum()))
+    a, b = np.where(unknown, 0, there), np.where(unknown, 0, seen)
+    if not case_mix.changed(a, b, a.sum() / baseline.sketch.per_patient, b.sum() / window.per_patient):
+        return [], out
+    mixed = [Mixed(name, float(x), float(y)) for name, x, y in zip(reference.strata, a / a.sum(), b / b.sum(), strict=True)]
+    return sorted((m for m in mixed if abs(m.after - m.before) >= MIN_MIX), key=lambda m: -abs(m.after - m.before)), out
+
+
+def changes_of(reference: Reference, baseline: Baseline, window: Sketch) -> tuple[list[Change], dict[str, float], str]:
+    """Every comparison of a device, the shifts of its numbers, and why there is none.
+
+    The reference is weighted to the window's case mix: an event of a stratum weighs the window's share of the stratum over the reference's events
+    in it. Events of patients of whom nothing is told are compared with the whole reference; those of a stratum that the reference hardly has, with
+    nothing.
+    """
+    mix = window.counts[:, 0].sum(-1).astype(np.float64)
+    there, usable, unknown = strata_of(reference, baseline)
+    taken = usable | unknown
+    if mix[taken].sum() < MIN_N:
         return [], {}, "its case mix is not in the reference"
-    mix = np.where(usable, mix, 0)
-    share = mix / mix.sum()
-    weight = np.divide(share, there, out=np.zeros_like(share), where=usable)  # of one reference event of each stratum
+    share = np.where(taken, mix, 0) / mix[taken].sum()
+    weight = np.divide(share, there, out=np.zeros_like(share), where=usable) + share[unknown].sum() / there.sum()  # of one reference event
     before = np.einsum("s,sfb->fb", weight, baseline.sketch.counts.astype(np.float64))
-    after = window.counts[usable].sum(0).astype(np.float64)
-    mixed = 1 / np.divide(share**2, there, out=np.zeros_like(share), where=usable).sum()  # Kish: events that weigh the same
+    after = window.counts[taken].sum(0).astype(np.float64)
+    mixed = 1 / (there * weight**2).sum()  # Kish: events that weigh the same
     spare = np.maximum(1.0, 1 + (baseline.sketch.per_patient - 1) * baseline.alike)
     m_all, n_all = mixed / spare, after[:1].sum(1) / np.maximum(1.0, 1 + (window.per_patient - 1) * baseline.alike)
     shared = n_all / (n_all + m_all)
@@ -267,6 +317,6 @@ def _controlled(p: Mapping[str, Sequence[float]]) -> dict[str, NDArray[np.float6
     """Adjusted p: Benjamini-Hochberg within a device; the devices, by their Simes p, again. A feature needs both."""
     if not p:
         return {}
-    within = {device: benjamini_hochberg(values) for device, values in p.items()}
-    between = benjamini_hochberg([float(adjusted.min()) for adjusted in within.values()])
+    within = {device: two_sample.benjamini_hochberg(values) for device, values in p.items()}
+    between = two_sample.benjamini_hochberg([float(adjusted.min()) for adjusted in within.values()])
     return {device: np.maximum(adjusted, q) for (device, adjusted), q in zip(within.items(), between, strict=True)}

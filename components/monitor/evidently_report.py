@@ -1,69 +1,74 @@
-"""Evidently's own report of the same comparison, saved as one offline page.
+"""Evidently's own report of one look (`step.py`), saved as one offline page.
 
 Evidently's `GroupBy` raises for an unseen device and leaves the device's name off every chart, so each (feature, device) pair is a column of
 its own here, `noise_sd | Maker Model (key)`, empty in the rows of other devices. Its tests take samples as independent and one column at a time;
-so that two pages never contradict each other, the test it is given returns the figures of `tests_by_device.py`.
+so that two pages never contradict each other, the test it is given returns the figures of `detect.py`.
 """
 
 from __future__ import annotations
 
 import html
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.monitor.tests_by_device import LEVEL, Finding
+import numpy as np
+
+from components.core import embedding
+from components.monitor.detect import FALSE_ALARMS, Judged
 
 if TYPE_CHECKING:
     import pandas as pd
 
-METHOD = "ks-by-device"
+METHOD = "by-device"
+NUMBERS = ("location", "any", "scale")
+Side = tuple[Mapping[str, Any], Sequence[str]]
+"""Feature -> (n,) values, and the n device keys."""
 
 
 def save(
-    path: Path,
-    reference: pd.DataFrame,
-    current: pd.DataFrame,
-    findings: Mapping[str, Finding],
-    labels: Mapping[str, str],
-    *,
-    synthetic: bool,
-    at: datetime,
+    path: Path, reference: Side, current: Side, judged: Mapping[str, Judged], labels: Mapping[str, str], *, synthetic: bool, at: datetime
 ) -> bool:
     """Write Evidently's page; False when no device has enough samples to be judged, and then there is none.
 
     Args:
-        reference, current: Columns `device_key` and the features.
         labels: device_key -> the name that a reader sees.
-        at: Time of the snapshot: the last request of the window.
+        at: Time of the snapshot: the last answer.
     """
     os.environ["DO_NOT_TRACK"] = "1"  # Evidently sends usage statistics otherwise
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift
 
-    columns: dict[str, tuple[str, str]] = {f"{name} | {labels[key]}": (key, name) for key, f in findings.items() for name in f.changes}
+    columns: dict[str, tuple[str, str]] = {}
+    results: dict[str, tuple[float, bool]] = {}
+    for device, result in judged.items():
+        for change in result.compared:
+            if change.aspect in NUMBERS and not change.feature.startswith(embedding.PREFIX):
+                column = f"{change.feature} | {labels[device]}"
+                columns[column] = (device, change.feature)
+                results[column] = (change.adjusted, change in result.alarm)
     if not columns:
         return False
-    _register({column: (findings[key].changes[name].adjusted, findings[key].changes[name].alarm) for column, (key, name) in columns.items()})
-    wide = [_wide(table, columns, findings, is_reference=n == 0) for n, table in enumerate((reference, current))]
+    _register(results)
+    unseen = {device for device, result in judged.items() if result.status == "unseen"}  # they stand against the pooled reference
+    wide = [_wide(reference, columns, unseen), _wide(current, columns, set())]
     definition = DataDefinition(numerical_columns=list(columns))
-    report = Report([ValueDrift(column=column, method=METHOD, threshold=LEVEL) for column in columns])
+    report = Report([ValueDrift(column=column, method=METHOD, threshold=FALSE_ALARMS) for column in columns])
     before, now = (Dataset.from_pandas(table, data_definition=definition) for table in wide)
     report.run(now, before, timestamp=at).save_html(str(path))
     _mark(path, synthetic)
     return True
 
 
-def _wide(table: pd.DataFrame, columns: Mapping[str, tuple[str, str]], findings: Mapping[str, Finding], *, is_reference: bool) -> pd.DataFrame:
+def _wide(side: Side, columns: Mapping[str, tuple[str, str]], everyone: set[str]) -> pd.DataFrame:
     import pandas as pd
 
-    def values(key: str, name: str) -> pd.Series:
-        everyone = is_reference and findings[key].status == "unseen"  # an unseen device stands against the pooled reference
-        return (table if everyone else table[table["device_key"] == key])[name]
-
-    return pd.DataFrame({column: values(*pair) for column, pair in columns.items()})
+    values, key = side[0], np.asarray(side[1], dtype=str)
+    return pd.DataFrame(
+        {column: np.where((key == device) | (device in everyone), values[name].astype(float), np.nan) for column, (device, name) in columns.items()}
+    )
 
 
 def _register(results: Mapping[str, tuple[float, bool]]) -> None:
@@ -74,7 +79,7 @@ def _register(results: Mapping[str, tuple[float, bool]]) -> None:
     def look_up(reference: pd.Series, current: pd.Series, feature_type: Any, threshold: float) -> tuple[float, bool]:
         return results[str(current.name)]
 
-    test = StatTest(METHOD, "Kolmogorov-Smirnov, p corrected over features and devices", [ColumnType.Numerical], LEVEL)
+    test = StatTest(METHOD, "dxflow, p corrected over features and devices", [ColumnType.Numerical], FALSE_ALARMS)
     register_stattest(test, look_up)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from components.core.errors import DataError
+from components.monitor.case_mix import ALL
 from components.monitor.sketch import MISSING, Places, Sketch, hashes
 
 POOLED = "pooled"
@@ -43,6 +44,7 @@ class Reference:
         own: Baseline of each device with at least `MIN_REFERENCE` events.
         pooled: Of all devices together, for the others.
         shares: Device -> share of the reference's events, also for devices without a baseline.
+        sizes: Device -> its events in the reference.
     """
 
     features: tuple[str, ...]
@@ -50,6 +52,7 @@ class Reference:
     own: Mapping[str, Baseline]
     pooled: Baseline
     shares: Mapping[str, float]
+    sizes: Mapping[str, int]
 
     @classmethod
     def of(
@@ -59,6 +62,7 @@ class Reference:
         groups: Sequence[Any],
         strata: Sequence[str] | None = None,
         *,
+        named: Sequence[str] | None = None,
         least: int = MIN_REFERENCE,
     ) -> Reference:
         """From n events of the reference.
@@ -68,6 +72,7 @@ class Reference:
             devices: (n,) device keys.
             groups: (n,) patients; an event without a patient is its own.
             strata: (n,) case-mix stratum of each event.
+            named: All strata in their order, also those without an event; default: those of `strata`, as they come.
 
         Raises:
             DataError: No events or no features.
@@ -75,7 +80,7 @@ class Reference:
         device = np.asarray([str(d) for d in devices])
         if not len(device) or not columns:
             raise DataError("an empty drift reference", where="reference", got=f"{len(device)} events, {len(columns)} features")
-        names = tuple(dict.fromkeys(strata)) if strata is not None else ("all",)
+        names = tuple(named or dict.fromkeys(strata)) if strata is not None else (ALL,)
         code = np.array([names.index(s) for s in strata], dtype=np.int64) if strata is not None else np.zeros(len(device), np.int64)
         patient = hashes(groups)
         keys, times = np.unique(device, return_counts=True)
@@ -93,7 +98,7 @@ class Reference:
         pooled = baseline(np.arange(len(device)))
         own = {str(key): baseline(np.flatnonzero(device == key), pooled.places) for key, n in zip(keys, times, strict=True) if n >= least}
         shares = {str(key): float(n) / len(device) for key, n in zip(keys, times, strict=True)}
-        return cls(tuple(arrays), names, own, pooled, shares)
+        return cls(tuple(arrays), names, own, pooled, shares, {str(key): int(n) for key, n in zip(keys, times, strict=True)})
 
     def baseline(self, device: str) -> tuple[Baseline, str]:
         """The baseline that a device's windows are counted on and compared with, and its name: `own` or `pooled`."""

@@ -43,10 +43,11 @@ class State:
 
     Args:
         shape: (strata, features, places) of the model's sketches.
+        fresh: Nothing was in it before this run.
     """
 
-    def __init__(self, connection: sqlite3.Connection, shape: tuple[int, int, int]) -> None:
-        self._db, self._shape = connection, shape
+    def __init__(self, connection: sqlite3.Connection, shape: tuple[int, int, int], *, fresh: bool = False) -> None:
+        self._db, self._shape, self.fresh = connection, shape, fresh
 
     # ---- how far the log was read
 
@@ -163,6 +164,9 @@ class State:
 def opened(path: Path, shape: tuple[int, int, int]) -> Iterator[State]:
     """The state in `path`; all that is changed within the block is kept, or nothing.
 
+    Args:
+        shape: (strata, features, places) of a new state; one that exists keeps its own number of strata.
+
     Raises:
         ServiceError: Another run holds it.
         DataError: It is no state, or one of another schema or other features.
@@ -182,9 +186,11 @@ def opened(path: Path, shape: tuple[int, int, int]) -> Iterator[State]:
             raise DataError("not a state of the monitor", where=str(path)) from None
         state = State(connection, shape)
         wanted = [SCHEMA_VERSION, *shape]
-        if (have := state.get("schema", wanted)) != wanted:
+        have = state.get("schema", None)
+        if have is not None and [have[0], *have[2:]] != [SCHEMA_VERSION, *shape[1:]]:
             raise DataError("a state of another schema", where=str(path), got=have, allowed=wanted)
-        state.put("schema", wanted)
+        state = State(connection, shape if have is None else (have[1], have[2], have[3]), fresh=have is None)
+        state.put("schema", have or wanted)
         yield state
         connection.execute("commit")
     finally:

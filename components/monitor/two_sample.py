@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 Floats = NDArray[np.float64]
@@ -136,3 +136,17 @@ def _linear(score: Floats, r: Floats, w: Floats, pooled: Floats, per: Floats) ->
     difference = (w * score).sum(1) - (r * score).sum(1)
     spread = np.sqrt(np.maximum(variance, 0) * per)
     return difference, np.where(spread > 1e-9, difference / np.maximum(spread, 1e-9), 0.0)
+
+
+def benjamini_hochberg(p: ArrayLike) -> Floats:
+    """Adjusted p-values, in the order given: reject where at most the wanted false-discovery rate.
+
+    Source:
+        Benjamini & Hochberg, J. R. Stat. Soc. B 1995.
+    """
+    values = np.asarray(p, dtype=float)
+    order = np.argsort(values)[::-1]
+    scaled = values[order] * len(values) / np.arange(len(values), 0, -1)
+    out = np.empty_like(values)
+    out[order] = np.minimum(np.minimum.accumulate(scaled), 1.0)
+    return out

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -24,17 +24,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core import embedding
 from components.core.errors import DataError
 from components.core.inference_log import Tally, since
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
-from components.monitor import alarms, labelled, prometheus, window_checks, window_page, words
-from components.monitor.causes import Signatures
+from components.monitor import alarms, explained, labelled, prometheus, window_checks, window_page, words
+from components.monitor.case_mix import CaseMix
 from components.monitor.detect import WATCH, WINDOWS, Change, Detector, Judged
 from components.monitor.performance import Learned, estimate, learn
 from components.monitor.sketch import BINS, MISSING, Sketch, hashes
 from components.monitor.state import State, opened
+from components.monitor.telling import Teller
 from components.monitor.watched import Watched, devices, patients, probabilities, reference_patients
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ CARRIED = 14
 QUIET = 7
 """Windows over which a device's usual number of events is taken."""
 SILENT_P = 0.01
-MOST_OF_A_VALUE = 40
-"""Characters of a tag's value that are repeated to a reader."""
 REQUEST = "request"
 
 
@@ -87,10 +85,10 @@ def watch(*, package: Path, log: Path, state: Path, now: datetime, schedule: Sch
     schedule = schedule or Schedule()
     model = ModelPackage.open(package, allow_synthetic=True)  # looking at a model's data is not using it
     watched = Watched.of(model)
-    reference = watched.reference
     folder = state / model.disease
     tally = Tally()
-    with opened(folder / f"{model.digest[:12]}.db", (len(reference.strata), len(reference.features), BINS)) as memory:
+    with opened(folder / f"{model.digest[:12]}.db", (len(watched.mix.names), len(watched.groups), BINS)) as memory:
+        watched = _as_begun(watched, memory)
         if (before := memory.get("window_s", schedule.window_s)) != schedule.window_s:
             raise DataError("windows of another length", where=str(folder), got=schedule.window_s, allowed=before)
         memory.put("window_s", schedule.window_s)
@@ -102,7 +100,16 @@ def watch(*, package: Path, log: Path, state: Path, now: datetime, schedule: Sch
         rows, told = memory.history(), memory.alarms()
     alarms.export(folder, model, rows, told, summary)
     prometheus.write(state)
-    return summary | {"open_alarms": [a for a in told if a["open"]]}
+    return summary | {"open_alarms": [alarms.told(a) for a in told if a["open"]]}
+
+
+def _as_begun(watched: Watched, memory: State) -> Watched:
+    """With the strata that the state was begun with: its windows were counted in them, whatever would be learned today; a state from before there
+    were strata has none."""
+    kept = memory.get("case_mix", None)
+    mix = CaseMix.from_dict(kept) if kept is not None else watched.mix if memory.fresh else CaseMix()
+    memory.put("case_mix", mix.to_dict())
+    return replace(watched, mix=mix)
 
 
 class _Run:
@@ -118,11 +125,7 @@ class _Run:
         self.unheard: dict[str, dict[str, str]] = memory.get("unheard", {})
         self.next: int | None = memory.get("next", None)
         self.past: dict[str, list[tuple[int, dict[str, float]]]] = memory.get("past", {})
-        simulated = model.simulated
-        self.signatures = None if simulated is None else Signatures(simulated.to_dict("list"))  # pyright: ignore[reportArgumentType]
-        for key, rows in model.reference.groupby("device_key"):
-            first = rows.iloc[0]
-            self.names.setdefault(str(key), [_text(first.get("manufacturer")), _text(first.get("model"))])
+        self.teller = Teller(watched, self.names, self.unheard)
 
     # ---- events into windows
 
@@ -178,7 +181,7 @@ class _Run:
                 classes, figures = self.model.spec.target.classes, self.figures
                 facts |= window_checks.tallies(part, classes=classes, figures=figures, unknown=UNKNOWN_DEVICE)
                 columns = self.watched.columns(part)
-                sketch.add(self.watched.reference.baseline(device)[0].places, columns, hashes(patients(part)))
+                sketch.add(self.watched.reference.baseline(device)[0].places, columns, hashes(patients(part)), self.watched.mix.strata(part))
                 if (score := self._score_column()) is not None:
                     finite = columns[score][np.isfinite(columns[score])]
                     facts |= {"score_sum": float(finite.sum()), "score_n": float(len(finite))}
@@ -213,7 +216,7 @@ class _Run:
         _, who, p = self.memory.answers(start, device, len(self.model.spec.target.classes))
         if self.learned is None or not len(p):
             return dict.fromkeys(names)
-        drifted = self._words(device, result) if result.alarm else ""
+        drifted = self.teller.changes(device, result) if result.alarm else ""
         found = estimate(self.learned, p.astype(np.float64), device, who, drift=drifted, about="device")
         return dict(zip(names, (found.value, found.low, found.high), strict=True))
 
@@ -221,17 +224,7 @@ class _Run:
         return next((name for name, group in self.watched.groups.items() if group == "scores"), None)
 
     def _remember(self, device: str, rows: pd.DataFrame) -> None:
-        names = self.names.setdefault(device, [None, None])
-        for n, column in enumerate(("manufacturer", "device_model")):
-            known = rows[column].dropna()
-            if names[n] is None and len(known) and str(known.iloc[0]):
-                names[n] = str(known.iloc[0])
-        places = self.watched.reference.baseline(device)[0].places
-        for name, known in places.categories.items():
-            if name in rows:
-                other = [v for v in rows[name].dropna().astype(str).unique().tolist() if v not in known]
-                if other:
-                    self.unheard.setdefault(device, {})[name] = other[-1][:MOST_OF_A_VALUE]
+        self.teller.remember(device, rows)
         if "software" in rows:
             versions = self.software.setdefault(device, {})
             for version, at in rows.dropna(subset=["software"]).groupby("software")["time"].min().items():
@@ -252,16 +245,21 @@ class _Run:
 
     def take_labels(self, log: Path, state: Path) -> None:
         """What labels that arrived meanwhile say of the windows; read again only when there is something new."""
+        labelled.take_inbox(log, state, self.model, datetime.fromtimestamp(self.now, UTC))
         folder = labelled.store(state, self.model).folder
         signature = [sorted(p.name for p in folder.glob("*.jsonl")), self.next]
         if not signature[0] or signature == self.memory.get("labels", None):
             return
         rows = {(row["window_start"], row["device_key"]): row for row in self.memory.history()}
         windows = {row["window_start"]: row["window_end"] for row in rows.values()}
-        for key, snapshot in labelled.true_figures(log, state, self.model, windows, datetime.fromtimestamp(self.now, UTC)).items():
-            if key in rows:
-                rows[key] |= labelled.row_of(snapshot)
-                self.memory.judged(*key, rows[key])
+        now = datetime.fromtimestamp(self.now, UTC)
+        found = {key: s for key, s in labelled.true_figures(log, state, self.model, windows, now).items() if key in rows}
+        known = {sample: label.label for sample, label in labelled.store(state, self.model).in_force(now).items()}
+        said = explained.by_labels(self.watched, log, rows, found, known)
+        for key, snapshot in found.items():
+            rows[key] |= labelled.row_of(snapshot) | {"mix": said.get(key, "")}
+            self.memory.judged(*key, rows[key])
+        alarms.explain(self.memory, {key: (rows[key]["window_end"], text) for key, text in said.items()})
         answered, with_label = (sum(row[name] for row in rows.values()) for name in ("answered", "labelled"))
         self.memory.put("coverage", with_label / answered if answered else None)
         self.memory.put("labels", signature)
@@ -290,32 +288,25 @@ class _Run:
         when = alarms.Window(start, start + self.schedule.window_s)
         for device, result in judged.items():
             own = self.memory.sketch(start, device)
-            sentence = self._words(device, result)
+            sentence = self.teller.all(device, result)
             self.memory.judged(start, device, self._row(when, device, result, own[0] if own else None, facts.get(device, {}), sentence))
         self._alarm(when, judged, window_checks.failed(facts))
         self.memory.forget(start)
         self._page(when, judged, window)
 
     def _page(self, when: alarms.Window, judged: Mapping[str, Judged], window: Mapping[str, Sketch]) -> None:
-        rows = {row["device_key"]: row for row in self.memory.rows(when.start)}
+        rows, reference = {row["device_key"]: row for row in self.memory.rows(when.start)}, self.watched.reference
         parts = [
-            window_page.DevicePart(rows[device], result.alarm or result.watch, self.watched.reference.baseline(device)[0], window.get(device))
+            window_page.DevicePart(
+                rows[device], result.alarm or result.watch, reference.baseline(device)[0], window.get(device), reference.sizes.get(device, 0)
+            )
             for device, result in judged.items()
         ]
         model = self.model
         facts = {"title": model.spec.title, "model": model.name, "version": model.version, "digest": model.digest, "synthetic": model.synthetic}
         facts |= {name: f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}" for name, at in (("start", when.start), ("end", when.end))}
-        window_page.write(self.folder / "reports" / alarms.report_name(when), facts, parts, [a for a in self.memory.alarms() if a["open"]])
-
-    def _words(self, device: str, result: Judged) -> str:
-        changes = result.alarm or result.watch
-        if not changes:
-            return ""
-        baseline = self.watched.reference.baseline(device)[0]
-        named = self.signatures.name(result.shifts, baseline, result.patients) if self.signatures else []
-        cause = words.why(named)
-        said = words.several(_distinct(changes, baseline.places.categories, self.unheard.get(device, {})))
-        return f"{said}, {cause}" if cause else said
+        now = [alarms.told(a) for a in self.memory.alarms() if a["open"]]
+        window_page.write(self.folder / "reports" / alarms.report_name(when), facts, parts, now)
 
     def _row(
         self, when: alarms.Window, device: str, result: Judged, sketch: Sketch | None, facts: Mapping[str, float], sentence: str
@@ -325,8 +316,9 @@ class _Run:
         mean = facts["score_sum"] / facts["score_n"] if facts.get("score_n") else None
         return {
             "window_start": when.start, "window_end": when.end, "model": self.model.name, "version": self.model.version, "device_key": device,
-            "label": self.label(device), "status": result.status, "verdict": result.verdict, "reason": result.reason, "n": sketch.n if sketch else 0,
-            "patients": result.patients, "abstained": int(facts.get("abstained", 0)), "errors": int(facts.get("errors", 0)),
+            "label": self.teller.label(device), "status": result.status, "verdict": result.verdict, "reason": result.reason,
+            "n": sketch.n if sketch else 0, "patients": result.patients,
+            "abstained": int(facts.get("abstained", 0)), "errors": int(facts.get("errors", 0)),
             "score_mean": mean, "score_low": low, "score_high": high,
             "drift_feature": strongest.feature if strongest else None, "drift_effect": strongest.effect if strongest else None,
             "drift_p": (strongest.adjusted if result.alarm else strongest.p) if strongest else None, "words": sentence,
@@ -350,15 +342,9 @@ class _Run:
         low, high = (float(edges[min(int(a) // 2, len(edges) - 1)]) for a in at)
         return low, high
 
-    def label(self, device: str) -> str:
-        """What a reader sees."""
-        maker, model = self.names.get(device, [None, None])
-        named = " ".join(part for part in (maker, model) if part)
-        return f"{named or 'device without a name'} ({device[:8]})"
-
     def _alarm(self, when: alarms.Window, judged: Mapping[str, Judged], broken: Mapping[str, Sequence[str]]) -> None:
         found = list(self._found(when, judged))
-        found += [alarms.Found("data_quality", device, self.label(device), words.several(said), when.start) for device, said in broken.items()]
+        found += [alarms.Found("data_quality", device, self.teller.label(device), words.several(said), when.start) for device, said in broken.items()]
         settled = {device for device, result in judged.items() if not result.reason}
         alarms.update(self.memory, self.model.disease, found, when, settled)
 
@@ -366,27 +352,27 @@ class _Run:
         absent = [device for device in self.names if device not in judged or judged[device].status == "silent"]
         silent = [device for device in absent if self._misses(device, when)]
         for device, result in judged.items():
-            label = self.label(device)
+            label = self.teller.label(device)
             if result.status == "unseen" and result.n:
                 text = f"not in the reference of the model: {result.n} answer{'s' if result.n != 1 else ''}"
                 twin = next((other for other in silent if self.names.get(other) == self.names.get(device) != [None, None]), None)
-                if said := self._words(device, result):
+                if said := self.teller.changes(device, result):
                     text += f"; unlike the reference: {said}"
                 if twin is not None:
-                    text += f"; {self.label(twin)}, of the same make, fell silent: perhaps it changed its key"
+                    text += f"; {self.teller.label(twin)}, of the same make, fell silent: perhaps it changed its key"
                 yield alarms.Found("unseen", device, label, text, when.start)
             elif result.alarm:
                 name = result.alarm[0].name
                 first = min((start for start, tested in self.past[device] if tested.get(name, 1.0) <= WATCH), default=when.start)
-                yield alarms.Found(_kind(result.alarm[0]), device, label, f"{self._words(device, result)} (n={result.n})", first)
+                yield alarms.Found(_kind(result.alarm[0]), device, label, f"{self.teller.all(device, result)} (n={result.n})", first)
         for device in silent:
             text = f"no answers, {self._usual(device, when):.0f} usual in a window"
-            yield alarms.Found("silent", device, self.label(device), text, when.start)
+            yield alarms.Found("silent", device, self.teller.label(device), text, when.start)
         for device, versions in self.software.items():
             for version, at in versions.items():
                 if when.start <= at < when.end and self._new_version(device, version):
                     text = f"a software version that the reference of the model does not have ({version[:8]})"
-                    yield alarms.Found("software", device, self.label(device), text, when.start)
+                    yield alarms.Found("software", device, self.teller.label(device), text, when.start)
 
     def _new_version(self, device: str, version: str) -> bool:
         table = self.model.reference
@@ -441,25 +427,7 @@ class _Run:
         return f"nothing was judged: {', '.join(said) or 'no answers'}"
 
 
-def _distinct(changes: Iterable[Change], categories: Mapping[str, tuple[str, ...]], unheard: Mapping[str, str]) -> list[str]:
-    """One sentence for each feature, tags first: an operator can look them up at the machine."""
-    once: dict[str, Change] = {}
-    for change in changes:
-        if not (change.aspect == "missing" and change.feature.startswith("header_")):  # the tag itself is missing or new, and is told
-            once.setdefault(embedding.PREFIX if change.feature.startswith(embedding.PREFIX) else change.feature, change)
-    seen = once.pop(embedding.PREFIX, None)
-    ordered = sorted(once.values(), key=lambda c: 0 if c.feature.startswith(("acq_", "software", "header_")) else 1)
-    said = [words.say(c, categories[c.feature][0] if categories.get(c.feature) else None, unheard.get(c.feature)) for c in ordered]
-    if seen is None:
-        return said
-    return [*said, words.LOOKS] if said else [words.LOOKS_ONLY]
-
-
 def _kind(change: Change) -> str:
     if change.feature.startswith("header_"):
         return "header"
     return "abstention" if change.feature == "abstained" else "drift"
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +14,7 @@ from components.core import embedding, image_quality
 from components.core.errors import DataError
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
+from components.monitor.case_mix import CaseMix
 from components.monitor.header import Headers
 from components.monitor.reference import Reference
 
@@ -25,6 +26,8 @@ NOT_FIGURES = ("sample_id", "group_id", "patient_id", "device_key", "manufacture
 NOT_PHYSICAL = ("software", "acq_transfer_syntax", "acq_rows", "acq_columns", "acq_bits", "acq_photometric", "acq_modality")
 """Tags that say how an image is stored: pixels cannot contradict them."""
 ABSTAIN = "abstained"
+COVARIATE = "cov_"
+"""What an answer's patient is, not what the device made: never watched itself, only the case mix."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,14 @@ class Watched:
         groups: Feature -> group, in the order of the reference's columns.
         texts: Features whose values are names.
         headers: What the pixels say of the declared acquisition parameters.
+        mix: Strata of the patients, from the covariates that the reference has.
     """
 
     model: ModelPackage
     groups: Mapping[str, Group]
     texts: frozenset[str]
     headers: Headers
+    mix: CaseMix = field(default_factory=CaseMix)
 
     @classmethod
     def of(cls, model: ModelPackage) -> Watched:
@@ -58,7 +63,9 @@ class Watched:
             elif name.startswith(embedding.PREFIX):
                 if name in embedded:
                     groups[name] = "embedding"
-            elif name not in NOT_FIGURES and (model.spec.input.layout == "table" or name in image_quality.names(model.spec)):
+            elif name in NOT_FIGURES or name.startswith(COVARIATE):
+                continue
+            elif model.spec.input.layout == "table" or name in image_quality.names(model.spec):
                 groups[name] = "image"
         groups = {name: group for name, group in groups.items() if table[name].notna().any() and name not in _complements(model)}
         texts = {name for name in groups if not _numeric(table[name])}
@@ -70,15 +77,24 @@ class Watched:
         if "abstain" in table:
             groups[ABSTAIN] = "answers"
             texts.add(ABSTAIN)
-        return cls(model, groups, frozenset(texts), headers)
+        plain = cls(model, groups, frozenset(texts), headers)
+        columns = {name: values for name, values in plain.reference_columns().items() if groups[name] != "header"}
+        mix = CaseMix.learn(table, columns, table["device_key"].astype(str).tolist(), reference_patients(table))
+        return replace(plain, mix=mix)
 
     @cached_property
     def reference(self) -> Reference:
         """The baselines of all devices."""
-        table = self.model.reference
-        columns = self._columns(table)
-        columns |= {name: values for name, values in zip(self.headers.features, self.headers.reference, strict=True)}
-        return Reference.of({name: columns[name] for name in self.groups}, table["device_key"].astype(str).tolist(), reference_patients(table))
+        table, columns = self.model.reference, self.reference_columns()
+        names = self.mix.names
+        strata = [names[k] for k in self.mix.strata(table).tolist()]
+        devices_ = table["device_key"].astype(str).tolist()
+        return Reference.of({name: columns[name] for name in self.groups}, devices_, reference_patients(table), strata, named=names)
+
+    def reference_columns(self) -> dict[str, Any]:
+        """Feature -> (n,) values of the reference's samples."""
+        headers = zip(self.headers.features, self.headers.reference, strict=True)
+        return self._columns(self.model.reference) | dict(headers)
 
     def columns(self, answers: pd.DataFrame) -> dict[str, Any]:
         """Feature -> (n,) values of logged answers; what a record does not have is missing."""

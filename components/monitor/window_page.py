@@ -1,4 +1,4 @@
-"""The page of one window that an alarm links to: who sent what, what changed, since when. One file, no script, no network.
+"""The page of one window that an alarm links to, or of one look at a whole log: who sent what, what changed. One file, no script, no network.
 
 Everything is drawn from sketches: the events themselves are not needed, and a page can be made again from the state.
 """
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from components.core.atomic import atomic_file
 from components.monitor import words
-from components.monitor.detect import MIN_N, MIN_PATIENTS, Change
-from components.monitor.page import histogram_of
+from components.monitor.detect import FALSE_ALARMS, MIN_N, MIN_PATIENTS, Change
+from components.monitor.histogram import histogram_of
 from components.monitor.reference import Baseline
 from components.monitor.sketch import MISSING, NEW, Sketch
 
@@ -34,20 +34,32 @@ class DevicePart:
         row: Its row of the history.
         changes: What changed, the strongest first; drawn up to `PLOTS`.
         baseline, sketch: What is drawn; no sketch, nothing drawn.
+        reference: Events in the device's own reference.
     """
 
     row: Mapping[str, Any]
     changes: Sequence[Change]
     baseline: Baseline
     sketch: Sketch | None
+    reference: int
 
 
-def write(path: Path, facts: Mapping[str, Any], parts: Sequence[DevicePart], alarms: Sequence[Mapping[str, Any]]) -> None:
+def write(
+    path: Path,
+    facts: Mapping[str, Any],
+    parts: Sequence[DevicePart],
+    alarms: Sequence[Mapping[str, Any]],
+    *,
+    notes: Sequence[str] = (),
+    evidently: bool = False,
+) -> None:
     """Write the page.
 
     Args:
-        facts: title, model, version, digest, synthetic, start, end (texts).
+        facts: title, model, version, digest, synthetic, start, end (texts); `look`: not a window of several, but one look at a log; n: its answers.
         alarms: Open ones.
+        notes: What was left out, in sentences.
+        evidently: Whether `evidently.html` lies beside the page.
     """
     import jinja2
 
@@ -60,9 +72,12 @@ def write(path: Path, facts: Mapping[str, Any], parts: Sequence[DevicePart], ala
             if part.sketch is not None and change.feature not in drawn and len(plots) < PLOTS:
                 drawn.add(change.feature)
                 plots.append({"name": words.plain(change.feature), "svg": _plot(part.baseline, part.sketch, change), "p": change.p})
-        told.append({**part.row, "plots": plots})
+        told.append({**part.row, "plots": plots, "reference": part.reference})
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    text = template.render(facts=facts, devices=told, alarms=alarms, min_n=MIN_N, min_patients=MIN_PATIENTS)
+    facts = {"look": False} | dict(facts)
+    text = template.render(
+        facts=facts, devices=told, alarms=alarms, notes=notes, evidently=evidently, min_n=MIN_N, min_patients=MIN_PATIENTS, level=FALSE_ALARMS
+    )
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 

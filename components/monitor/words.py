@@ -82,6 +82,11 @@ def say(change: Change, usual: str | None = None, new: str | None = None) -> str
     return f"{name} {sign} than {before}" if after == before else f"{name} {sign}: {after} instead of {before}"
 
 
+def mixed(who: str, before: float, after: float) -> str:
+    """A stratum of patients whose share changed."""
+    return f"{who} in {_share(after)} (before {_share(before)})"
+
+
 def why(causes: Sequence[Cause]) -> str:
     """The likeliest cause, or nothing where no known one explains the pattern."""
     if not causes:

@@ -48,6 +48,9 @@ def _limits(spec: DiseaseSpec, figures: dict[str, Any], *, synthetic: bool) -> l
         lines.insert(0, "Trained and tested on synthetic data: nothing here holds for a patient.")
     if spec.split.grouping == "none":
         lines.append("The source names no patients: figures may be too good and intervals too narrow.")
+    if (added := figures.get("covariates")) and (added["fused"] or added.get("folds_fused")) and added["auc"]["image"] is not None:
+        words = f"Figures are with covariates ({', '.join(spec.covariates)}), as often as the source tells them; "
+        lines.append(f"{words}by the image alone the AUC is {added['auc']['image']:.3f}, with them {added['auc']['fused']:.3f}.")
     if unjudged := [d["name"] for d in figures["devices"].values() if d["auc"]["value"] is None]:
         lines.append(f"No claim for {len(unjudged)} of {len(figures['devices'])} devices: too few samples.")
     lines.append("Probabilities hold for the case mix of the source; where a class is rarer, they are too high for it.")

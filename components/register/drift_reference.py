@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.core import acquisition_changes, image_quality
+from components.core.covariates import NUMBERS, PREFIX
 from components.core.dataset import Dataset
 from components.core.errors import DataError
 from components.core.operating_point import Decision
@@ -32,15 +33,17 @@ def write(
     folder: Path,
     spec: DiseaseSpec,
     dataset: Path,
+    features: Path,
     predictions: pd.DataFrame,
     decision: Decision,
     embedded: onnx_embedding.Embedded | None = None,
 ) -> None:
-    """Write `reference.parquet` (device, label, `score_<class>`, decision, image figures in the spec's unit, acquisition; sorted by sample) and,
+    """Write `reference.parquet` (device, label, `score_<class>`, decision, image figures in the spec's unit, acquisition, `cov_*` of the covariates
+    that the spec names; sorted by sample) and,
     where samples can be acquired differently, `simulated.parquet` (`acquisition_changes.simulated` of some of them, evenly over the reference).
     With `embedded` the reference also has its columns, and `embedding.json` says how they are made.
     """
-    reference = build(spec, dataset, predictions, decision)
+    reference = build(spec, dataset, features, predictions, decision)
     if embedded is not None:
         reference = reference.assign(**embedded.columns(reference["sample_id"].tolist()))
         (folder / EMBEDDING).write_text(embedded.projection.to_json(), encoding="utf-8")
@@ -61,9 +64,11 @@ def _write(path: Path, table: pd.DataFrame) -> None:
     pq.write_table(pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None), path)
 
 
-def build(spec: DiseaseSpec, dataset: Path, predictions: pd.DataFrame, decision: Decision) -> pd.DataFrame:
+def build(spec: DiseaseSpec, dataset: Path, features: Path, predictions: pd.DataFrame, decision: Decision) -> pd.DataFrame:
     """The reference. Raises DataError when the predictions are of another dataset."""
     import pandas as pd
+
+    from feature_store.covariates import told
 
     data = Dataset(dataset, expect=spec)
     served = predictions["split"].isin(splits(spec))
@@ -84,6 +89,10 @@ def build(spec: DiseaseSpec, dataset: Path, predictions: pd.DataFrame, decision:
     columns["patient_id"] = manifest["patient_id"].to_numpy()  # so that a patient can be taken out although the dataset is gone
     columns["software"] = manifest["software"].to_numpy()
     columns |= {name: manifest[name].to_numpy() for name in data.manifest.columns if name.startswith("acq_")}
+    known = told(features, manifest, spec.covariates)
+    for name in spec.covariates:
+        kind = "float64" if name in NUMBERS else "string"
+        columns[PREFIX + name] = pd.Series([one.get(name) for one in known], dtype=kind).to_numpy(dtype=float if name in NUMBERS else object)
     return pd.DataFrame(columns)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,25 @@ from components.core.package import ENGINE
 from components.core.spec import DiseaseSpec
 
 MEASURED, CALIBRATING, CHUNK = 4000, 200, 64
+Fuse = Callable[[NDArray[np.float64], NDArray[np.int64]], NDArray[np.float64]]
+Answers = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 
 
 def measure(
-    drafts: Path, spec: DiseaseSpec, feature_name: str | None, val: Samples, train: Samples, calibrated: Calibration, decision: Decision
+    drafts: Path,
+    spec: DiseaseSpec,
+    feature_name: str | None,
+    val: Samples,
+    train: Samples,
+    calibrated: Calibration,
+    decision: Decision,
+    fuse: Fuse | None = None,
 ) -> dict[str, Any]:
     """Write `engine.json` beside `model.onnx`, and `model.int8.onnx` where that was accepted.
 
     Args:
         val: What is measured on. train: What int8 takes its ranges from.
+        fuse: (n, K) calibrated probabilities of rows (n,) of `val` -> fused; None where the spec names no covariates.
 
     Returns:
         The contents of engine.json: `n`, and `tried`: {precision, engine, accepted, why, auc_change, decisions_changed, logit_change}.
@@ -35,6 +46,11 @@ def measure(
     rows = np.unique(np.linspace(0, len(val) - 1, min(MEASURED, len(val))).astype(np.int64))
     labels = np.asarray(val.labels)[rows]
     exact = _scores(engines.OnnxRuntime(drafts / "model.onnx", feature_name, name=spec.name), val, rows)
+
+    def answered(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+        p = calibration.apply(calibrated, scores)
+        return p if fuse is None else fuse(p, rows)
+
     tried = []
     for precision in spec.engine.precisions:
         try:
@@ -45,7 +61,7 @@ def measure(
         except DataError as error:
             tried.append({"precision": precision, "engine": "openvino", "accepted": False, "why": f"not measured: {error.what}"})
             continue
-        tried.append({"precision": precision, "engine": "openvino"} | _compared(spec, labels, exact, found, calibrated, decision))
+        tried.append({"precision": precision, "engine": "openvino"} | _compared(spec, labels, exact, found, answered, decision))
     record = {"n": len(rows), "tried": tried}
     if not any(one["precision"] == "int8" and one["accepted"] for one in tried):
         (drafts / engines.INT8).unlink(missing_ok=True)
@@ -54,11 +70,11 @@ def measure(
 
 
 def _compared(
-    spec: DiseaseSpec, labels: NDArray[Any], exact: NDArray[np.float32], found: NDArray[np.float32], calibrated: Calibration, decision: Decision
+    spec: DiseaseSpec, labels: NDArray[Any], exact: NDArray[np.float32], found: NDArray[np.float32], answered: Answers, decision: Decision
 ) -> dict[str, Any]:
     if not np.isfinite(found).all():
         return {"accepted": False, "why": "scores that are not finite"}
-    p, q = (calibration.apply(calibrated, scores) for scores in (exact, found))
+    p, q = answered(exact), answered(found)
     changed = float((np.asarray(decision.decide(p)) != np.asarray(decision.decide(q))).mean())
     lost = _auc(spec, labels, p) - _auc(spec, labels, q)
     lost = 0.0 if np.isnan(lost) else float(lost)

@@ -15,9 +15,10 @@ from components.core import package as packages
 from components.core.atomic import atomic_dir
 from components.core.calibration import Calibration
 from components.core.errors import DataError
+from components.core.fusion import Fusion
 from components.core.models import build
 from components.core.operating_point import Decision
-from components.core.package import ModelPackage, name_of
+from components.core.package import FUSION, ModelPackage, name_of
 from components.core.spec import DiseaseSpec, Resources
 from components.core.step import emit
 from components.core.storage import open_store
@@ -112,13 +113,13 @@ def _pack(
     calibrated = _read(evaluation / "calibration.json")
     engine = precision.measure(
         drafts, spec, onnx["feature_name"], val.samples, train.samples, Calibration.from_dict(calibrated.get("samples", calibrated)),
-        Decision.from_dict(operating),
+        Decision.from_dict(operating), _fuse(spec, features, val, evaluation),
     )  # fmt: skip
     embedded = None
     if onnx["embedding"] is not None:
         answered = [val if name == "val" else load_split(spec, dataset, features, name, reference) for name in drift_reference.splits(spec)]
         embedded = onnx_embedding.embedded(drafts / "model.onnx", onnx["feature_name"], train, answered)
-    drift_reference.write(drafts, spec, dataset, predictions, Decision.from_dict(operating), embedded)
+    drift_reference.write(drafts, spec, dataset, features, predictions, Decision.from_dict(operating), embedded)
     figures, profiles = _read(evaluation / "metrics.json"), _profiles(features)
     known = {
         "dataset": info,
@@ -139,6 +140,7 @@ def _pack(
         "spec.json": spec.to_json().encode(), "model.json": _json(facts | {"onnx": onnx}), "preprocessing.json": _json(preprocessing),
         "features.json": _json(profiles), "card.md": text.encode(),
         **{name: evaluation / name for name in ("calibration.json", "operating_point.json", "metrics.json")},
+        **({FUSION: evaluation / FUSION} if spec.covariates else {}),
         **{path.name: path for path in sorted(model.glob("*.safetensors"))},
         **{path.name: path for path in sorted(drafts.iterdir())},
     }  # fmt: skip
@@ -155,6 +157,16 @@ def _pack(
         draft.unlink()
     drafts.rmdir()
     return ModelPackage.open(built.folder, allow_synthetic=True)  # what is stored has been read back and verified
+
+
+def _fuse(spec: DiseaseSpec, features: Path, val: Split, evaluation: Path) -> precision.Fuse | None:
+    """From calibrated to fused probabilities of validation samples."""
+    from feature_store.covariates import told
+
+    if not spec.covariates:
+        return None
+    shift, known = Fusion.from_dict(_read(evaluation / FUSION)), told(features, val.rows, spec.covariates)
+    return lambda p, rows: shift.apply(p, [known[n] for n in rows.tolist()])
 
 
 def _belong_together(spec: DiseaseSpec, model: Path, figures: dict[str, Any], info: dict[str, Any]) -> None:

@@ -92,7 +92,7 @@ class CaseStore:
             partial.write_bytes(data.getvalue())
         kept = {
             "device_key": query.device_key, "manufacturer": query.manufacturer, "device_model": query.device_model, "software": query.software,
-            "acquisition": dict(query.acquisition), "source": query.source,
+            "acquisition": dict(query.acquisition), "source": query.source, "covariates": dict(query.covariates),
         }  # fmt: skip
         row = (
             name, now.isoformat(), str(answer["disease"]), str(answer["request_id"]), query.patient, query.study, urgency(answer, positive),
@@ -146,10 +146,11 @@ class CaseStore:
             row = (name, reading.time.isoformat(), reading.who, reading.verdict, reading.label, reading.comment[:MAX_COMMENT])
             self._db.execute("insert into readings values (?,?,?,?,?,?)", row)
 
-    def erase(self, patient: str, *, dry: bool = False) -> int:
-        """Remove all cases of a patient (keyed hash); returns how many."""
+    def erase(self, patients: frozenset[str], requests: frozenset[str] = frozenset(), *, dry: bool = False) -> int:
+        """Remove all cases of these patients (keyed hashes), or with these ids of answers; returns how many."""
         with self._lock:
-            names = [n for (n,) in self._db.execute("select id from cases where patient = ?", (patient,))]
+            rows = self._db.execute("select id, patient, request_id from cases").fetchall()
+            names = [name for name, patient, request in rows if patient in patients or request in requests]
             if names and not dry:
                 self._remove(names)
                 self._db.execute("vacuum")
@@ -181,6 +182,17 @@ class CaseStore:
         if len(name) != 32 or not set(name) <= set("0123456789abcdef"):
             raise DataError("no such case, or it is no longer kept", where="case")
         return self.folder / "pixels" / f"{name}.npz"
+
+
+def erase(folder: Path, patients: frozenset[str], requests: frozenset[str], *, dry: bool) -> int:
+    """`CaseStore.erase` of a folder, if there is one; a server beside it goes on."""
+    if not (folder / "cases.db").exists():
+        return 0
+    store = CaseStore(folder)
+    try:
+        return store.erase(patients, requests, dry=dry)
+    finally:
+        store.close()
 
 
 def urgency(answer: Mapping[str, Any], positive: Sequence[str]) -> float:

@@ -27,6 +27,7 @@ from components.core.models.samples import Samples
 from components.core.phantoms.lymph_slides import PHANTOM_VERSION, generate
 from components.core.spec import DiseaseSpec
 from components.ingest.step import ingest
+from tests.benchmarks.drift.lodo import variant
 
 SPEC = Path(__file__).parents[2] / "pipelines" / "diseases" / "breast-metastasis.toml"
 SEEDS = (1, 2, 3)
@@ -58,7 +59,7 @@ class Collection:
 
 
 def main(folder: Path, seeds: tuple[int, ...]) -> None:
-    spec = DiseaseSpec.from_toml(SPEC)
+    spec = variant(DiseaseSpec.from_toml(SPEC), None, plain=True)  # how hard the phantom is, not what a method makes of it
     assert spec.phantom is not None
     os.environ.setdefault("DXFLOW_HOME", str(folder / "home"))
     os.environ.setdefault("DXFLOW_KEY", "synthetic-collections-only")

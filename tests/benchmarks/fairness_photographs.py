@@ -34,6 +34,7 @@ from components.core.phantoms.photographs import resized
 from components.core.spec import DiseaseSpec
 from components.evaluate.heatmap import attribution, log_odds
 from components.ingest.step import ingest
+from tests.benchmarks.drift.lodo import variant
 
 DISEASES = Path(__file__).parents[2] / "pipelines" / "diseases"
 FEATURES = {"retinopathy-screening": "fundus28", "skin-lesion": "lesion_abcd"}
@@ -61,7 +62,7 @@ class Collection:
 
 
 def main(name: str, seeds: tuple[int, ...]) -> None:
-    spec = DiseaseSpec.from_toml(DISEASES / f"{name}.toml")
+    spec = variant(DiseaseSpec.from_toml(DISEASES / f"{name}.toml"), None, plain=True)  # how hard the phantom is, not what a method makes of it
     assert spec.phantom is not None
     features = importlib.import_module(f"components.core.features.{FEATURES[name]}").features
     figures: dict[str, list[float]] = {}

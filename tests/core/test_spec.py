@@ -163,7 +163,7 @@ LATER: dict[str, dict[str, Any]] = {
         "split": {"grouping": "patient"},
         "families": {"dbn": {"kind": "dbn"}},
         "default_family": "dbn",
-        "covariates": ["age"],
+        "covariates": ["age_years"],
     },
 }  # fmt: skip
 
@@ -197,6 +197,10 @@ def test_the_contract_carries_the_diseases_still_to_come(name: str) -> None:
             "microns_per_pixel",
         ),
         ("P1: windows of a sensor, one subject left out at a time", {"input": {**INPUTS["window"], "rate_hz": None}}, "rate_hz"),
+        ("breast cytology: a table", {"covariates": ["age"]}, "covariates: not allowed; got 'age'; allowed: age_years, sex, body_site"),
+        ("breast cytology: a table", {"covariates": ["sex", "sex"]}, "allowed: distinct names"),
+        ("breast cytology: a table", {"covariates": ["sex"], "aggregate": {"method": "mean"}}, "none where groups answer"),
+        ("X1: a map of pixels", {"covariates": ["sex"]}, "none where pixels are the target"),
     ],
 )
 def test_a_part_that_does_not_fit_the_others_is_refused(name: str, change: dict[str, Any], says: str) -> None:

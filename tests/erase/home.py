@@ -26,11 +26,14 @@ from components.monitor.labelled import take
 from components.monitor.sketch import hashes
 from components.monitor.watch import watch
 from components.register.step import register
+from feature_store.views import write_view
 from tests.small_run import DEVICES, example
 
 NUMBER, OTHER = 5, 6
 """Of `small_run`'s patients: both are validation, so they are in the drift reference and the model was chosen with them."""
 IDS = {NUMBER: "HOSP 4711-Q", OTHER: "HOSP 4712-R"}
+SITES = {NUMBER: "palms/soles", OTHER: "back"}
+"""Covariates: a word that stands nowhere else."""
 KEY = b"0123456789abcdef0123456789abcdef"  # fixed, since it decides which samples are among the simulated ones
 AT = datetime(2026, 3, 2, 8, tzinfo=UTC)
 
@@ -61,6 +64,8 @@ def build(root: Path) -> Home:
     for name, folder in made.items():
         shutil.copytree(folder, run[name])
     renamed(run["dataset"] / "manifest.parquet", pseudonymiser)
+    people = [{"patient_id": pseudonymiser.id("patient", IDS[n]), "age_years": 60.0, "body_site": SITES[n]} for n in IDS]
+    write_view(run["features"], "covariates", people)
     evaluation, package = steps / "evaluate" / "evaluation", steps / "register" / "package"
     evaluate(spec, **run, out=evaluation)
     registration = register(spec, **run, evaluation=evaluation, package=package)
@@ -90,6 +95,7 @@ def build(root: Path) -> Home:
         "id": IDS[NUMBER].encode(), "patient key": key.encode(), "study": pseudonymiser.id("study", f"st{NUMBER}").encode(),
         "series": own["series_id"].iloc[0].encode(), "sample": own["sample_id"].iloc[0].encode(), "request": f"request{NUMBER}-0".encode(),
         "event": f"event{NUMBER}".encode(), "pixels": pixels, "monitor's hash": hashes([key]).tobytes(),
+        "covariate": SITES[NUMBER].encode(),
     }  # fmt: skip
     return Home(root, needles, registration, key)
 
@@ -121,6 +127,7 @@ def records(model: ModelPackage, pseudonymiser: Pseudonymiser) -> Iterator[dict[
             "patient": pseudonymiser.id("patient", person), "study": pseudonymiser.id("study", f"st{n}"),
             "series": pseudonymiser.id("series", f"x{n:04d}"), "reasons": [], "scores": {"benign": 0.9, "malignant": 0.1}, "latency_ms": 4.0,
             "image": {"mean": -500.0 + n}, "embedding": [float(n), 1.0],
+            "covariates": {"cov_age_years": 60.0, "cov_body_site": SITES.get(n, "back")},
         }  # fmt: skip
 
 

@@ -51,3 +51,19 @@ def test_a_model_and_an_evaluation_of_different_branches_are_refused(tmp_path: P
     with pytest.raises(DataError, match="left out"):
         unseen(small_spec(), evaluations=[evaluation], models=[model], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_runs_own_evaluation_alone_means_that_no_device_was_left_out(tmp_path: Path) -> None:
+    evaluation, model = branch(tmp_path, "a")
+    (model / "spec.json").write_text(small_spec().to_json())
+    result = unseen(small_spec(), evaluations=[evaluation], models=[model], out=tmp_path / "out")
+    assert (result["devices"], result["gap"], result["synthetic"]) == ([], None, True)
+    assert str(result["none_left_out"]).startswith("the data do not have 3 devices with ")
+    assert result["none_left_out"] in (tmp_path / "out" / "unseen.html").read_text()
+
+
+def test_a_model_that_saw_all_devices_among_branches_is_refused(tmp_path: Path) -> None:
+    evaluations, models = (list(folders) for folders in zip(*(branch(tmp_path, key) for key in "ab"), strict=True))
+    (models[0] / "spec.json").write_text(small_spec().to_json())
+    with pytest.raises(DataError, match="left out"):
+        unseen(small_spec(), evaluations=evaluations, models=models, out=tmp_path / "out")

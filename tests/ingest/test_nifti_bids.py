@@ -202,6 +202,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "colour": (lambda: corrupt(datatype=128, bitpix=24), "no grey volume"),
     "unknown type": (lambda: corrupt(datatype=77), "unknown type"),
     "not finite": (not_finite, "not finite"),
+    "unknown unit": (lambda: corrupt(xyzt_units=7), "unknown unit of length"),
     "thick": (lambda: head(mm=(2, 2, 16)).to_bytes(), "too anisotropic"),
     "series": (lambda: Nifti1Image(np.ones((8, 8, 8, 5), np.int16), head().affine).to_bytes(), "several volumes over time"),
 }

@@ -14,9 +14,9 @@ import pytest
 
 from components.core.dataset import Dataset
 from components.core.errors import DataError, SpecError
+from components.core.recordings.table import Stretch, Table
+from components.core.recordings.windows import Geometry, low_pass, windows
 from components.core.spec import DiseaseSpec
-from components.ingest.sensor_table import Stretch, Table
-from components.ingest.sensor_windows import Geometry, low_pass, windows
 from components.ingest.step import ingest
 from tests.ingest.made import PSEUDONYMISER, ROOT
 

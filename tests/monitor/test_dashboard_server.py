@@ -156,7 +156,7 @@ def test_a_count_of_nothing_is_0(page: Any, tmp_path: Path):
     write(tmp_path / "monitor", days=3, devices=4, diseases=("lung-nodule",))
     with dashboard(tmp_path) as found:
         page.goto(f"{found.url}/projects/{project_id('lung-nodule')}")
-        page.get_by_text("silent devices").wait_for(timeout=60_000)
+        page.get_by_text("silent devices", exact=True).wait_for(timeout=60_000)
         assert "0\nsilent devices" in page.locator("body").inner_text().replace("\n\n", "\n")
         assert "no value" not in page.locator("body").inner_text()
 

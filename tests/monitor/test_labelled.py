@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from components.core import metrics
+from components.core.erasure import Ids
 from components.core.errors import DataError
 from components.core.inference_log import InferenceLog
 from components.core.package import ModelPackage
+from components.monitor.erasure import erase_labels
 from components.monitor.labelled import take
 from components.monitor.true_performance import SnapshotStore
-from tests.monitor.test_watch import DAY, SAME, answers, history, package, run
+from tests.monitor.test_watch import DAY, NAMES, SAME, answers, history, package, run, table
+from tests.serving.small_package import build, lung_nodule
 
 __all__ = ["package"]
 
@@ -78,3 +82,85 @@ def test_a_file_that_is_no_delivery_is_one_line(package: ModelPackage, tmp_path:
         take(package=package.folder, log=tmp_path / "log", state=tmp_path / "state", file=tmp_path / "l.csv", now=DAY)
     with pytest.raises(DataError, match="labels cannot be read"):
         take(package=package.folder, log=tmp_path / "log", state=tmp_path / "state", file=tmp_path / "absent.csv", now=DAY)
+
+
+# ---- what labels say of the patients ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def brighter(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
+    """The ill are brighter, on every device."""
+    made = table(NAMES, 0, 120)
+    for name in ("mean", "p01", "p50", "p99"):
+        made[name] += 60.0 * made["label"]
+    return build(tmp_path_factory.mktemp("brighter") / "p", lung_nodule(), made, synthetic=True)
+
+
+def ill_days(package: ModelPackage, root: Path, **moved: float) -> list[dict[str, Any]]:
+    """Three days of one device on which nine of ten are ill."""
+    rows = []
+    for day in range(3):
+        for n, record in enumerate(answers(package, SAME, day, 100, kernel=None, software="VA1", **moved)):
+            ill = record["scores"]["malignant"] > 0.5
+            if ill or n % 9 == 0:
+                image = {name: v + (60.0 * ill if name in ("mean", "p01", "p50", "p99") else 0) for name, v in record["image"].items()}
+                rows.append(record | {"image": image})
+    with InferenceLog(root / "log") as log:
+        log.append(rows)
+    return rows
+
+
+def labels_of(package: ModelPackage, root: Path, rows: list[dict[str, Any]]) -> None:
+    at = (DAY + timedelta(days=4)).isoformat()
+    told = [(r["request_id"], "malignant" if r["scores"]["malignant"] > 0.5 else "benign", at) for r in rows]
+    file = delivery(root / "labels.csv", told)
+    take(package=package.folder, log=root / "log", state=root / "state", file=file, now=DAY + timedelta(days=5))
+
+
+def test_labels_explain_an_alarm_of_other_patients_and_leave_the_verdict(brighter: ModelPackage, tmp_path: Path) -> None:
+    rows = ill_days(brighter, tmp_path)
+    before = run(brighter, tmp_path, 3.5)["open_alarms"]
+    verdicts = history(tmp_path).query("device_key == @SAME")["verdict"].tolist()
+    assert verdicts[-1] == "drift"
+    labels_of(brighter, tmp_path, rows)
+    (after,) = [a for a in run(brighter, tmp_path, 5.5)["open_alarms"] if a["kind"] == "drift"]
+    told = history(tmp_path).query("device_key == @SAME and n > 0")
+    assert told["verdict"].tolist() == verdicts
+    assert "the case mix changed: malignant in " in told["words"].iloc[-1]
+    assert "does not differ within a diagnosis" in told["words"].iloc[-1]
+    assert after["evidence"].startswith(next(a["evidence"] for a in before if a["kind"] == "drift") + "; 04 Mar: by ")
+    assert run(brighter, tmp_path, 5.5)["open_alarms"] == run(brighter, tmp_path, 5.5)["open_alarms"]
+
+
+def test_labels_do_not_explain_a_device_that_changed_under_other_patients(brighter: ModelPackage, tmp_path: Path) -> None:
+    rows = ill_days(brighter, tmp_path, noise_sd=6.0)
+    run(brighter, tmp_path, 3.5)
+    labels_of(brighter, tmp_path, rows)
+    run(brighter, tmp_path, 5.5)
+    said = history(tmp_path).query("device_key == @SAME and n > 0")["words"].iloc[-1]
+    assert "the case mix changed: malignant in " in said
+    assert "noise still differs within a diagnosis: that does not explain it" in said
+
+
+def test_verdicts_of_the_reading_page_are_taken_by_the_next_run_and_once(package: ModelPackage, tmp_path: Path) -> None:
+    """One file a verdict in the disease's inbox; what is no delivery is set aside; an erased patient's verdict goes before it is taken."""
+    rows = list(answers(package, SAME, 0))
+    with InferenceLog(tmp_path / "log") as log:
+        log.append(rows)
+    run(package, tmp_path, 1.5)
+    inbox = tmp_path / "state" / "lung-nodule" / "inbox"
+    inbox.mkdir()
+    at = (DAY + timedelta(days=1)).isoformat()
+    for n, row in enumerate(rows[:40]):
+        delivery(inbox / f"{n}.csv", [(row["request_id"], ("benign", "malignant")[n % 2], at)])
+    (inbox / "broken.csv").write_text("who,what\n1,2\n")
+    ids = Ids(requests=frozenset({rows[0]["request_id"]}))
+    assert erase_labels(tmp_path / "state", ids, dry=True) == {"lung-nodule": 1}
+    assert erase_labels(tmp_path / "state", ids, dry=False) == {"lung-nodule": 1}
+    assert not (inbox / "0.csv").exists()
+    run(package, tmp_path, 4.5)
+    (row,) = history(tmp_path).query("device_key == @SAME and n > 0").to_dict("records")
+    assert row["labelled"] == 39
+    assert [p.name for p in inbox.iterdir()] == ["broken.csv.refused"]
+    run(package, tmp_path, 4.6)
+    assert history(tmp_path).query("device_key == @SAME and n > 0")["labelled"].tolist() == [39]

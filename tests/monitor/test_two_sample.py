@@ -81,3 +81,9 @@ def test_shares_are_fishers() -> None:
     one_sided = float(np.asarray(stats.fisher_exact(table, alternative="greater"))[1])
     assert p[0] == pytest.approx(2 * one_sided)
     assert p[1] == 1
+
+
+def test_benjamini_hochberg_of_the_textbook() -> None:
+    """Five p-values, adjusted by hand: p * 5 / rank, then the running minimum from the largest down."""
+    assert two_sample.benjamini_hochberg([0.01, 0.04, 0.03, 0.005, 0.5]) == pytest.approx([0.025, 0.05, 0.05, 0.025, 0.5])
+    assert list(two_sample.benjamini_hochberg([1.0])) == [1.0]

@@ -15,6 +15,7 @@ from components.core.spec import DiseaseSpec
 from pipelines import catalog, sources
 from pipelines.assemble import compile_ir
 from pipelines.ir_lint import findings
+from pipelines.ir_twins import twins
 
 
 def compiled(tmp_path: Path, disease: str, **options: Any) -> list[dict[str, Any]]:
@@ -135,7 +136,7 @@ def test_a_comparison_trains_each_family_in_a_branch_and_shares_the_data(disease
     families = tuple(sorted(spec.families))
     if len(families) < 2:
         pytest.skip("one family: nothing to compare")
-    ir = next(yaml.safe_load_all(compile_ir(spec, tmp_path / "x.yaml", families=families).read_text()))
+    ir = next(yaml.safe_load_all(compile_ir(spec, tmp_path / "x.yaml", graph="compare", families=families).read_text()))
     loops = [t for t in ir["root"]["dag"]["tasks"].values() if "parameterIterator" in t]
     assert len(loops) == 1
     assert json.loads(loops[0]["parameterIterator"]["items"]["raw"]) == list(families)
@@ -144,19 +145,64 @@ def test_a_comparison_trains_each_family_in_a_branch_and_shares_the_data(disease
     assert {"ingest", "validate", "compare"} <= set(ir["root"]["dag"]["tasks"])
 
 
-def test_leaving_devices_out_is_a_loop_over_what_the_data_hold(tmp_path: Path) -> None:
+@pytest.mark.parametrize("graph", ["run-unseen", "unseen"])
+@pytest.mark.parametrize("disease", catalog.names())
+def test_leaving_devices_out_is_a_loop_over_what_the_data_hold(disease: str, graph: str, tmp_path: Path) -> None:
     """The devices are known only once the data are read: the loop runs over a step's list, and each branch gets a spec of its own."""
-    ir = next(yaml.safe_load_all(compile_ir(catalog.load("lung-nodule"), tmp_path / "x.yaml", unseen=True).read_text()))
-    loop = next(t for t in ir["root"]["dag"]["tasks"].values() if "parameterIterator" in t)
+    ir = compiled(tmp_path, disease, graph=graph)[0]
+    tasks = ir["root"]["dag"]["tasks"]
+    loop = next(t for t in tasks.values() if "parameterIterator" in t)
     listed = loop["parameterIterator"]["items"]["inputParameter"]
     assert loop["inputs"]["parameters"][listed]["taskOutputParameter"]["producerTask"] == "left-out"
     branch = ir["components"][loop["componentRef"]["name"]]["dag"]["tasks"]
-    assert sorted(branch) == ["evaluate", "train"]
+    assert [name.removesuffix("-2") for name in sorted(branch)] == ["evaluate", "train"]
     assert all(task["inputs"]["parameters"]["spec"]["componentInputParameter"].endswith("-loop-item") for task in branch.values())
+    refuse = tasks["left-out"]["inputs"]["parameters"]["refuse"]["runtimeValue"]["constant"]
+    assert (set(sources.STEPS) <= set(tasks), refuse) == ((True, False) if graph == "run-unseen" else (False, True))
     assert not list(findings(ir))
 
 
+def test_each_device_is_left_out_behind_the_ordinary_steps_and_by_the_same_components(tmp_path: Path) -> None:
+    """The model is registered before a branch can fail; a branch that asks for what the run has trained is answered from the cache."""
+    plain, ir = compiled(tmp_path, "skin-lesion")[0], compiled(tmp_path, "skin-lesion", graph="run-unseen")[0]
+    tasks = ir["root"]["dag"]["tasks"]
+    assert "register" in tasks["left-out"]["dependentTasks"]
+    for name in sources.STEPS:
+        assert tasks[name] == plain["root"]["dag"]["tasks"][name]
+        assert ir["components"][f"comp-{name}"] == plain["components"][f"comp-{name}"]
+        assert ir["deploymentSpec"]["executors"][f"exec-{name}"] == plain["deploymentSpec"]["executors"][f"exec-{name}"]
+    loop = next(t for t in tasks.values() if "parameterIterator" in t)
+    branch = ir["components"][loop["componentRef"]["name"]]["dag"]["tasks"]
+    assert {task["componentRef"]["name"] for task in branch.values()} == {"comp-train", "comp-evaluate"}
+
+
+def test_components_that_differ_in_more_than_their_number_keep_it(tmp_path: Path) -> None:
+    """The resources are on the platform's side, the command in the IR: a difference in either keeps both."""
+    documents = compiled(tmp_path, "lung-nodule", graph="run-unseen")
+    ir, platform = documents
+    ir["components"]["comp-train-2"] = {**ir["components"]["comp-train"], "executorLabel": "exec-train-2"}
+    for executors in (ir["deploymentSpec"]["executors"], platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]):
+        executors["exec-train-2"] = copy.deepcopy(executors["exec-train"])
+    assert twins(documents) == {"comp-train-2": "comp-train"}
+    executors["exec-train-2"]["nodeSelector"]["labels"] = {}
+    assert twins(documents) == {}
+    executors["exec-train-2"] = copy.deepcopy(executors["exec-train"])
+    ir["deploymentSpec"]["executors"]["exec-train-2"]["container"]["args"].append("x")
+    assert twins(documents) == {}
+
+
+def test_the_clusters_loop_has_the_resources_and_images_of_the_ordinary_steps(tmp_path: Path) -> None:
+    ir, platform = compiled(tmp_path, "lung-nodule", graph="run-unseen", prefix="registry.example/team/", tag="1.2.3")
+    images = {name: executor["container"]["image"] for name, executor in ir["deploymentSpec"]["executors"].items()}
+    rooms = {**{f"exec-{name}": name for name in sources.STEPS}, "exec-left-out": "evaluate", "exec-unseen": "evaluate"}
+    assert images == {name: f"registry.example/team/dxflow-{room}:1.2.3" for name, room in rooms.items()}
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(pods) == set(images)
+    assert all(pod["securityContext"]["runAsNonRoot"] for pod in pods.values())
+    assert "accelerator" in ir["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+
+
 def test_a_list_that_no_loop_runs_over_is_still_refused(tmp_path: Path) -> None:
-    ir = next(yaml.safe_load_all(compile_ir(catalog.load("lung-nodule"), tmp_path / "x.yaml", unseen=True).read_text()))
+    ir = compiled(tmp_path, "lung-nodule", graph="unseen")[0]
     ir["components"]["comp-train"]["inputDefinitions"]["parameters"]["seed"]["parameterType"] = "LIST"
     assert any("'seed' is a LIST" in found for found in findings(ir))

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import catalog
+from pipelines.terminal import spec_text
+
 
 def dxflow(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "pipelines", *arguments], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
@@ -54,6 +57,26 @@ def test_compile_writes_the_ir_where_it_is_asked(tmp_path: Path) -> None:
     done = dxflow("compile", "lung-nodule", "--out", "p.yaml", cwd=tmp_path)
     assert done.returncode == 0
     assert "pipelineInfo" in (tmp_path / "p.yaml").read_text()
+
+
+def test_compile_writes_the_loop_over_devices_where_it_is_asked(tmp_path: Path) -> None:
+    assert dxflow("compile", "skin-lesion", "--unseen", "--out", "p.yaml", cwd=tmp_path).returncode == 0
+    text = (tmp_path / "p.yaml").read_text()
+    assert "name: skin-lesion" in text
+    assert "parameterIterator" in text
+    done = dxflow("compile", "skin-lesion", "--unseen", "--monitor", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "one of them" in done.stderr
+
+
+def test_show_says_what_a_spec_does_for_devices_that_training_has_not_seen() -> None:
+    """Also where it does nothing, and what would fit its samples."""
+    lines = {name: spec_text(catalog.load(name)).splitlines() for name in ("skin-lesion", "parkinson-fog", "breast-cytology")}
+    assert "# families.*.options.acquisition_jitter: small 0.3, others 0" in lines["skin-lesion"]
+    assert any(line.startswith("# normalise.per_sample: grey-world; fitting: grey-world, illumination, ") for line in lines["skin-lesion"])
+    assert "# normalise.per_sample: nothing; fitting: sensor-gain" in lines["parkinson-fog"]
+    assert "# families.*.options.device_balanced: false" in lines["parkinson-fog"]
+    assert "# normalise.per_sample: nothing; fitting: none" in lines["breast-cytology"]
 
 
 def test_doctor_finds_the_pinned_parts(tmp_path: Path) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from components.core.dataset import Dataset
 from components.core.errors import SpecError
 from components.core.inference_log import read_log
 from components.core.phantoms.chest_ct import generate
+from components.core.pseudonym import Pseudonymiser
 from components.ingest.step import ingest
-from pipelines.replay import replay
+from pipelines.replay import _instance, replay
+from serving.queries import from_document
 from tests.serving.small_package import build, lung_nodule, reference
 from tests.serving.small_server import free_port, serving, started
 
@@ -48,3 +53,13 @@ def test_every_sample_is_answered_under_its_own_keys(tmp_path: Path) -> None:
 def test_an_unknown_disease_is_named(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="lungs"):
         replay("http://127.0.0.1:1", "lungs", tmp_path, 1)
+
+
+def test_what_is_known_of_a_patient_goes_with_the_sample() -> None:
+    """As the server reads it: what the feature store says, and nothing for whom it knows nothing."""
+    spec = lung_nodule(covariates=["age_years", "body_site"])
+    told: list[dict[str, Any]] = [{"age_years": 63.0, "body_site": "back"}, {}]
+    row = {"device_key": "a" * 16, "patient_id": "b" * 16, "software": None, "acq_kvp": 120.0}
+    body = {"instances": [_instance(np.zeros(spec.input.shape), row, one) for one in told]}
+    queries = from_document(json.loads(json.dumps(body)), spec, Pseudonymiser(b"a key of the tests only"))
+    assert [dict(q.covariates) for q in queries] == told

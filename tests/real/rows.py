@@ -22,6 +22,8 @@ from tests.real.__main__ import DOCS, ROOT, Child, best, child, counts, data_fol
 
 README = ROOT / "README.md"
 START, END = "<!-- rows: made by `make rows` -->", "<!-- /rows -->"
+KEY = "rows-of-public-and-synthetic-data"
+"""Of the pseudonyms, by which groups are split: with a new one each time, two rows would differ by who is tested."""
 SOURCES = {
     "breast-cytology": "package:sklearn/datasets/data/breast_cancer.csv",
     "lung-candidate": "$DXFLOW_DATA/lung-nodule-luna16",
@@ -70,6 +72,7 @@ def run(spec: DiseaseSpec) -> dict[str, Any] | None:
     """The disease's default family and, where it has one, its baseline on hand-made features, through the command; None when it fails."""
     with tempfile.TemporaryDirectory(prefix="dxflow-rows-") as folder:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("DXFLOW_", "MLFLOW_"))} | {"DXFLOW_HOME": f"{folder}/home"}
+        environment["DXFLOW_KEY"] = KEY
         if spec.phantom is not None:
             words = f"dxflow phantom {spec.name} --out data && dxflow run {spec.name} --source data"
             source = f"{folder}/data"

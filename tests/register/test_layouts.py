@@ -66,7 +66,7 @@ def test_a_model_with_folds_and_external_sets(tmp_path: Path):
 def test_volumes_and_windows(disease: str, shape: list[int] | None, options: dict[str, Any], tmp_path: Path):
     raw = DiseaseSpec.from_toml(CATALOGUE / f"{disease}.toml").model_dump(mode="json")
     raw["split"] |= {"folds": 1, "train": 0.5, "val": 0.25, "test": 0.25}
-    raw["external"], raw["stages"] = [], []
+    raw["external"], raw["stages"], raw["covariates"] = [], [], []
     raw["input"]["shape"] = shape or raw["input"]["shape"]
     family = raw["families"][raw["default_family"]]
     family |= {"epochs": 1, "batch": 16, "options": family["options"] | options}
@@ -100,7 +100,7 @@ def test_a_table_has_a_reference_and_no_simulated_changes(tmp_path: Path):
     predictions = pd.DataFrame([r.row | told for r in rows]).assign(**scores)
     decision = Decision("highest", tuple(spec.target.classes))
     (tmp_path / "package").mkdir()
-    drift_reference.write(tmp_path / "package", spec, tmp_path / "dataset", predictions, decision)
+    drift_reference.write(tmp_path / "package", spec, tmp_path / "dataset", tmp_path / "features", predictions, decision)
     assert [p.name for p in (tmp_path / "package").iterdir()] == ["reference.parquet"]
     table = pd.read_parquet(tmp_path / "package/reference.parquet")
     assert set(table["split"]) == {"val"}  # it has folds

@@ -90,8 +90,9 @@ def build(
     onnx: bytes | None = None,
     facts: dict[str, Any] | None = None,
     decision: dict[str, Any] | None = None,
+    more: dict[str, Any] | None = None,
 ) -> package.ModelPackage:
-    """Write the package."""
+    """Write the package; `more`: further files by name: paths, bytes, or what becomes JSON."""
     parquet = io.BytesIO()
     table.to_parquet(parquet, index=False)
     documents: dict[str, Any] = {
@@ -111,4 +112,5 @@ def build(
         "reference.parquet": parquet.getvalue(),
         "card.md": b"# A model of the tests\n\n## Limits\n\n- Tested on one split only.\n",
     }
+    files |= {name: content if isinstance(content, Path | bytes) else json.dumps(content).encode() for name, content in (more or {}).items()}
     return package.write(folder, files, disease=spec.name, family=spec.default_family, synthetic=synthetic, verdict="pass", reasons=[])

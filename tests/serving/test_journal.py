@@ -189,3 +189,33 @@ def test_a_sample_without_an_answer_by_a_defect_is_logged_with_its_device(tmp_pa
     assert list(table["status"]) == ["error"] * 2
     assert list(table["device_key"]) == [DEVICE] * 2
     assert "Miller" not in table.to_json()
+
+
+def test_requests_that_come_while_the_disk_is_busy_share_the_next_write_and_one_bad_record_spoils_no_other(tmp_path: Path) -> None:
+    begun, go_on, sizes = threading.Semaphore(0), threading.Semaphore(0), []
+
+    class Slow(InferenceLog):
+        def append(self, records: Any) -> bool:
+            sizes.append(len(records))
+            begun.release()
+            assert go_on.acquire(timeout=300)
+            return super().append(records)
+
+    def record(n: int) -> dict[str, Any]:
+        return {"request_id": f"r{n}", "model": "m", "status": "answered", "latency_ms": float("nan") if n == 3 else 1.0}
+
+    async def ask(journal: Journal) -> list[BaseException | None]:
+        first = asyncio.ensure_future(journal.commit("r0", [record(0)]))
+        await asyncio.to_thread(begun.acquire)
+        others = [asyncio.ensure_future(journal.commit(f"r{n}", [record(n)])) for n in range(1, 6)]
+        await asyncio.sleep(0)
+        assert not any(future.done() for future in (first, *others))
+        for _ in range(10):
+            go_on.release()
+        return await asyncio.gather(first, *others, return_exceptions=True)
+
+    with Slow(tmp_path / "log") as log:
+        found = asyncio.run(ask(Journal(log)))
+    assert [type(error) for error in found] == [type(None)] * 3 + [ValueError] + [type(None)] * 2
+    assert sizes == [1, 5, *[1] * 5]
+    assert list(read_log(tmp_path / "log")["request_id"]) == ["r0", "r1", "r2", "r4", "r5"]

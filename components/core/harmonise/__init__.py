@@ -22,6 +22,12 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)))
 
 
+def fits(name: str, axes: int, channels: int) -> bool:
+    """Whether a method takes samples with so many axes of space or time and so many channels."""
+    method = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    return axes in method.AXES and method.CHANNELS in (0, channels)
+
+
 def harmonised(x: Floats, methods: Sequence[str], *, axes: int, where: str) -> Floats:
     """Samples after each method in turn.
 
@@ -40,7 +46,7 @@ def harmonised(x: Floats, methods: Sequence[str], *, axes: int, where: str) -> F
         if name not in names():
             raise SpecError("no such method", where=f"{where}: normalise.per_sample", got=f"'{name}'", allowed=", ".join(names()))
         method = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-        if axes not in method.AXES or (method.CHANNELS and x.shape[1] != method.CHANNELS):
+        if not fits(name, axes, x.shape[1]):
             allowed = f"{' or '.join(str(a) for a in method.AXES)} axes" + (f", {method.CHANNELS} channels" if method.CHANNELS else "")
             raise SpecError(
                 f"'{name}' does not fit these samples",

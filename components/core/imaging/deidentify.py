@@ -74,6 +74,11 @@ def device_identity(
     )
 
 
+def camera_identity(pseudonymiser: Pseudonymiser, maker: str, model: str) -> DeviceIdentity:
+    """The identity of a camera that only its pictures' EXIF names: all cameras of one model are one device."""
+    return device_identity(pseudonymiser, key=("exif", maker, model) if maker or model else (), manufacturer=maker, model=model)
+
+
 def shifted(when: datetime | None, pseudonymiser: Pseudonymiser) -> datetime | None:
     """Move a date into the past by the key's offset of 1 day to 10 years: order and distance survive, date and time of day do not."""
     if when is None:

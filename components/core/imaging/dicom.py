@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from components.core.imaging.deidentify import DeviceIdentity
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.header import ImageHeader, read_header
+from components.core.imaging.inflate import UNPACKED_FREELY
 from components.core.imaging.pixels import stored_frame, to_unit
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
@@ -46,22 +47,28 @@ class DicomImage:
     sop: str
 
 
-def read_dicom(data: bytes | Path, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> DicomImage:
+def read_dicom(data: bytes | Path, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float | None = None) -> DicomImage:
     """Read one file.
+
+    Args:
+        most_expansion: How many times its own length a file may unpack to beyond 8 MiB; None: any number of times.
 
     Raises:
         NotUsable: (a DataError) Not an image that `spec` can use, damaged, or over its limits; the text holds no value of the file.
     """
     if isinstance(data, bytes | bytearray | memoryview):
-        return _read(io.BytesIO(data), len(data), spec, pseudonymiser)
+        return _read(io.BytesIO(data), len(data), spec, pseudonymiser, most_expansion)
     with open(data, "rb") as handle:
-        return _read(handle, os.fstat(handle.fileno()).st_size, spec, pseudonymiser)
+        return _read(handle, os.fstat(handle.fileno()).st_size, spec, pseudonymiser, most_expansion)
 
 
-def _read(handle: BinaryIO, size: int, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> DicomImage:
+def _read(handle: BinaryIO, size: int, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float | None) -> DicomImage:
     image = read_header(handle, size=size, spec=spec, pseudonymiser=pseudonymiser)
     if image.rows * image.columns * len(image.frames) > 4 * spec.limits.pixels_per_image:
         raise NotUsable("frames together over four times limits.pixels_per_image")
+    unpacked = image.rows * image.columns * len(image.frames) * image.samples * image.bits_allocated // 8
+    if most_expansion is not None and unpacked > max(UNPACKED_FREELY, most_expansion * size):
+        raise NotUsable("pixels that unpack to more than is believable")
     frames = np.stack([frame_in_unit(handle, image, i, spec=spec) for i in range(len(image.frames))])
     return DicomImage(
         frames=frames, pixel_mm=image.pixel_mm, device=image.device, facts=image.facts, acquired_at=image.acquired, synthetic=image.synthetic,

@@ -11,6 +11,8 @@ from components.core.imaging.errors import NotUsable
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 EXPLICIT = b"1.2.840.10008.1.2.1\0"
+UNPACKED_FREELY = 8 << 20
+"""Bytes that any file may unpack to, however short it is: an empty image packs into nothing."""
 
 
 def is_deflated(handle: BinaryIO) -> bool:

@@ -18,7 +18,7 @@ from components.core.imaging.errors import NotUsable
 
 MAGIC_GZIP = b"\x1f\x8b"
 NIFTI1, NIFTI2 = 348, 540
-MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's codes of unknown, metre, millimetre, micron
 DISAGREE = 0.05  # share by which pixdim and the affine may differ in a voxel's size
 VOXEL_MM = (0.05, 50.0)
 ANISOTROPY = 5.0  # longest side of a voxel over its shortest
@@ -49,18 +49,20 @@ class Volume:
         return float(i), float(j), float(k)
 
 
-def read_volume(handle: BinaryIO, *, most_voxels: int, frames: Frames = "refuse") -> Volume:
+def read_volume(handle: BinaryIO, *, most_voxels: int, frames: Frames = "refuse", most_expansion: float | None = None) -> Volume:
     """Read one volume.
 
     Args:
         handle: Seekable, at its start.
         most_voxels: Over all frames; checked on the header.
         frames: What becomes of a file with several volumes over time.
+        most_expansion: How many times its own length a gzipped file may unpack to; checked on the header. None: any number of times.
 
     Raises:
         NotUsable: Not NIfTI, damaged, without a place in space, with impossible voxels, or with values that are not finite.
     """
     packed = handle.read(2) == MAGIC_GZIP
+    length = handle.seek(0, io.SEEK_END)
     handle.seek(0)
     stream: Any = gzip.GzipFile(fileobj=handle, mode="rb") if packed else handle
     try:
@@ -69,7 +71,7 @@ def read_volume(handle: BinaryIO, *, most_voxels: int, frames: Frames = "refuse"
         if int(np.prod(shape, dtype=np.float64)) > most_voxels:
             raise NotUsable("more voxels than limits.pixels_per_image")
         affine = _affine(header)
-        data = _data(stream, header, shape, size)
+        data = _data(stream, header, shape, size, most=length * most_expansion if packed and most_expansion else np.inf)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise NotUsable("damaged gzip stream") from None
     if not np.isfinite(data).all():
@@ -137,7 +139,7 @@ def _affine(header: Any) -> NDArray[np.float64]:
         raise NotUsable("singular affine")
     if (np.abs(lengths / sizes - 1) > DISAGREE).any():
         raise NotUsable("voxel size and affine disagree")
-    units = MM.get(header.get_xyzt_units()[0])
+    units = MM.get(int(header["xyzt_units"]) & 7)  # the bits above are of time, which no single volume has
     if units is None:
         raise NotUsable("unknown unit of length")
     affine[:3] *= units
@@ -149,7 +151,7 @@ def _affine(header: Any) -> NDArray[np.float64]:
     return affine
 
 
-def _data(stream: Any, header: Any, shape: tuple[int, ...], size: int) -> Floats:
+def _data(stream: Any, header: Any, shape: tuple[int, ...], size: int, *, most: float) -> Floats:
     from nibabel.spatialimages import HeaderDataError
 
     try:
@@ -161,8 +163,10 @@ def _data(stream: Any, header: Any, shape: tuple[int, ...], size: int) -> Floats
         raise NotUsable("unknown type of values, or impossible scaling")
     offset = float(header["vox_offset"])
     start = int(offset) if np.isfinite(offset) and size + 4 <= offset < 1 << 24 else size + 4
-    stream.read(start - size)
     wanted = int(np.prod(shape)) * dtype.itemsize
+    if start + wanted > most:
+        raise NotUsable("a gzip stream that unpacks to more than is believable")
+    stream.read(start - size)
     raw = stream.read(wanted)
     if len(raw) < wanted:
         raise NotUsable("fewer voxels than the header says", offset=start + len(raw))

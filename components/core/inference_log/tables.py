@@ -19,8 +19,8 @@ COLUMNS: dict[str, str] = {
     "patient": "str", "study": "str", "series": "str", "decision": "str", "abstain": "bool", "reasons": "object", "latency_ms": "float64",
     "embedding": "object",
 }  # fmt: skip
-"""Columns that every frame of `read_log` has. Beside them come what the records hold: `score_<class>`, `acq_*`, and image figures by their name
-(`components/core/image_quality.py`; which of them, the spec decides, and an older server knew fewer), as numbers, or as text where one is text.
+"""Columns that every frame of `read_log` has. Beside them come what the records hold: `score_<class>`, `acq_*`, `cov_*`, and image figures by their
+name (`components/core/image_quality.py`; which of them, the spec decides, and an older server knew fewer), as numbers, or as text where one is text.
 
 `patient`, `study` and `series` are keyed hashes. `status`: `answered`, `abstained`, `refused` (the request was wrong), `error` (the server was),
 `unanswered` (nothing was computed: too many waited, or the deadline passed; at a collector: no answer was seen), `erased` (an empty row, see
@@ -28,7 +28,7 @@ erasure.py; only `since` shows it). `embedding`: float32 (d,) where the model of
 """
 
 ERASED = "erased"
-GROUPS = ("scores", "image", "acquisition")
+GROUPS = ("scores", "image", "acquisition", "covariates")
 
 
 def row(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,6 +37,7 @@ def row(record: Mapping[str, Any]) -> dict[str, Any]:
     flat |= {f"score_{name}": value for name, value in (record.get("scores") or {}).items()}
     flat |= record.get("image") or {}
     flat |= record.get("acquisition") or {}
+    flat |= record.get("covariates") or {}
     flat.setdefault("status", "abstained" if flat.get("abstain") is True else "answered")
     for name, value in flat.items():
         if name not in COLUMNS and isinstance(value, list | dict):

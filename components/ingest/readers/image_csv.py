@@ -5,7 +5,8 @@ Columns, by name (case does not matter; others are ignored):
                 multi-label one such column per class
     split       train, val (or validation, valid), test
     group       `patient`, `lesion`, `subject` or `slide` (also with `_id`), whichever the spec groups by; all are hashed
-    device      `device` or `scanner`, else the spec's `device.key` columns; hashed. `manufacturer`, `model`, `software`, `site` as in DICOM
+    device      `device` or `scanner`, else the spec's `device.key` columns, else the picture's EXIF; hashed. `manufacturer`, `model`, `software`,
+                `site` as in DICOM
     acquired_at ISO date or time, shifted; `synthetic` 0 or 1
     covariates  `age` in years, `sex`, `localization` or `body_site`: to the feature store's `covariates`, not to the manifest
 Rows that cannot be used are named by the table and their line.
@@ -15,18 +16,15 @@ from __future__ import annotations
 
 import csv
 import posixpath
-import zlib
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from components.core.errors import DataError, SpecError
-from components.core.imaging.deidentify import device_identity, iso_time, shifted_iso
+from components.core.imaging.deidentify import camera_identity, device_identity, iso_time, shifted_iso
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.fit import fit
-from components.core.pseudonym import Pseudonymiser
+from components.core.imaging.pictures import Picture, decode_picture
+from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from components.core.spec import DiseaseSpec
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
@@ -37,7 +35,6 @@ from components.ingest.tables import lines_of, rows_of
 
 CHUNK = 256
 TABLE_BYTES = 1 << 30
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "PPM", "WEBP")
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 GROUPS = ("patient", "lesion", "subject", "slide")
 
@@ -142,7 +139,10 @@ def read_images(context: Context, task: Task) -> Outcome:
                 if found is None:
                     raise NotUsable("a row without its image")
                 file = found
-                image = load_image(context, found)
+                picture = load_picture(context, found)
+                image = picture.pixels
+                if facts["device_key"] == UNKNOWN_DEVICE:
+                    facts |= camera_columns(picture, facts, context.pseudonymiser)
                 sample = context.pseudonymiser.id("sample", path)
                 facts["acq_rows"], facts["acq_columns"] = image.shape[:2]
                 group = facts.pop("group") or sample
@@ -158,28 +158,17 @@ def read_images(context: Context, task: Task) -> Outcome:
     return out
 
 
-def load_image(context: Context, number: int) -> NDArray[Any]:
-    """(H, W) or (H, W, 3) of one file; the size is checked before pixels are decoded."""
-    import warnings
-
-    from PIL import Image
-
+def load_picture(context: Context, number: int) -> Picture:
+    """One file of the source."""
     context.item(number)
-    most = context.spec.limits.pixels_per_image
-    Image.MAX_IMAGE_PIXELS = None  # the spec's own limit is checked below, with a reason
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with context.source.open(number) as handle, Image.open(handle, formats=FORMATS) as image:
-                if image.width * image.height > most:
-                    raise NotUsable("image over limits.pixels_per_image")
-                if image.mode in ("I;16", "I;16B", "I", "F"):
-                    return np.asarray(image)
-                return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
-        except NotUsable:
-            raise
-        except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, zlib.error, Image.DecompressionBombError):
-            raise NotUsable("not an image, or a damaged one") from None
+    with context.source.open(number) as handle:
+        return decode_picture(handle, most_pixels=context.spec.limits.pixels_per_image)
+
+
+def camera_columns(picture: Picture, facts: dict[str, Any], pseudonymiser: Pseudonymiser) -> dict[str, Any]:
+    """The device of a picture whose row names none: its camera, as EXIF has it. What the row does say stays."""
+    camera = camera_identity(pseudonymiser, picture.maker, picture.model)
+    return {"device_key": camera.key} | {name: getattr(camera, name) for name in ("manufacturer", "model") if not facts[name]}
 
 
 def group_columns(row: dict[str, str]) -> list[str]:

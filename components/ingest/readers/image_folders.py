@@ -22,7 +22,7 @@ from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.spec import DiseaseSpec
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected, pieces
-from components.ingest.readers.image_csv import SPLIT_NAMES, load_image
+from components.ingest.readers.image_csv import SPLIT_NAMES, load_picture
 
 CHUNK = 256
 SIDE_FILES = {"phantom.json", ".ds_store", "thumbs.db", "desktop.ini", ".dxflow.json", "readme.md", "readme.txt", "license", "license.txt"}
@@ -77,7 +77,7 @@ def read_images(context: Context, task: Task) -> Outcome:
                 if split is None:
                     raise NotUsable("no split, which the spec takes as given")
                 label = _label(path, spec)
-                image = load_image(context, number)
+                image = load_picture(context, number).pixels
                 array = fit(image, spec.input)
                 if take_val and split == "train" and _drawn(array, spec):
                     split = "val"

@@ -8,15 +8,12 @@ reader `image-csv`: `label`, groups, device, split. Rows that cannot be used are
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterator
 from itertools import zip_longest
 
-import numpy as np
-from numpy.typing import NDArray
-
 from components.core.errors import DataError, SpecError
 from components.core.imaging.errors import NotUsable
+from components.core.pixel_table import PIXEL, image_of, pixel_columns
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected, pieces
@@ -25,7 +22,6 @@ from components.ingest.source import Source
 from components.ingest.tables import lines_of, rows_of
 
 CHUNK = 2048
-PIXEL = re.compile(r"pixel_?\d+")
 Row = tuple[int, list[str], list[str]]  # line in the table of pixels, its values, the other table's values
 
 
@@ -37,12 +33,7 @@ def read(job: Job) -> None:
         raise SpecError("reader 'pixels-csv' gives images of bytes", where=f"{spec.name}: input", got=got, allowed="layout image, dtype uint8")
     pixels, facts = _tables(source)
     header, known = _header(source, pixels), _header(source, facts) if facts is not None else []
-    count = sum(1 for name in header if PIXEL.fullmatch(name))
-    channels, height, width = spec.input.shape
-    if count != channels * height * width:
-        raise DataError(
-            "images of another size", where="columns pixel*", got=count, allowed=f"{channels * height * width} = {list(spec.input.shape)}"
-        )
+    pixel_columns(header, spec)
     names = [name for name in header if not PIXEL.fullmatch(name)]
     label_rule(spec, ["", *names, *known])
     rows, others = _count(source, pixels), _count(source, facts) if facts is not None else 0
@@ -90,8 +81,7 @@ def read_rows(context: Context, task: Task) -> Outcome:
     pixels, header, known, rows = task.payload
     out = Outcome()
     spec, pseudonymiser = context.spec, context.pseudonymiser
-    order = sorted((int(name.removeprefix("pixel").lstrip("_")), place) for place, name in enumerate(header) if PIXEL.fullmatch(name))
-    places = [place for _, place in order]
+    places = pixel_columns(header, spec)
     plain = [(name, place) for place, name in enumerate(header) if not PIXEL.fullmatch(name)]
     label = label_rule(spec, ["", *(name for name, _ in plain), *known])
     words: set[str] = set()
@@ -108,21 +98,9 @@ def read_rows(context: Context, task: Task) -> Outcome:
                 _, facts["acq_rows"], facts["acq_columns"] = spec.input.shape
                 arrays.add(
                     facts | {"sample_id": sample, "group_id": group, "patient_id": facts["patient_id"] or group, "series_id": sample},
-                    _image([values[place] for place in places], spec.input.shape),
+                    image_of([values[place] for place in places], spec),
                 )
             except NotUsable as reason:
                 out.rejected.append(Rejected(pixels, reason.reason, line))
     out.words = word_hashes(words, pseudonymiser)
     return out
-
-
-def _image(values: list[str], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Text -> (C, H, W)."""
-    try:
-        found = np.array(values, dtype=np.float64)
-    except ValueError:
-        raise NotUsable("a pixel that is no number") from None
-    if not ((found >= 0) & (found <= 255) & (found == np.floor(found))).all():  # also catches NaN
-        raise NotUsable("a pixel that is no whole number from 0 to 255")
-    channels, height, width = shape
-    return np.ascontiguousarray(np.moveaxis(found.astype(np.uint8).reshape(height, width, channels), 2, 0))

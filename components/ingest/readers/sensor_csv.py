@@ -19,12 +19,11 @@ import numpy as np
 from components.core.errors import DataError, SpecError
 from components.core.imaging.deidentify import device_identity, iso_time, shifted_iso
 from components.core.imaging.errors import NotUsable
-from components.core.spec import DiseaseSpec
+from components.core.recordings.reading import read_windows, typed
+from components.core.recordings.table import Table
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected
-from components.ingest.sensor_table import Table
-from components.ingest.sensor_windows import Geometry, windows
 
 
 def read(job: Job) -> None:
@@ -92,42 +91,15 @@ def _read(context: Context, number: int, arrays: Arrays, out: Outcome) -> None:
     out.words = word_hashes([named["subject"]] if len(named["subject"]) > 2 else [], pseudonymiser)
     with context.source.open(number) as binary:
         table = Table(io.TextIOWrapper(binary, encoding="utf-8-sig", errors="replace"), rule, spec.target.classes)
-        pieces = _first_known(table)
-        if not table.period_s:
-            raise NotUsable("no rows")
-        facts = _facts(context, table, named, item.path) | {"acq_rate_hz": round(1 / table.period_s, 1)}
-        squares = n = 0.0
-        for k, window in enumerate(windows(pieces, Geometry(spec), 1 / table.period_s)):
+        facts: dict[str, Any] = {}
+        for k, window in enumerate(read_windows(table, spec)):
             if window.fault is not None:
                 out.rejected.append(Rejected(number, window.fault, round(window.start_s * 1000)))
                 continue
-            squares, n = squares + float((window.values**2).mean()), n + 1
+            facts = facts or _facts(context, table, named, item.path) | {"acq_rate_hz": round(1 / table.period_s, 1)}
             row = facts | {"sample_id": pseudonymiser.id("sample", item.path, str(k)), "label": window.label, "place": [window.start_s]}
-            arrays.add(row, _typed(window.values, spec))
-    if n and not rule.rms[0] <= (squares / n) ** 0.5 <= rule.rms[1]:
-        raise NotUsable("values outside recording.rms: another unit?")
+            arrays.add(row, typed(window.values, spec))
     out.rejected += [Rejected(number, reason, offset) for reason, offset in table.broken]
-
-
-def _first_known(table: Table) -> Any:
-    """The stretches, after the first of them was read: the head and the sampling period are known from then on."""
-    pieces = table.stretches()
-    first = next(pieces, None)
-
-    def again() -> Any:
-        if first is not None:
-            yield first
-            yield from pieces
-
-    return again()
-
-
-def _typed(values: np.ndarray, spec: DiseaseSpec) -> np.ndarray:
-    dtype = np.dtype(spec.input.dtype)
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        return np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
-    return values.astype(dtype)
 
 
 def _facts(context: Context, table: Table, named: dict[str, str], path: str) -> dict[str, Any]:

@@ -9,11 +9,11 @@ import csv
 import numpy as np
 
 from components.core.errors import DataError, SpecError
+from components.core.feature_table import feature_values
 from components.core.imaging.errors import NotUsable
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected
-from components.ingest.readers.table_csv import feature_values
 from components.ingest.tables import lines_of
 
 

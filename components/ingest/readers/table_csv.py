@@ -8,14 +8,12 @@ a word or an infinity among its features goes to quarantine, named by its line. 
 from __future__ import annotations
 
 import csv
-import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from components.core.errors import DataError, SpecError
+from components.core.feature_table import feature_columns, feature_values
 from components.core.imaging.errors import NotUsable
-from components.core.spec import DiseaseSpec
 from components.core.step import emit
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
@@ -25,9 +23,6 @@ from components.ingest.source import Source
 from components.ingest.tables import lines_of, rows_of
 
 CHUNK = 4096
-GROUPS = ("patient", "lesion", "subject", "slide")
-OTHER = {"id", "label", "split", "device", "scanner", "device_key", "manufacturer", "model", "software", "site", "acquired_at", "synthetic"}
-OTHER |= {name for group in GROUPS for name in (group, f"{group}_id")}
 
 
 def read(job: Job) -> None:
@@ -48,34 +43,6 @@ def read(job: Job) -> None:
     job.rows = _look(source, table, columns)
     tasks = (Task(f"rows-{piece[0][0]:09d}", (table, header, columns, piece)) for piece in pieces(rows_of(source, table), CHUNK))
     job.stage("rows", read_rows, tasks, total=job.rows, size=lambda t: len(t.payload[3]), file=lambda t: t.payload[0])
-
-
-def feature_columns(spec: DiseaseSpec, header: list[str], first: list[str]) -> list[int]:
-    """Places of the features in a row. Raises DataError when they are not as many as `input.shape` says."""
-    wanted = [name.strip().lower() for name in spec.input.columns]
-    if missing := [name for name in wanted if name not in header]:
-        raise DataError("no such column of features", where="input.columns", got=f"{len(missing)} missing", allowed=", ".join(missing[:5]))
-    other = OTHER | {name.lower() for name in spec.device.key} | {name.lower() for name in spec.target.classes}
-    found = [header.index(name) for name in wanted] or [
-        n for n, name in enumerate(header) if name not in other and n < len(first) and (not first[n].strip() or _number(first[n]) is not None)
-    ]
-    if len(found) != spec.input.shape[0]:
-        raise DataError("another number of features", where="input.shape", got=f"{len(found)} columns of numbers", allowed=spec.input.shape[0])
-    return found
-
-
-def feature_values(texts: list[str], dtype: np.dtype) -> NDArray:
-    """(n,) numbers. Raises NotUsable where one is missing or no finite number of this type."""
-    values = [_number(text) for text in texts]
-    if any(not text.strip() for text in texts):
-        raise NotUsable("a missing value")
-    plain = np.array([math.nan if value is None else value for value in values])
-    if not np.isfinite(plain).all():
-        raise NotUsable("a value that is not a finite number")
-    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-    if (plain < float(limits.min)).any() or (plain > float(limits.max)).any() or (dtype.kind != "f" and (plain != np.round(plain)).any()):
-        raise NotUsable("a value that input.dtype cannot hold")
-    return plain.astype(dtype)
 
 
 def read_rows(context: Context, task: Task) -> Outcome:
@@ -116,10 +83,3 @@ def _look(source: Source, table: int, columns: list[int]) -> int:
     if len(varies) < len(columns):
         emit("warning", text=f"{len(columns) - len(varies)} of {len(columns)} columns of features never change")
     return count
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None

@@ -16,19 +16,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from components.core.errors import SpecError
 from components.core.imaging import camelyon_xml, tissue
 from components.core.imaging.camelyon_xml import Polygon
-from components.core.imaging.deidentify import device_identity, shifted_iso
 from components.core.imaging.errors import NotUsable
+from components.core.imaging.slide_device import device_columns
 from components.core.imaging.slides import Slide, open_slide
-from components.core.phantoms.lymph_slides_scanners import NAMES
 from components.core.spec import DiseaseSpec
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
@@ -37,7 +34,6 @@ from components.ingest.slide_sampling import drawn
 from components.ingest.slide_source import Found, assign, is_mask, slides, truth
 
 LABEL_SHARE = 0.5
-VENDORS = {"aperio": "APERIO", "hamamatsu": "HAMAMATSU", "leica": "LEICA", "philips": "PHILIPS", "ventana": "VENTANA", "trestle": "TRESTLE"}
 MASKS = "a drawing over a slide"
 
 
@@ -82,7 +78,7 @@ def read_head(context: Context, task: Task) -> Outcome:
         with opened(context, one.number) as slide:
             polygons = _polygons(context, one)
             slide.level_for(_mpp(context.spec))
-            facts = _device(context, slide)
+            facts = device_columns(slide, context.spec, context.pseudonymiser)
         body = {"group": _group(context, one), "split": one.split, "device": facts["device_key"], "label": truth(one, _outlines(polygons))}
         out.found.append(("slide", body["group"], one.number, body))
         out.words = word_hashes(_words(slide), context.pseudonymiser)
@@ -112,7 +108,7 @@ def read_tiles(context: Context, task: Task) -> Outcome:
             labels = (centre >= LABEL_SHARE).astype(np.int64)
             out.notes["lesions without a tile"] = sum(not p.excluded for p in polygons) - len(touched)
             group = _group(context, one)
-            shared = _device(context, slide) | {
+            shared = device_columns(slide, context.spec, context.pseudonymiser) | {
                 "group_id": group,
                 "patient_id": group,
                 "series_id": group,
@@ -183,36 +179,6 @@ def _class(spec: DiseaseSpec, positive: int) -> int:
     return spec.positive_index if positive else 1 - spec.positive_index
 
 
-def _device(context: Context, slide: Slide) -> dict[str, Any]:
-    """Manifest columns that say what made the slide."""
-    p = slide.properties
-    text = p.get("openslide.comment", "") + p.get("tiff.ImageDescription", "")
-    synthetic = "SYNTHETIC" in text
-    key = tuple(f"{slide.mpp:.2f}" if name == "openslide.mpp-x" else p.get(name, "").strip() for name in context.spec.device.key)
-    vendor = p.get("openslide.vendor", "")
-    maker, model = p.get("tiff.Make", "").strip(), p.get("tiff.Model", "").strip()
-    identity = device_identity(context.pseudonymiser, key=key, manufacturer=maker, model=model, software=p.get("tiff.Software", ""))
-    simulated = synthetic and (maker, model) in NAMES  # the phantom's own names pass as they are
-    return {
-        **identity.columns(shifted_iso(_time(p), context.pseudonymiser)),
-        "manufacturer": maker if simulated else VENDORS.get(vendor, identity.manufacturer),
-        "model": model if simulated else identity.model,
-        "synthetic": synthetic,
-    }
-
-
 def _words(slide: Slide) -> set[str]:
     """Names that a header may hold and a path repeat."""
     return {slide.properties[name].strip() for name in ("aperio.User", "aperio.Title", "tiff.Artist") if slide.properties.get(name, "").strip()}
-
-
-def _time(properties: dict[str, str]) -> datetime | None:
-    for text, form in (
-        (f"{properties.get('aperio.Date', '')} {properties.get('aperio.Time', '')}", "%m/%d/%y %H:%M:%S"),
-        (properties.get("tiff.DateTime", ""), "%Y:%m:%d %H:%M:%S"),
-    ):
-        try:
-            return datetime.strptime(text.strip(), form).replace(tzinfo=UTC)
-        except ValueError:
-            continue
-    return None

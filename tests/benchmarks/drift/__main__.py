@@ -18,12 +18,14 @@ from typing import Any
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[2] / "docs"
-PARTS = ("quiet", "detection", "others", "pixels", "label_free", "cost")
+PARTS = ("quiet", "detection", "others", "pixels", "mix", "label_free", "label_free_real", "cost")
 HEADS = {
     "quiet": "False alarms: device-windows without any change in which the monitor raised an alarm",
     "detection": "Detection within three windows of a change of one feature's mean on one of eight devices",
     "others": "Other methods on the same windows, one window each, at the false-alarm rates that they have",
     "pixels": "Changes of pixels on one of eight devices, windows of 100 (see pixels.py)",
+    "mix": "Other patients on an unchanged device, windows of 100 (see mix.py)",
+    "label_free_real": "AUC without labels on real models: out-of-fold answers of the pipeline (see label_free_real.py)",
     "label_free": "AUC without labels: share of windows judged, of intervals that hold the device's true AUC, median width",
     "cost": "Cost",
 }
@@ -64,7 +66,9 @@ def page(made: dict[str, Any]) -> str:
     for part in PARTS:
         if part in made["parts"]:
             found = made["parts"][part]
-            out += ["", f"## {HEADS[part]}", "", table(found["rows"]), "", f"Measured in {found['seconds']} s."]
+            notes = [found["note"], ""] if found.get("note") else []
+            out += ["", f"## {HEADS[part]}", "", *notes, table(found["rows"])]
+            out += ["", f"Measured in {found['seconds']} s."] if "seconds" in found else []
     return "\n".join(out) + "\n"
 
 

@@ -37,7 +37,7 @@ def patch(level: float, seed: int) -> np.ndarray:
 def volume_spec() -> DiseaseSpec:
     raw = DiseaseSpec.from_toml(CATALOGUE / "alzheimer-smri.toml").model_dump()
     target = {"kind": "binary", "classes": ["control", "ad"], "positive": "ad", "source": "made up"}
-    return DiseaseSpec.model_validate(raw | {"abstain": {"outside": 0}, "normalise": {"method": "range"}, "target": target})
+    return DiseaseSpec.model_validate(raw | {"abstain": {"outside": 0}, "normalise": {"method": "range"}, "target": target, "covariates": ()})
 
 
 def brain(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:

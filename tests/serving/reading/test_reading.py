@@ -149,8 +149,8 @@ def test_cases_go_with_their_patient_with_age_and_beyond_the_most(site: Site, tm
     kept = {case.id for case in store.list()}
     assert kept == set(made[2:])
     assert {p.stem for p in (tmp_path / "reading" / "pixels").iterdir()} == kept
-    assert store.erase(PATIENT, dry=True) == 3
-    assert store.erase(PATIENT) == 3
+    assert store.erase(frozenset({PATIENT}), dry=True) == 3
+    assert store.erase(frozenset({PATIENT})) == 3
     assert store.counts() == (0, 0)
     assert not list((tmp_path / "reading" / "pixels").iterdir())
     store.close()

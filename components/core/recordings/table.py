@@ -45,11 +45,15 @@ class Stretch:
 
 @dataclass
 class Table:
-    """One open file; `broken` collects what its rows lack as (reason, milliseconds)."""
+    """One open file; `broken` collects what its rows lack as (reason, milliseconds).
+
+    `labelled` False takes a file without the label column too: all its rows then belong to the experiment, as rows of the lowest class.
+    """
 
     handle: io.TextIOBase
     rule: Recording
     order: tuple[str, ...]
+    labelled: bool = True
     facts: dict[str, str] = field(default_factory=dict)
     broken: list[tuple[str, int]] = field(default_factory=list)
     period_s: float = 0.0
@@ -69,7 +73,9 @@ class Table:
             raise NotUsable("no line of column names")
         self._separator = next((s for s in ",;\t" if s in line), " ")
         self._columns = self._split(line)
-        wanted = (self.rule.time, *self.rule.channels, self.rule.label)
+        if not self.labelled and self.rule.label in self._columns:
+            self.labelled = True
+        wanted = (self.rule.time, *self.rule.channels, *([self.rule.label] if self.labelled else []))
         if any(self._columns.count(name) != 1 for name in wanted):
             raise NotUsable("a column of the spec is missing")
 
@@ -96,6 +102,8 @@ class Table:
             classes = np.full(len(label), -1, dtype=np.int64)
             for number, place in numbers.items():
                 classes[label == number] = place
+            if not self.labelled:
+                classes[:] = 0
             clock = np.isfinite(time)
             whole = clock & np.isfinite(values).all(axis=1) & np.isfinite(label)
             backwards = clock & (step <= 0)
@@ -138,7 +146,7 @@ class Table:
         import pandas as pd
         from pandas.errors import EmptyDataError, ParserError
 
-        wanted = [self.rule.time, *self.rule.channels, self.rule.label]
+        wanted = [self.rule.time, *self.rule.channels, *([self.rule.label] if self.labelled else [])]
         places = [self._columns.index(name) for name in wanted]
         separator = r"\s+" if self._separator == " " else self._separator
         guard, last = _Tail(self.handle, len(self._columns), self._separator), 0.0
@@ -149,6 +157,8 @@ class Table:
             )  # fmt: skip
             for piece in pieces:
                 columns = [pd.to_numeric(piece[place], errors="coerce").to_numpy(np.float64) for place in places]
+                if not self.labelled:
+                    columns.append(np.zeros(len(piece)))
                 if len(piece):
                     last = float(np.nan_to_num(columns[0][-1]))
                     yield np.stack(columns, axis=1)

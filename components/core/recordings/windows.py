@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core.recordings.table import Stretch
 from components.core.spec import DiseaseSpec
-from components.ingest.sensor_table import Stretch
 
 PIECE_S = 100.0  # a stretch is resampled in pieces of about this length: memory does not grow with the recording
 MARGIN_S = 2.0  # what a piece keeps of its neighbours: the filter's length and the reach of a spline

@@ -1,0 +1,129 @@
+"""An MR volume out of DICOM: one multi-frame object, or the slices of one series in a folder; anything irregular is refused, never guessed.
+
+DICOM counts x to the patient's left and y to the back (PS3.3 C.7.6.2.1.1), NIfTI to the right and to the front; so the affine turns both.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.core.imaging.dicom import frame_in_unit
+from components.core.imaging.errors import NotUsable
+from components.core.imaging.header import Frame, ImageHeader, read_header
+from components.core.imaging.inflate import UNPACKED_FREELY
+from components.core.imaging.nifti import ANISOTROPY, VOXEL_MM, Volume
+from components.core.pseudonym import Pseudonymiser
+from components.core.spec import DiseaseSpec
+
+UNEVEN = 0.1  # share of the usual distance of slices by which another may differ
+ALIGNED = 0.999  # cosine between directions that count as one
+FEWEST_SLICES = 2
+Content = bytes | Path
+
+
+@dataclass(frozen=True)
+class Series:
+    """A volume and the header of its first slice."""
+
+    volume: Volume
+    image: ImageHeader
+
+
+@dataclass(frozen=True)
+class _Slice:
+    content: Content
+    image: ImageHeader
+    number: int
+    frame: Frame
+
+
+def read_series(content: Content, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float) -> Series:
+    """Read one volume.
+
+    Args:
+        content: One file, or a folder that holds the files of one series and nothing else.
+        most_expansion: As in `read_dicom`, for each file.
+
+    Raises:
+        NotUsable: Not the images of one regular stack of one series, over the spec's limits, or damaged.
+    """
+    files = sorted(p for p in content.iterdir() if p.is_file()) if isinstance(content, Path) and content.is_dir() else [content]
+    slices: list[_Slice] = []
+    for file in files:
+        slices.extend(_slices(file, spec, pseudonymiser, most_expansion))
+        if len(slices) > spec.limits.slices_per_series:
+            raise NotUsable("slices over limits.slices_per_series")
+    if len(slices) < FEWEST_SLICES:
+        raise NotUsable("no volume: fewer than two slices")
+    first = slices[0]
+    rows, columns = first.image.rows, first.image.columns
+    if len({s.image.series for s in slices}) > 1:
+        raise NotUsable("images of several series")
+    if any((s.image.rows, s.image.columns, s.image.pixel_mm) != (rows, columns, first.image.pixel_mm) for s in slices):
+        raise NotUsable("slices of several sizes")
+    if rows * columns * len(slices) > spec.limits.pixels_per_image:
+        raise NotUsable("more voxels than limits.pixels_per_image")
+    slices, affine = _ordered(slices)
+    data = np.empty((columns, rows, len(slices)), dtype=np.float32)
+    for k, one in enumerate(slices):
+        with _open(one.content) as handle:
+            data[:, :, k] = frame_in_unit(handle, one.image, one.number, spec=spec).T
+    return Series(Volume(data, affine, first.image.bits_stored, "SYNTHETIC" if first.image.synthetic else ""), first.image)
+
+
+def _slices(file: Content, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float) -> Iterator[_Slice]:
+    size = len(file) if isinstance(file, bytes) else os.stat(file).st_size
+    with _open(file) as handle:
+        image = read_header(handle, size=size, spec=spec, pseudonymiser=pseudonymiser)
+    if image.samples != 1:
+        raise NotUsable("colour where the spec has one channel")
+    if image.rows * image.columns * len(image.frames) * image.bits_allocated // 8 > max(UNPACKED_FREELY, most_expansion * size):
+        raise NotUsable("pixels that unpack to more than is believable")
+    for number, frame in enumerate(image.frames):
+        yield _Slice(file, image, number, frame)
+
+
+def _open(content: Content) -> AbstractContextManager[BinaryIO]:
+    return io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb")
+
+
+def _ordered(slices: list[_Slice]) -> tuple[list[_Slice], NDArray[np.float64]]:
+    """Slices along their normal, and voxel indices (column, row, slice) to mm RAS+."""
+    places, along, down = [], [], []
+    for one in slices:
+        frame = one.frame
+        if frame.position is None or frame.rows_along is None or frame.columns_along is None:
+            raise NotUsable("no position or orientation")
+        places.append(frame.position)
+        along.append(frame.rows_along)
+        down.append(frame.columns_along)
+    position, right, below = np.array(places), np.array(along), np.array(down)
+    if (right @ right[0] < ALIGNED).any() or (below @ below[0] < ALIGNED).any():
+        raise NotUsable("slices of several orientations")
+    if slices[0].image.pixel_mm is None:
+        raise NotUsable("no pixel spacing")
+    normal = np.cross(right[0], below[0])
+    depth = position @ normal
+    order = np.argsort(depth, kind="stable")
+    steps = np.diff(depth[order])
+    step = float(np.median(steps))
+    if step <= 0 or (np.abs(steps - step) > UNEVEN * step).any():
+        raise NotUsable("slices missing, repeated or at uneven distances")
+    rows_mm, columns_mm = slices[0].image.pixel_mm
+    sizes = np.array([columns_mm, rows_mm, step])
+    if sizes.min() < VOXEL_MM[0] or sizes.max() > VOXEL_MM[1] or sizes.max() / sizes.min() > ANISOTROPY:
+        raise NotUsable("missing or impossible voxel size")
+    lps = np.eye(4)
+    lps[:3, 0], lps[:3, 1] = right[0] * columns_mm, below[0] * rows_mm
+    lps[:3, 2] = (position[order[-1]] - position[order[0]]) / (len(slices) - 1)
+    lps[:3, 3] = position[order[0]]
+    return [slices[n] for n in order], np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps

@@ -1,0 +1,79 @@
+"""Photographs and other pictures (PNG, JPEG and their kin): one decoder for training and for the server."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zlib
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.core.imaging.errors import NotUsable
+from components.core.imaging.inflate import UNPACKED_FREELY
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "PPM", "WEBP")
+MAKER_TAG, MODEL_TAG = 0x010F, 0x0110  # EXIF 2.3, table 4: Make, Model
+EXIF_FORMATS = ("JPEG", "PNG")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture.
+
+    Args:
+        pixels: (H, W), or (H, W, 3) RGB, as stored: no rotation, no colour profile.
+        maker, model: Of the camera, as EXIF says it; "" where it does not. For vocabularies and keyed hashes only.
+    """
+
+    pixels: NDArray[Any]
+    maker: str
+    model: str
+
+
+def decode_picture(handle: BinaryIO, *, most_pixels: int, formats: tuple[str, ...] = FORMATS, most_expansion: float | None = None) -> Picture:
+    """Decode one file; its size is checked before its pixels are decoded.
+
+    Args:
+        most_expansion: How many times its own length a file may unpack to beyond 8 MiB; None: any number of times.
+
+    Raises:
+        NotUsable: Not one of `formats`, damaged, or over a limit.
+    """
+    from PIL import Image
+
+    length = handle.seek(0, io.SEEK_END)
+    handle.seek(0)
+
+    Image.MAX_IMAGE_PIXELS = None  # our own limit is checked below, with a reason
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(handle, formats=formats) as image:
+                if image.width * image.height > most_pixels:
+                    raise NotUsable("image over limits.pixels_per_image")
+                if most_expansion is not None and 3 * image.width * image.height > max(UNPACKED_FREELY, most_expansion * length):
+                    raise NotUsable("pixels that unpack to more than is believable")
+                maker, model = _camera(image)
+                if image.mode in ("I;16", "I;16B", "I", "F"):
+                    return Picture(np.asarray(image), maker, model)
+                return Picture(np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")), maker, model)
+        except NotUsable:
+            raise
+        except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, zlib.error, Image.DecompressionBombError):
+            raise NotUsable("not an image, or a damaged one") from None
+
+
+def _camera(image: Any) -> tuple[str, str]:
+    """Maker and model; EXIF that cannot be read costs the names and not the picture."""
+    if image.format not in EXIF_FORMATS:
+        return "", ""
+    try:
+        exif = image.getexif()
+        found = [exif.get(tag) for tag in (MAKER_TAG, MODEL_TAG)]
+    except Exception:  # EXIF is other people's TIFF: its parser may raise anything
+        return "", ""
+    maker, model = (value.strip(" \0")[:64] if isinstance(value, str) else "" for value in found)
+    return maker, model

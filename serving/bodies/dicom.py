@@ -1,0 +1,119 @@
+"""A DICOM image (a slice, a photograph, a patch around a point), or a DICOM volume (a multi-frame object, or a series by reference)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.core.errors import DataError
+from components.core.imaging.deidentify import DeviceIdentity
+from components.core.imaging.inflate import UNPACKED_FREELY
+from components.core.pseudonym import Pseudonymiser
+from components.core.spec import DiseaseSpec
+from serving.bodies.body import MOST_EXPANSION, Body
+from serving.predictor import Query
+
+TYPES = ("application/dicom",)
+PHOTOGRAPHS = {"fundus": ("OP", "OT", "SC"), "dermoscopy": ("XC", "OT", "SC")}
+"""Modalities of DICOM that hold a photograph of each of ours (ophthalmic photography, external-camera photography, and what wraps a JPEG)."""
+
+BIDS = {"ManufacturersModelName": "ManufacturerModelName"}
+SCANNER = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "StationName")
+
+
+def fits(spec: DiseaseSpec) -> bool:
+    """Images of a modality that DICOM has, and MR volumes."""
+    if spec.input.layout == "volume":
+        return spec.input.modality == "MR" and spec.input.spacing_mm is not None and spec.input.dtype == "float32"
+    if spec.input.modality in PHOTOGRAPHS:
+        return spec.input.layout == "image" and spec.input.shape[0] == 3 and spec.input.dtype == "uint8"
+    return spec.input.layout == "image" and spec.input.modality in ("CT", "MR", "MG", "DX")
+
+
+def warm() -> None:
+    """Import what the first request would wait for."""
+    from components.core.imaging import dicom, fit, mr_series, patches, resample  # noqa: F401
+
+
+def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:
+    """One sample."""
+    spec = _unpacking_at_most(_in_dicom_words(spec), body)
+    if spec.input.layout == "volume":
+        return [_volume(body, spec, pseudonymiser)]
+    from components.core.imaging.dicom import read_dicom
+    from components.core.imaging.patches import cut_patch
+
+    image = read_dicom(body.file(), spec=spec, pseudonymiser=pseudonymiser, most_expansion=MOST_EXPANSION)
+    if len(image.frames) != 1:
+        raise DataError("several frames in one file", got=len(image.frames), allowed="one image per request")
+    frame = image.frames[0]
+    if spec.input.modality in PHOTOGRAPHS:
+        array = _photograph(frame, image.facts, spec)
+    elif spec.input.spacing_mm is None and frame.shape == tuple(spec.input.shape[1:]):
+        array = frame[None]
+    else:
+        point = tuple(_inside(value, size, name) for value, size, name in zip((body.row, body.column), frame.shape, body.names, strict=False))
+        array = cut_patch(frame, centre_rc=(point[0], point[1]), pixel_mm=image.pixel_mm, spec_input=spec.input)
+    return [_query(body, array, image.device, image.patient, image.study, image.series, image.facts)]
+
+
+def _in_dicom_words(spec: DiseaseSpec) -> DiseaseSpec:
+    """The spec with a device key that DICOM knows: BIDS spells one name otherwise; where tables name devices, the scanner's own names stand in."""
+    from pydicom.datadict import tag_for_keyword
+
+    names = tuple(BIDS.get(name, name) for name in spec.device.key)
+    if not all(tag_for_keyword(name) for name in names):
+        names = SCANNER
+    return spec.model_copy(update={"device": spec.device.model_copy(update={"key": names})})
+
+
+def _unpacking_at_most(spec: DiseaseSpec, body: Body) -> DiseaseSpec:
+    """The spec with a limit to what a deflated file of this length may unpack to."""
+    most = max(UNPACKED_FREELY, MOST_EXPANSION * body.size()) / 1e6
+    return spec.model_copy(update={"limits": spec.limits.model_copy(update={"file_mb": min(spec.limits.file_mb, most)})})
+
+
+def _photograph(frame: NDArray[Any], facts: dict[str, Any], spec: DiseaseSpec) -> NDArray[Any]:
+    from components.core.imaging.fit import fit
+
+    wanted = PHOTOGRAPHS[spec.input.modality]
+    if facts["acq_modality"] not in wanted:
+        raise DataError("another modality than the spec's", allowed=", ".join(wanted))
+    if facts["acq_bits"] != 8:
+        raise DataError("pixels of another depth", got=f"{facts['acq_bits']} bits", allowed="8 bits")
+    return fit(frame if frame.dtype == np.uint8 else np.clip(np.rint(frame), 0, 255).astype(np.uint8), spec.input)
+
+
+def _volume(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> Query:
+    from components.core.imaging.mr_series import read_series
+    from components.core.imaging.resample import head_on_grid
+
+    shape, spacing = spec.input.shape, spec.input.spacing_mm
+    assert spacing is not None
+    series = read_series(body.content, spec=spec, pseudonymiser=pseudonymiser, most_expansion=MOST_EXPANSION)
+    grid = head_on_grid(series.volume, shape=(shape[1], shape[2], shape[3]), spacing_mm=(spacing[0], spacing[1], spacing[2]))
+    one = series.image
+    return _query(body, grid[None], one.device, one.patient, one.study, one.series, one.facts)
+
+
+def _query(body: Body, array: NDArray[Any], device: DeviceIdentity, patient: str | None, study: str, series: str, facts: dict[str, Any]) -> Query:
+    return Query(
+        array=array, device_key=body.device_or(device.key), manufacturer=device.manufacturer, device_model=device.model,
+        software=device.software or None, patient=patient, study=study, series=series,
+        acquisition={key: value for key, value in facts.items() if _loggable(value)}, source="dicom",
+    )  # fmt: skip
+
+
+def _inside(value: float | None, size: int, name: str) -> float:
+    if value is None:
+        raise DataError("missing: this model looks at a patch around a point", where=name, allowed="pixels")
+    if not -0.5 <= value <= size - 0.5:
+        raise DataError("outside the image", where=name, allowed=f"0 to {size - 1}")
+    return value
+
+
+def _loggable(value: Any) -> bool:
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))

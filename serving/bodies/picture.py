@@ -1,0 +1,46 @@
+"""A PNG or JPEG photograph, slice or tile, brought to the spec's grid as ingest does. Its device: EXIF's maker and model, else the client's key.
+
+Tiles of slides have a fixed resolution, so a tile of another size is refused and not resized.
+"""
+
+from __future__ import annotations
+
+from components.core.errors import DataError
+from components.core.imaging.deidentify import camera_identity
+from components.core.imaging.fit import fit
+from components.core.imaging.pictures import decode_picture
+from components.core.pseudonym import Pseudonymiser
+from components.core.spec import DiseaseSpec
+from serving.bodies.body import MOST_EXPANSION, Body
+from serving.predictor import Query
+
+TYPES = ("image/png", "image/jpeg")
+FORMATS = ("PNG", "JPEG")
+
+
+def fits(spec: DiseaseSpec) -> bool:
+    """Images and tiles of bytes."""
+    return spec.input.layout in ("image", "tiles") and spec.input.dtype == "uint8" and spec.input.shape[0] in (1, 3)
+
+
+def warm() -> None:
+    """Import what the first request would wait for."""
+    import PIL.Image  # noqa: F401
+
+
+def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:
+    """One sample."""
+    body.file()
+    with body.open() as handle:
+        picture = decode_picture(handle, most_pixels=spec.limits.pixels_per_image, formats=FORMATS, most_expansion=MOST_EXPANSION)
+    size = picture.pixels.shape[:2]
+    if spec.input.layout == "tiles" and size != tuple(spec.input.shape[1:]):
+        wanted = " x ".join(map(str, spec.input.shape[1:]))
+        raise DataError("a tile of another size", got=f"{size[0]} x {size[1]}", allowed=f"{wanted} at {spec.input.microns_per_pixel:g} microns")
+    camera = camera_identity(pseudonymiser, picture.maker, picture.model)
+    return [
+        Query(
+            array=fit(picture.pixels, spec.input), device_key=body.device or camera.key, manufacturer=camera.manufacturer, device_model=camera.model,
+            acquisition={"acq_rows": size[0], "acq_columns": size[1]}, source="picture",
+        )
+    ]  # fmt: skip

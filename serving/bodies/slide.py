@@ -1,0 +1,89 @@
+"""A whole slide (SVS, pyramidal TIFF): its tiles over tissue, as ingest cuts them from a test slide, for one answer.
+
+Slides are too large for a body as a rule and come by reference. Work and memory are bounded before pixels are decoded.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from components.core.imaging.errors import NotUsable
+from components.core.pseudonym import Pseudonymiser
+from components.core.spec import DiseaseSpec
+from serving.bodies.body import Body
+from serving.predictor import Query, Tiles
+
+TYPES = ("image/tiff",)
+MOST_PIXELS = 60_000_000_000  # of level 0: 245,000 a side
+MOST_EXPANSION = 300  # glass packs 300 times, tissue 20 to 60 times
+MOST_VIEW_PIXELS = 1 << 28  # of the level that tissue is looked for in
+MOST_TILE_BYTES = 512 << 20
+MOST_READ_PIXELS = 1 << 32  # of all tiles at the level that they are read from
+
+
+def fits(spec: DiseaseSpec) -> bool:
+    """Tiles that are put together to one answer."""
+    return spec.input.layout == "tiles" and spec.aggregate is not None and spec.input.dtype == "uint8" and spec.input.shape[0] == 3
+
+
+def warm() -> None:
+    """Import what the first request would wait for."""
+    import openslide  # noqa: F401
+    import PIL.Image  # noqa: F401
+
+    from components.core.imaging import slide_device, tissue  # noqa: F401
+
+
+def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:
+    """One sample of many tiles."""
+    from components.core.imaging import tissue
+    from components.core.imaging.slide_device import device_columns
+    from components.core.imaging.slides import open_slide
+
+    wanted = spec.input.microns_per_pixel
+    assert wanted is not None
+    with _on_disk(body) as path, open_slide(path, pixels=MOST_PIXELS) as slide:
+        if 3 * slide.width * slide.height > MOST_EXPANSION * path.stat().st_size:
+            raise NotUsable("pixels that unpack to more than is believable")
+        level, factor = slide.level_for(wanted)
+        side = int(spec.input.shape[-1])
+        tile_um = side * factor * level.mpp
+        view = max((one for one in slide.levels if one.mpp <= tile_um / tissue.PER_TILE), key=lambda one: one.mpp, default=slide.levels[0])
+        if view.width * view.height > MOST_VIEW_PIXELS:
+            raise NotUsable("a slide without a level that is coarse enough to look for tissue")
+        corners = tissue.grid(slide, tile_um)
+        if not len(corners):
+            raise NotUsable("no tissue found")
+        if len(corners) * side * side * 3 > MOST_TILE_BYTES or len(corners) * (side * factor) ** 2 > MOST_READ_PIXELS:
+            raise NotUsable("more tissue than a request may have")
+        arrays = np.empty((len(corners), 3, side, side), dtype=np.uint8)
+        for n, (x, y) in enumerate(corners.tolist()):
+            arrays[n] = slide.tile(x, y, level, factor, side).transpose(2, 0, 1)
+        places = np.round((corners + tile_um / slide.mpp / 2) * slide.mpp, 2)
+        device = device_columns(slide, spec, pseudonymiser)
+        facts = {"acq_microns_per_pixel": round(factor * level.mpp, 4), "acq_rows": slide.height, "acq_columns": slide.width}
+    return [
+        Query(
+            array=arrays[len(arrays) // 2], device_key=body.device_or(device["device_key"]), manufacturer=device["manufacturer"],
+            device_model=device["model"], software=device["software"] or None, acquisition=facts, source="slide", part={"tiles": len(arrays)},
+            tiles=Tiles(arrays, places),
+        )
+    ]  # fmt: skip
+
+
+@contextmanager
+def _on_disk(body: Body) -> Iterator[Path]:
+    """OpenSlide needs a file."""
+    content = body.file()
+    if isinstance(content, Path):
+        yield content
+        return
+    with tempfile.NamedTemporaryFile(prefix="dxflow-slide-", suffix=".tif") as scratch:
+        scratch.write(content)
+        scratch.flush()
+        yield Path(scratch.name)

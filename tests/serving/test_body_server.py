@@ -1,0 +1,284 @@
+"""Files of every format at a real server process: raw bodies, BYTES tensors, and what must cost nothing. One process serves the whole file."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from serving import bodies
+from serving.bodies.body import Body
+from tests.serving import small_bodies
+from tests.serving.fuzzing import MARKS, PSEUDONYMISER, mutants, seeds
+from tests.serving.small_bodies import BRAIN, FUNDUS, GAIT, PIXELS, TABLE, TILES, disease, package
+from tests.serving.small_dicom import ct_slice, image
+from tests.serving.small_package import GAIN, MIDDLE, build, lung_nodule, reference
+from tests.serving.small_server import Process, free_port, serving, started
+
+LUNG = "lung-nodule"
+POINT = {"X-Dxflow-Row": "100", "X-Dxflow-Column": "100"}
+CPU_S = 1.0
+GROWTH = 48 << 20
+"""What the server may take for a body that is refused, beyond what it had: less than any of the bombs would take unpacked."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    root = tmp_path_factory.mktemp("bodies")
+    lung = lung_nodule(normalise={"method": "range", "missing_profile": "pooled"})
+    build(root / LUNG, lung, reference({"0123456789abcdef": ("SIEMENS", "X")}, patients=2))
+    for name in (FUNDUS, BRAIN, GAIT, TABLE, PIXELS, TILES):
+        package(root / name, name)
+    port = free_port()
+    code = serving([root / name for name in (LUNG, FUNDUS, BRAIN, GAIT, TABLE, PIXELS, TILES)], root / "log", port=port)
+    with started(code, root, port=port, ready="/v2/health/ready") as process:
+        yield process
+
+
+def expected(name: str, array: np.ndarray) -> float:
+    """P(positive) by hand: the small network is the mean of the normalised sample."""
+    spec = disease(name)
+    low, high = spec.input.range
+    x = np.clip((array.astype(np.float64) - low) / (high - low), 0, 1)
+    p = 1 / (1 + np.exp(-GAIN * (x.mean() - MIDDLE)))
+    return float(p if spec.positive_index == 1 else 1 - p)
+
+
+GOOD: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "image/png": (FUNDUS, small_bodies.picture),
+    "image/jpeg": (FUNDUS, lambda: small_bodies.picture("JPEG")),
+    "application/dicom": (FUNDUS, small_bodies.photograph_dicom),
+    "application/x-nifti": (BRAIN, small_bodies.nifti),
+    "application/gzip": (BRAIN, lambda: small_bodies.nifti(packed=True)),
+    "text/csv; charset=utf-8": (GAIT, lambda: small_bodies.recording(12)),
+    "text/csv": (TABLE, small_bodies.table),
+    "TEXT/CSV": (PIXELS, small_bodies.pixel_table),
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_a_raw_body_a_json_and_a_tensor_of_one_file_get_the_answer_computed_by_hand(server: Process, kind: str):
+    import tritonclient.http as triton
+
+    name, make = GOOD[kind]
+    content = make()
+    wanted = [expected(name, q.array) for q in bodies.read(kind, Body(content), disease(name), PSEUDONYMISER)]
+    positive = disease(name).target.positive
+
+    def probabilities(answers: list[dict[str, Any]]) -> list[float]:
+        return [a["probabilities"][positive] for a in answers]
+
+    raw = httpx.post(f"{server.url}/v1/models/{name}:predict", content=content, headers={"Content-Type": kind}, timeout=60)
+    assert raw.status_code == 200, raw.text
+    assert probabilities(raw.json()["predictions"]) == pytest.approx(wanted, abs=1e-4)
+    text = base64.b64encode(content).decode()
+    document = {"instances": [{"file_base64": text, "content_type": kind}, {"file_base64": text}]}
+    twice = httpx.post(f"{server.url}/v1/models/{name}:predict", json=document, timeout=60)
+    assert probabilities(twice.json()["predictions"]) == pytest.approx([*wanted, *wanted], abs=1e-4)
+    tensor = {"name": "file", "shape": [1], "datatype": "BYTES", "data": [text], "parameters": {"content_type": kind}}
+    reply = httpx.post(f"{server.url}/v2/models/{name}/infer", json={"inputs": [tensor]}, timeout=60)
+    outputs = {o["name"]: o["data"] for o in reply.json()["outputs"]}
+    assert probabilities([json.loads(a) for a in outputs["answer"]]) == pytest.approx(wanted, abs=1e-4)
+    client = triton.InferenceServerClient(server.url.removeprefix("http://"), network_timeout=60, connection_timeout=60)
+    sent = triton.InferInput("file", [1], "BYTES")
+    sent.set_data_from_numpy(np.array([content], dtype=np.object_))
+    answered = client.infer(name, [sent]).as_numpy("answer")
+    assert answered is not None
+    assert probabilities([json.loads(a) for a in answered]) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_parts_say_which_they_are_and_the_client_chooses_window_and_device(server: Process):
+    key = "0123456789abcdef"
+    headers = {"Content-Type": "text/csv", "X-Dxflow-Window": "3", "X-Dxflow-Device": key}
+    one = httpx.post(f"{server.url}/v1/models/{GAIT}:predict", content=small_bodies.recording(12), headers=headers, timeout=60).json()["predictions"]
+    assert [a["part"]["window"] for a in one] == [3]
+    assert (one[0]["device"]["key"], one[0]["device"]["status"]) == (key, "known")
+    for name, value in (("X-Dxflow-Window", "1.5"), ("X-Dxflow-Window", "-1"), ("X-Dxflow-Device", "Miller"), ("X-Dxflow-Window", "nan")):
+        reply = httpx.post(f"{server.url}/v1/models/{GAIT}:predict", content=b"x", headers=headers | {name: value}, timeout=60)
+        assert (reply.status_code, name in reply.json()["error"], value in reply.json()["error"]) == (400, True, False)
+
+
+def test_metadata_names_a_tensor_for_each_content_type_and_the_refusal_lists_the_content_types(server: Process):
+    inputs = httpx.get(f"{server.url}/v2/models/{FUNDUS}", timeout=60).json()["inputs"]
+    kinds = ("application/dicom", "image/jpeg", "image/png")
+    assert inputs == [
+        {"name": "x", "datatype": "FP32", "shape": [-1, 3, 64, 64]},
+        *({"name": kind, "datatype": "BYTES", "shape": [-1]} for kind in kinds),
+    ]
+    text = base64.b64encode(small_bodies.picture()).decode()
+    named = {"name": "image/jpeg", "shape": [1], "datatype": "BYTES", "data": [text]}
+    reply = httpx.post(f"{server.url}/v2/models/{FUNDUS}/infer", json={"inputs": [named | {"name": "image/png"}]}, timeout=60)
+    assert reply.status_code == 200, reply.text
+    other = httpx.post(f"{server.url}/v2/models/{FUNDUS}/infer", json={"inputs": [named | {"name": "application/x-nifti"}]}, timeout=60)
+    assert (other.status_code, "image/png" in other.json()["error"]) == (415, True)
+    taken = httpx.post(f"{server.url}/v1/models/{LUNG}:predict", content=small_bodies.picture(), headers={"Content-Type": "image/png"}, timeout=60)
+    assert (taken.status_code, taken.json()["error"]) == (415, "body: not a file that this model takes; allowed: application/dicom")
+    other = httpx.post(f"{server.url}/v1/models/{LUNG}:predict", content=b"PK", headers={"Content-Type": "application/zip"}, timeout=60)
+    assert other.status_code == 415
+    assert "application/dicom" in other.json()["error"]
+
+
+def png_claim(width: int, height: int, comment: bytes = b"") -> bytes:
+    """A PNG header that claims a size, a packed comment, and few pixels behind it."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"zTXt", b"Comment\0\0" + comment) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def packed_zeros(n: int) -> bytes:
+    """`n` zero bytes as one zlib stream, made piece by piece."""
+    packer = zlib.compressobj(9)
+    return b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(n >> 20)), packer.flush()])
+
+
+def jpeg2000(rows: int, columns: int) -> bytes:
+    """A slice whose codestream of 64 x 64 says that it has another size, as its header does."""
+    import pydicom
+
+    d = pydicom.dcmread(io.BytesIO(ct_slice(image(size=64))))
+    d.compress("1.2.840.10008.1.2.4.90", encoding_plugin="pylibjpeg", generate_instance_uid=False)
+    data = bytearray(d.PixelData)
+    at = data.find(b"\xff\x4f\xff\x51")
+    for offset, value in ((8, columns), (12, rows), (24, columns), (28, rows)):  # Xsiz, Ysiz, XTsiz, YTsiz of SIZ
+        data[at + offset : at + offset + 4] = struct.pack(">I", value)
+    d.PixelData, d.Rows, d.Columns = bytes(data), rows, columns
+    out = io.BytesIO()
+    d.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+def two_bytes() -> bytes:
+    """65535 x 65535, and two bytes of pixels."""
+    return ct_slice(image(size=16), Rows=65535, Columns=65535, PixelData=b"\0\0")
+
+
+def deflated(mb: int) -> bytes:
+    """A deflated data set that unpacks to so many megabytes."""
+    import pydicom
+
+    d = pydicom.dcmread(io.BytesIO(ct_slice(image(size=16))))
+    d.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    d.Rows, d.Columns, d.PixelData = 4096, mb << 7, bytes(mb << 20)
+    out = io.BytesIO()
+    d.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+def unpacking_nifti(mb: int) -> bytes:
+    """Kilobytes that unpack to a volume of so many megabytes."""
+    packer = zlib.compressobj(9, wbits=31)
+    head = small_bodies.nifti_claim((128, 1024, mb), b"")
+    return b"".join([packer.compress(head), *(packer.compress(bytes(1 << 20)) for _ in range(mb)), packer.flush()])
+
+
+def posing_slide() -> bytes:
+    """100,000 x 100,000, and a few kilobytes of tiles."""
+    with tempfile.TemporaryDirectory() as folder:
+        return small_bodies.slide(Path(folder), claims=100_000)
+
+
+BOMBS: dict[str, tuple[str, str, Callable[[], bytes]]] = {
+    "JPEG 2000 of 100 MB": (LUNG, "application/dicom", lambda: jpeg2000(7168, 7168)),
+    "JPEG 2000 of 16 MB in a kilobyte": (LUNG, "application/dicom", lambda: jpeg2000(2800, 2800)),
+    "header of 65535 x 65535": (LUNG, "application/dicom", two_bytes),
+    "deflated DICOM": (LUNG, "application/dicom", lambda: deflated(60)),
+    "PNG of 50,000 x 50,000": (FUNDUS, "image/png", lambda: png_claim(50_000, 50_000)),
+    "PNG of 8000 x 8000 in a kilobyte": (FUNDUS, "image/png", lambda: png_claim(8000, 8000)),
+    "PNG whose comment unpacks to 200 MB": (FUNDUS, "image/png", lambda: png_claim(8, 8, comment=packed_zeros(200 << 20))),
+    "gzip of a volume": (BRAIN, "application/x-nifti", lambda: unpacking_nifti(200)),
+    "gzip of nothing but zeros": (BRAIN, "application/x-nifti", lambda: gzip.compress(bytes(100 << 20))),
+    "NIfTI that claims 10^12 voxels": (BRAIN, "application/x-nifti", lambda: small_bodies.nifti_claim((10_000, 10_000, 10_000), b"")),
+    "CSV of a million columns": (GAIT, "text/csv", lambda: b"time," + b"A0," * 1_000_000 + b"N\n" + b"1," * 1_000_000 + b"1\n"),
+    "table of a million columns": (TABLE, "text/csv", lambda: b"1," * 1_000_000 + b"1\n"),
+    "one endless line": (GAIT, "text/csv", lambda: small_bodies.recording(2) + b"1," * 10_000_000),
+    "lines without end": (GAIT, "text/csv", lambda: small_bodies.recording(2) + b"\n" * 30_000_000),
+    "slide posing as 10^10 pixels": (TILES, "image/tiff", posing_slide),
+    "archive": (PIXELS, "application/zip", lambda: b"PK\3\4" + packed_zeros(100 << 20)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused_before_it_costs_a_second_or_memory(server: Process, name: str):
+    """In the server's own processor time: a loaded machine must not decide. The peak of memory counts, not what is left after it."""
+    model, kind, make = BOMBS[name]
+    content = make()
+    process = psutil.Process(server.process.pid)
+    clear = Path(f"/proc/{process.pid}/clear_refs")
+    clear.write_text("5")  # the peak starts anew
+    before, spent = process.memory_info().rss, process.cpu_times()
+    reply = httpx.post(f"{server.url}/v1/models/{model}:predict", content=content, headers={"Content-Type": kind, **POINT}, timeout=60)
+    after = process.cpu_times()
+    assert reply.status_code in (400, 413, 415), reply.text
+    assert (after.user + after.system) - (spent.user + spent.system) < CPU_S
+    peak = next(int(line.split()[1]) << 10 for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    assert peak - before < GROWTH + 3 * len(content), f"{(peak - before) >> 20} MB"
+
+
+@pytest.mark.parametrize(
+    ("text", "status"), [("%%%", 400), ("QUJ", 400), ("Miller^Jonathan!", 400), ("", 415), ("UEsDBA==" * 1000, 400), ("\udcff", 400)]
+)
+def test_base64_garbage_is_refused_by_its_field(server: Process, text: str, status: int):
+    for document in ({"instances": [{"file_base64": text}]}, {"instances": [{"file_base64": [text]}]}):
+        body = json.dumps(document).encode()
+        reply = httpx.post(f"{server.url}/v1/models/{FUNDUS}:predict", content=body, headers={"Content-Type": "application/json"}, timeout=60)
+        assert reply.status_code in (400, status), reply.text
+        assert not any(mark in reply.text.lower() for mark in MARKS)
+
+
+BAD_TENSORS = {
+    "length over the end": ([1], struct.pack("<I", 1 << 30) + b"x"),
+    "half a length": ([1], b"\1\0"),
+    "more than its shape": ([1], struct.pack("<I", 0) * 1_000_000),
+    "fewer than its shape": ([3], struct.pack("<I", 0)),
+    "no axis": ([], b""),
+    "two axes": ([2, 2], struct.pack("<I", 0) * 4),
+    "too many": ([100_000], struct.pack("<I", 0) * 100_000),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TENSORS)
+def test_tensors_of_files_that_do_not_fit_are_refused_by_their_field(server: Process, name: str):
+    shape, raw = BAD_TENSORS[name]
+    tensor = {"name": "file", "shape": shape, "datatype": "BYTES", "parameters": {"binary_data_size": len(raw)}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
+    reply = httpx.post(f"{server.url}/v2/models/{FUNDUS}/infer", content=head + raw, headers=headers, timeout=60)
+    assert (reply.status_code, "inputs[0]" in reply.json()["error"]) == (400, True), reply.text
+
+
+def test_damaged_files_never_make_a_defect_of_the_server(server: Process):
+    """A part of what `make soak` sends: no 500, nothing quoted, and the process stays the one it was."""
+    places = {"dicom": LUNG, "dicom-photograph": FUNDUS, "png": FUNDUS, "jpeg": FUNDUS, "nifti": BRAIN, "recording": GAIT, "table": TABLE}
+    with httpx.Client(timeout=60) as client:
+        for name, model in places.items():
+            kind, _, good = seeds()[name]
+            for content in mutants(good, 25, seed=11):
+                headers = {"Content-Type": kind, "X-Dxflow-Row": "30", "X-Dxflow-Column": "30"}
+                reply = client.post(f"{server.url}/v1/models/{model}:predict", content=content, headers=headers)
+                assert reply.status_code in (200, 400, 413), (name, reply.text)
+                assert not any(mark in reply.text.lower() for mark in MARKS)
+    assert server.process.poll() is None
+    assert "defect" not in server.output.read_text()
+    assert not any(mark in server.output.read_text().lower() for mark in MARKS)
+
+
+def test_the_openapi_page_lists_what_the_models_take(server: Process):
+    page = httpx.get(f"{server.url}/openapi.json", timeout=60).json()
+    taken = page["paths"][f"/v1/models/{FUNDUS}:predict"]["post"]["requestBody"]["content"]
+    assert set(taken) == {"application/json", "application/dicom", "image/jpeg", "image/png"}
+    assert not any("/repository" in path or "openai" in path for path in page["paths"])
