@@ -255,7 +255,7 @@ def _acquisition(value: Any, pseudonymiser: Pseudonymiser, where: str) -> dict[s
         raise DataError("not acquisition parameters", where=where, allowed=f"at most {MAX_ACQUISITION} by name")
     if not all(isinstance(name, str) and ACQUISITION.fullmatch(name) for name in value):
         raise DataError("not names of acquisition parameters", where=where, allowed="acq_<name>")
-    told = {name: told_words.word(name, v, pseudonymiser, where) if name in told_words.KNOWN else v for name, v in value.items()}
+    told: dict[str, Any] = {name: told_words.word(name, v, pseudonymiser, where) if name in told_words.KNOWN else v for name, v in value.items()}
     figures = {name: v for name, v in told.items() if name not in told_words.KNOWN}
     if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in figures.values()):
         raise DataError("not numbers", where=where, allowed=f"numbers; words only for {', '.join(told_words.ACQUISITION)}")

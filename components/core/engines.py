@@ -166,6 +166,6 @@ def computes_bf16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _answer(found: list[Any]) -> Answer:
+def _answer(found: Any) -> Answer:
     scores = np.asarray(found[0], dtype=np.float32)
     return scores, np.asarray(found[1], dtype=np.float32).reshape(len(found[1]), -1) if len(found) > 1 else None

@@ -48,7 +48,8 @@ def add(path: Path, x: NDArray[np.float32], spatial: int) -> str | None:
     del probe.graph.output[1:]
     probe.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in candidates)
     try:
-        values = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(candidates, {"x": x[:2]})
+        session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        values: list[Any] = list(session.run(candidates, {"x": x[:2]}))
     except Exception:  # a candidate that is no float tensor; the runtime's exceptions have no common base
         return None
     with_places = [
@@ -67,7 +68,7 @@ def add(path: Path, x: NDArray[np.float32], spatial: int) -> str | None:
     model.graph.node.append(onnx.helper.make_node("Identity", [name], [FEATURES]))
     model.graph.output.append(onnx.helper.make_tensor_value_info(FEATURES, onnx.TensorProto.FLOAT, ["n", *shape[1:]]))
     whole = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    scores, features = whole.run(["scores", FEATURES], {"x": x})
+    scores, features = (np.asarray(value) for value in whole.run(["scores", FEATURES], {"x": x}))
     try:
         rest = onnxruntime.InferenceSession(head.SerializeToString(), options, providers=["CPUExecutionProvider"])
         again = [np.asarray(rest.run(["scores"], {FEATURES: part})[0]) for part in (features, features[:1])]

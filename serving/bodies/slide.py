@@ -64,7 +64,7 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
         arrays = np.empty((len(corners), 3, side, side), dtype=np.uint8)
         for n, (x, y) in enumerate(corners.tolist()):
             arrays[n] = slide.tile(x, y, level, factor, side).transpose(2, 0, 1)
-        places = np.round((corners + tile_um / slide.mpp / 2) * slide.mpp, 2)
+        places = np.round((corners + tile_um / slide.mpp / 2) * slide.mpp, 2).astype(np.float64)
         device = device_columns(slide, spec, pseudonymiser)
         facts = {"acq_microns_per_pixel": round(factor * level.mpp, 4), "acq_rows": slide.height, "acq_columns": slide.width}
     return [
