@@ -108,11 +108,18 @@ def _features(x: Floats) -> Floats:
     mask, relative = segment(x)
     grey = x.mean(axis=1)
     smooth = ndimage.gaussian_filter(grey, (0, 1, 1))
-    steps = np.hypot(ndimage.sobel(smooth, axis=1), ndimage.sobel(smooth, axis=2)) / 8
+    steps = np.hypot(*(_sobel(smooth, along, across) for along, across in ((1, 2), (2, 1)))) / 8
     rough = grey - ndimage.gaussian_filter(grey, (0, 2, 2))
     dark = ndimage.grey_closing(grey, size=(1, 3, 3)) - grey
     bright = grey - ndimage.grey_opening(grey, size=(1, 3, 3))
     return np.stack([_one(*each) for each in zip(mask, relative, x, steps, rough, dark, bright, strict=True)]).astype(np.float32)
+
+
+def _sobel(x: Floats, along: int, across: int) -> Floats:
+    """Sobel's operator in the plane of each photograph: scipy's own smooths along every other axis, and so from one photograph to the next."""
+    from scipy import ndimage
+
+    return ndimage.correlate1d(ndimage.correlate1d(x, [-1, 0, 1], axis=along), [1, 2, 1], axis=across)
 
 
 def _one(mask: NDArray[np.bool_], relative: Floats, rgb: Floats, steps: Floats, rough: Floats, dark: Floats, bright: Floats) -> list[float]:
