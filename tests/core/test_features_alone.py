@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 SHAPES = {
-    "fundus28": (3, 64, 64), "lesion_abcd": (3, 64, 64), "hand28": (1, 52, 52), "gait": (9, 204), "tile_colour": (3, 48, 48), "volume": (1, 24, 30, 24),
+    "fundus28": (3, 64, 64), "lesion_abcd": (3, 64, 64), "hand28": (1, 52, 52), "gait": (9, 204), "tile_colour": (3, 48, 48),
+    "volume": (1, 24, 30, 24),
 }  # fmt: skip
 
 
