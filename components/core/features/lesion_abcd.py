@@ -9,6 +9,8 @@ Source:
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -115,7 +117,7 @@ def _features(x: Floats) -> Floats:
     return np.stack([_one(*each) for each in zip(mask, relative, x, steps, rough, dark, bright, strict=True)]).astype(np.float32)
 
 
-def _sobel(x: Floats, along: int, across: int) -> Floats:
+def _sobel(x: Any, along: int, across: int) -> Any:
     """Sobel's operator in the plane of each photograph: scipy's own smooths along every other axis, and so from one photograph to the next."""
     from scipy import ndimage
 
