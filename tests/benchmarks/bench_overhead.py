@@ -39,7 +39,7 @@ STEP_LIBRARIES = {  # what each step of a lung-nodule run loads; `tests/pipeline
     "validate": ["great_expectations", "pandas", "pyarrow", "scipy"],
     "train": ["duckdb", "feast", "mlflow", "pandas", "pyarrow", "scipy", "torch"],
     "evaluate": ["duckdb", "feast", "pandas", "pyarrow", "scipy", "torch"],
-    "register": ["duckdb", "feast", "mlflow", "onnxruntime", "pandas", "pyarrow", "scipy", "torch"],
+    "register": ["duckdb", "feast", "mlflow", "onnxruntime", "openvino", "pandas", "pyarrow", "scipy", "torch"],
 }
 
 
