@@ -102,7 +102,6 @@ def main() -> None:
                     "a pooled AUC means little: the device's label alone, which shows in the pixels, reaches the figure beside it",
                     f"vidir_molemax has {int(melanoma[device == 'vidir_molemax'].sum())} melanomas: its figures are wide",
                     "leave one device out: one training for each device and family",
-                    "grey-world was chosen by leaving each device out (docs/lodo.md): the choice saw these photographs; without it: decision 0203",
                     "covariates: residual network, calibrated, without and with age, sex and site, fused on its validation; paired, by lesion",
                 ],
             }
