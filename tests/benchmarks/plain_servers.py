@@ -27,7 +27,8 @@ def pixels(body: bytes) -> NDArray[np.float32]:
 def fastapi(port: int, model: str) -> None:
     import onnxruntime
     import uvicorn
-    from fastapi import FastAPI, Request
+    from fastapi import FastAPI
+    from starlette.responses import JSONResponse
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
@@ -35,12 +36,12 @@ def fastapi(port: int, model: str) -> None:
     executor = ThreadPoolExecutor(1)
     app = FastAPI()
 
-    @app.post("/predict")
-    async def predict(request: Request) -> Any:
+    async def predict(request: Any) -> Any:
         body = await request.body()
-        work = lambda: session.run(["scores"], {"x": pixels(body)})[0].tolist()
-        return {"predictions": await asyncio.get_running_loop().run_in_executor(executor, work)}
+        work = lambda: session.run(["scores"], {"x": pixels(body)})[0].tolist()  # noqa: E731
+        return JSONResponse({"predictions": await asyncio.get_running_loop().run_in_executor(executor, work)})
 
+    app.add_route("/predict", predict, methods=["POST"])
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error")
 
 
