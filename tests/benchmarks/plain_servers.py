@@ -38,7 +38,7 @@ def fastapi(port: int, model: str) -> None:
 
     async def predict(request: Any) -> Any:
         body = await request.body()
-        work = lambda: session.run(["scores"], {"x": pixels(body)})[0].tolist()  # noqa: E731
+        work = lambda: session.run(["scores"], {"x": pixels(body)})[0].tolist()
         return JSONResponse({"predictions": await asyncio.get_running_loop().run_in_executor(executor, work)})
 
     app.add_route("/predict", predict, methods=["POST"])
