@@ -70,7 +70,10 @@ def client() -> MlflowClient:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     address = tracking_uri()
+    given = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(address)
+    if given is None:  # MLflow writes the address there, where it would win over a later DXFLOW_HOME
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
     try:
         with _alone(address):
             return MlflowClient(tracking_uri=address, registry_uri=address)

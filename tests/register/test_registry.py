@@ -34,6 +34,19 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_asking_leaves_no_address_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_registry: Path):
+    """MLflow puts the address it is given there, where it would win over the next `DXFLOW_HOME`."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mlflow.db").write_bytes(empty_registry.read_bytes())
+        monkeypatch.setenv("DXFLOW_HOME", str(tmp_path / name))
+        assert registry.names() == []
+        put(name)
+        assert registry.names() == [name]
+        assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
 def put(name: str = "lung-nodule", digest: str = "d1", *, verdict: str = "pass", alias: str | None = None, **changes: Any) -> registry.Version:
     facts = {
         "uri": f"file:///store/models/{digest}",
