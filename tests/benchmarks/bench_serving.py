@@ -111,7 +111,7 @@ def _png() -> bytes:
 
     rng = np.random.default_rng(0)
     rows, columns = np.ogrid[:224, :224]
-    smooth = 128 + 90 * np.sin(rows / 30)[..., None] * np.cos(columns / 25)[..., None] + rng.normal(0, 1.2, (224, 224, 3))
+    smooth = 128 + 90 * np.sin(rows / 30)[..., None] * np.cos(columns / 25)[..., None] + rng.normal(0, 0.2, (224, 224, 3))
     out = io.BytesIO()
     Image.fromarray(np.clip(smooth, 0, 255).astype(np.uint8)).save(out, "PNG")
     return out.getvalue()
