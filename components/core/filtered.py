@@ -6,7 +6,7 @@ A sample of many values is looked at through a grid of blocks, so a request's fi
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any
 
@@ -85,15 +85,24 @@ class Filtered:
 
 
 def blocks(x: NDArray[Any], axes: int) -> NDArray[Any]:
-    """What is looked at of samples (n, channels, *space): all of at most `MOST_VALUES` values, else blocks on an even grid: (n * blocks, channels, *edge)."""
+    """What is looked at of samples (n, channels, *space): all of at most `MOST_VALUES` values, else blocks on an even grid, float32: (n * blocks, channels, *edge)."""
     if x[:1].size <= MOST_VALUES or not axes:
         return x
-    space, edge = x.shape[x.ndim - axes :], EDGE[axes]
-    each = x[:1].size // int(np.prod(space)) * edge**axes
+    corners = _corners(x.shape[1:], axes)
+    edge = (*x.shape[1 : x.ndim - axes], *(min(size, EDGE[axes]) for size in x.shape[x.ndim - axes :]))
+    found = np.empty((len(x), len(corners), *edge), np.float32)
+    for n, corner in enumerate(corners):
+        found[:, n] = x[(..., *corner)]
+    return found.reshape(-1, *edge)
+
+
+@lru_cache(maxsize=64)
+def _corners(shape: tuple[int, ...], axes: int) -> list[tuple[slice, ...]]:
+    space, edge = shape[len(shape) - axes :], EDGE[axes]
+    each = int(np.prod(shape)) // int(np.prod(space)) * edge**axes
     along = max(1, int((MOST_VALUES / each) ** (1 / axes) + 1e-9))
     starts = [np.unique(np.linspace(0, max(0, size - edge), along).astype(int) // ALIGNED * ALIGNED) for size in space]
-    found = [x[(..., *(slice(a, a + edge) for a in corner))] for corner in product(*starts)]
-    return np.stack(found, 1).reshape(-1, *found[0].shape[1:])
+    return [tuple(slice(int(a), int(a) + edge) for a in corner) for corner in product(*starts)]
 
 
 def cut(x: NDArray[np.float32], axis: int, first: int | None, end: int | None) -> NDArray[np.float32]:

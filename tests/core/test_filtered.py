@@ -32,7 +32,7 @@ def test_blocks_are_even_aligned_and_bounded(shape: tuple[int, ...], axes: int, 
     found = blocks(x, axes)
     assert found.shape == (2 * seen[0], *seen[1:])
     assert found[: seen[0]].size <= MOST_VALUES
-    corners = found.reshape(len(found), -1)[:, 0]
+    corners = found.reshape(len(found), -1)[:, 0].astype(int)
     places = np.array(np.unravel_index(corners, x.shape))
     assert places[0].tolist() == [0] * seen[0] + [1] * seen[0]  # a sample's blocks stay together
     assert not (places[2:] % ALIGNED).any()
