@@ -64,7 +64,8 @@ class _Memory(LocalState):
         with self.location.open(posixpath.join(str(project.id), SNAPSHOTS, f"{snapshot_id}.json")) as file:
             raw = json.load(file)
         results = raw.get("metric_results") if isinstance(raw, dict) else None
-        forms = {name: _form(result) for name, result in results.items()} if isinstance(results, dict) else {}
+        results = results if isinstance(results, dict) else {}
+        forms = {name: _form(result) for name, result in results.items()}
         unknown = {name: results[name] for name, form in forms.items() if form not in self._validated}
         try:
             model = parse_obj_as(SnapshotModel, {**raw, "metric_results": unknown} if forms else raw)
@@ -99,8 +100,8 @@ class _Points(InMemoryDataStorage):
 
     def _add_value(self, project_id: UUID, snapshot_id: UUID, timestamp: datetime, result: SingleValue) -> None:
         location = result.metric_value_location
-        if location is None:
-            super()._add_value(project_id, snapshot_id, timestamp, result)  # its error
+        if location is None or self._metrics_points is None:
+            super()._add_value(project_id, snapshot_id, timestamp, result)  # its error, its first point
             return
         points = self._metrics_points.setdefault(project_id, {}).setdefault(snapshot_id, [])
         seen = self._validated.get(location.metric.metric_id)

@@ -2,7 +2,7 @@
 
 Importing this module imports Evidently and litestar (seconds): only the command that serves does.
 
-What is different from `evidently ui`: the snapshots are loaded before the first request and with the garbage collector paused (half the time);
+What is different from `evidently ui`: the snapshots are loaded before the first request, in a fraction of the time (`dashboard_load.py`);
 nothing can be written through the API (the workspace is derived, and a page in a browser must not be able to change it); no usage statistics;
 only requests that name this machine are answered while it listens on loopback; routes that would ask a language model are absent.
 """

@@ -77,7 +77,7 @@ def _build_project(workspace: Path, state: DiseaseState, order: int, changes: Ch
     project = project_id(state.disease)
     folder = workspace / project
     touched: list[str] = []
-    points: list[dict[str, Any]] = roll_up(state.history).to_dict("records")  # ordered by `at`; as dicts, since a frame for each point costs more
+    points = roll_up(state.history).to_dict("records")  # ordered by `at`; as dicts, because a frame for each point is slow
     newest = max((row["until"] for row in points), default=None)
     wanted = set()
     for start, group in itertools.groupby(points, key=lambda row: row["at"]):
@@ -126,7 +126,7 @@ def _facts(state: DiseaseState) -> str:
 # Snapshots --------------------------------------------------------------------------------------------------------------------------------
 
 
-def _snapshot(state: DiseaseState, at: datetime, until: datetime, rows: Sequence[Mapping[str, Any]], *, newest: bool) -> dict[str, Any]:
+def _snapshot(state: DiseaseState, at: datetime, until: datetime, rows: Sequence[Mapping[Any, Any]], *, newest: bool) -> dict[str, Any]:
     """One point of all charts, from the rows of `roll_up` that have it."""
     values: dict[str, dict[str, Any]] = {}
     for name in (*SCORES, "n"):
@@ -160,7 +160,7 @@ def _result(key: str, metric: str, *params: tuple[str, str]) -> tuple[str, dict[
     }  # fmt: skip
 
 
-def counts(state: DiseaseState, at: datetime, until: datetime, rows: Sequence[Mapping[str, Any]], *, newest: bool) -> dict[str, dict[str, float]]:
+def counts(state: DiseaseState, at: datetime, until: datetime, rows: Sequence[Mapping[Any, Any]], *, newest: bool) -> dict[str, dict[str, float]]:
     """Figures of all devices together at one point: panel -> name -> value.
 
     `coverage` is a share (0 to 1), absent while nothing was answered; the others are numbers of devices or alarms.
@@ -182,7 +182,7 @@ def counts(state: DiseaseState, at: datetime, until: datetime, rows: Sequence[Ma
     return made
 
 
-def _widgets(state: DiseaseState, at: datetime, span: str, windows: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _widgets(state: DiseaseState, at: datetime, span: str, windows: int, rows: Sequence[Mapping[Any, Any]]) -> list[dict[str, Any]]:
     note = "**SYNTHETIC DATA: says nothing about patients.** " if state.synthetic else ""
     page = state.report_of(at) if windows == 1 else None
     link = f" [The monitor's page of this window](/monitor/{page})." if page else ""

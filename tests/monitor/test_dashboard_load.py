@@ -137,6 +137,17 @@ def test_a_damaged_snapshot_is_the_same_error(text: str, workspace: Path):
             read(workspace)
 
 
+def test_a_result_that_is_of_no_metric_is_an_error(workspace: Path):
+    from components.monitor.dashboard_load import load
+
+    path = snapshots(workspace)[3]
+    snapshot = json.loads(path.read_text())
+    _first(snapshot)["metric_value_location"] = None
+    path.write_text(json.dumps(snapshot))
+    with pytest.raises(ValueError, match="metric_value_location should be set"):
+        load(workspace)
+
+
 def test_a_number_that_changes_leaves_the_others_alone(workspace: Path):
     """Results share what they have in common; a snapshot read again changes itself only."""
     from components.monitor.dashboard_load import load
