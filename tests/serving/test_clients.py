@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from components.core.package import ModelPackage
+from serving.grpc_face import ENVELOPE
 from serving.sources import from_folder
 from tests.serving import triton_client
 from tests.serving.live_server import Gated, Live, running
@@ -247,6 +248,36 @@ def inside_are(live: Live, n: int = 0) -> None:
             return
         threading.Event().wait(0.02)
     raise AssertionError("it never came")
+
+
+def test_a_message_above_the_limit_is_refused_written_down_and_counted_and_one_at_the_limit_is_answered(tmp_path: Path) -> None:
+    """Above twice the limit gRPC refuses it unread: nobody knows then which model was asked."""
+    from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as service
+
+    made(tmp_path / "model")
+    limit = 1000 + ENVELOPE
+    with running([from_folder(tmp_path / "model")], tmp_path / "log", poll_s=0, max_body_bytes=1000) as server:
+        with grpc.insecure_channel(server.grpc) as channel:
+            stub = service.GRPCInferenceServiceStub(channel)
+
+            def said(size: int) -> str:
+                """What becomes of a message of so many bytes."""
+                message = infer_message(x=X[:0], model_version="9" * (size - 100))
+                message.model_version = "9" * (size - 100 + size - message.ByteSize())
+                assert message.ByteSize() == size
+                with pytest.raises(grpc.RpcError) as raised:
+                    stub.ModelInfer(message)
+                return f"{raised.value.code().name} {raised.value.details()}"
+
+            assert stub.ModelInfer(infer_message()).model_name == MODEL
+            assert said(limit).startswith("UNIMPLEMENTED")  # it came in: what is wrong with it is that there is no such version
+            for size in (limit + 1, 2 * limit):
+                assert said(size) == f"RESOURCE_EXHAUSTED message: larger than allowed; allowed: {limit} bytes"
+            assert said(2 * limit + 1).startswith("RESOURCE_EXHAUSTED")
+        told = server.records()
+        assert sorted(told["status"]) == ["answered"] + ["refused"] * 3
+        assert sum("larger than allowed" in str(reasons) for reasons in told["reasons"]) == 2
+        assert server.metrics()[f'dxflow_requests_total{{model="{MODEL}",status="refused"}}'] == 3
 
 
 def asking(live: Live, n: int) -> tuple[list[int], list[threading.Thread]]:
