@@ -18,8 +18,8 @@ RETINOPATHY = {
     "312905005": "Severe nonproliferative diabetic retinopathy",
     "59276001": "Proliferative diabetic retinopathy",
 }
-"""Looked up in NLM's value sets 2.16.840.1.113883.3.526.3.327, as of 2021, for the first, and .3.526.3.1283, as of 2025, for the others. The full names
-there are "retinopathy due to diabetes mellitus (disorder)" and "mild nonproliferative retinopathy due to ..."."""
+"""Looked up in NLM's value sets 2.16.840.1.113883.3.526.3.327, as of 2021, for the first, and .3.526.3.1283, as of 2025, for the others, whose
+full names are "retinopathy due to diabetes mellitus (disorder)" and "mild nonproliferative retinopathy due to ..."."""
 OURS = [value for value in vars(codes).values() if isinstance(value, tuple)]
 
 
