@@ -103,8 +103,9 @@ def test_a_raw_body_a_json_and_a_tensor_of_one_file_get_the_answer_computed_by_h
 
 def test_the_client_sends_each_kind_of_file_as_what_its_first_bytes_say(server: Process, tmp_path: Path):
     """Names of files say nothing: a series from an archive has none."""
-    bare = small_bodies.photograph_dicom()[132:]  # DICOM as old archives keep it
-    for kind, (name, content) in {kind: (name, make()) for kind, (name, make) in GOOD.items()} | {"application/dicom": (FUNDUS, bare)}.items():
+    files = [(kind, name, make()) for kind, (name, make) in GOOD.items()]
+    files.append(("application/dicom", FUNDUS, small_bodies.photograph_dicom()[132:]))  # as old archives keep it
+    for kind, name, content in files:
         (tmp_path / "file").write_bytes(content)
         wanted = [expected(name, q.array) for q in bodies.read(kind, Body(content), disease(name), PSEUDONYMISER)]
         answers = client.predict(server.url, name, tmp_path / "file", None, None, 60)
@@ -118,7 +119,7 @@ def test_the_command_gives_every_row_of_a_table_its_answer(server: Process, tmp_
     assert [a["part"] for a in json.loads(found.output)] == [{"row": 0}, {"row": 1}, {"row": 2}]
     lines = CliRunner().invoke(predict, asked).output.splitlines()
     assert [line.split(";")[0].split()[:2] for line in lines if line.startswith("row ")] == [["row", "0"], ["row", "1"], ["row", "2"]]
-    assert all("scores malignant 0." in line for line in lines if line.startswith("row "))
+    assert all("scores malignant " in line for line in lines if line.startswith("row "))
     (tmp_path / "table").write_bytes(small_bodies.table(1))
     assert json.loads(CliRunner().invoke(predict, [*asked, "--json"]).output)["part"] == {"row": 0}
 
