@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from serving.access.policy import Policy
 from serving.predictor import Predictor, Query
 from serving.reading.cases import CaseStore, now
 from serving.reading.pages import ReadingPage
+from serving.turns import Turns
 from tests.serving.small_package import CATALOGUE, build, lung_nodule, onnx_bytes, reference
 
 DEVICE, PATIENT = "0" * 16, "feedfacefeedface"
@@ -62,8 +62,8 @@ class Site:
         self.store = CaseStore(folder / "reading")
         self.inbox = folder / "inbox"
         self.audit = Audit(folder / "audit", folder / "heads", signing_key())
-        self.executor = ThreadPoolExecutor(1)
-        self.page = ReadingPage(self.store, lambda: self.predictors, self.executor, policy, self.audit, lambda disease: self.inbox / disease)
+        self.turns = Turns(8)
+        self.page = ReadingPage(self.store, lambda: self.predictors, self.turns, policy, self.audit, lambda disease: self.inbox / disease)
         self.app = Access(self.page.app, policy, self.audit, lambda: set(self.predictors))
         self.ids: dict[str, str] = {}
         for name, disease, array in (
