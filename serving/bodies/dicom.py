@@ -57,7 +57,7 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
     else:
         point = tuple(_inside(value, size, name) for value, size, name in zip((body.row, body.column), frame.shape, body.names, strict=False))
         array = cut_patch(frame, centre_rc=(point[0], point[1]), pixel_mm=image.pixel_mm, spec_input=spec.input)
-    return [_query(body, array, image.device, image.patient, image.study, image.series, image.facts)]
+    return [_query(body, array, image.device, image.patient, image.study, image.series, image.facts, image.covariates)]
 
 
 def _in_dicom_words(spec: DiseaseSpec) -> DiseaseSpec:
@@ -96,14 +96,17 @@ def _volume(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> Quer
     series = read_series(body.content, spec=spec, pseudonymiser=pseudonymiser, most_expansion=MOST_EXPANSION)
     grid = head_on_grid(series.volume, shape=(shape[1], shape[2], shape[3]), spacing_mm=(spacing[0], spacing[1], spacing[2]))
     one = series.image
-    return _query(body, grid[None], one.device, one.patient, one.study, one.series, one.facts)
+    return _query(body, grid[None], one.device, one.patient, one.study, one.series, one.facts, series.covariates)
 
 
-def _query(body: Body, array: NDArray[Any], device: DeviceIdentity, patient: str | None, study: str, series: str, facts: dict[str, Any]) -> Query:
+def _query(
+    body: Body, array: NDArray[Any], device: DeviceIdentity, patient: str | None, study: str, series: str, facts: dict[str, Any],
+    told: dict[str, Any],
+) -> Query:  # fmt: skip
     return Query(
         array=array, device_key=body.device_or(device.key), manufacturer=device.manufacturer, device_model=device.model,
         software=device.software or None, patient=patient, study=study, series=series,
-        acquisition={key: value for key, value in facts.items() if _loggable(value)}, source="dicom",
+        acquisition={key: value for key, value in facts.items() if _loggable(value)}, source="dicom", covariates=told,
     )  # fmt: skip
 
 

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core.covariates import agreed
 from components.core.imaging.dicom import frame_in_unit
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.header import Frame, ImageHeader, read_header
@@ -32,10 +33,11 @@ Content = bytes | Path
 
 @dataclass(frozen=True)
 class Series:
-    """A volume and the header of its first slice."""
+    """A volume, the header of its first slice, and what all slices tell of the patient's covariates."""
 
     volume: Volume
     image: ImageHeader
+    covariates: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def read_series(content: Content, *, spec: DiseaseSpec, pseudonymiser: Pseudonym
     for k, one in enumerate(slices):
         with _open(one.content) as handle:
             data[:, :, k] = frame_in_unit(handle, one.image, one.number, spec=spec).T
-    return Series(Volume(data, affine, first.image.bits_stored, "SYNTHETIC" if first.image.synthetic else ""), first.image)
+    volume = Volume(data, affine, first.image.bits_stored, "SYNTHETIC" if first.image.synthetic else "")
+    return Series(volume, first.image, agreed(s.image.covariates for s in slices))
 
 
 def _slices(file: Content, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float) -> Iterator[_Slice]:
