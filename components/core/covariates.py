@@ -62,7 +62,7 @@ def of_dicom(names: Collection[str], *, age: str, sex: str) -> dict[str, float |
 
     Args:
         names: Of `NAMES`; those that a header has no word of ours for are never told by one.
-        age: Patient's Age (0010,1010), e.g. `045Y` or `018M`. `000Y` is what stands where nobody filled in an age: infants' are in days, weeks, months.
+        age: Patient's Age (0010,1010), e.g. `045Y` or `018M`. `000Y` stands where nobody filled one in: infants' are in days, weeks, months.
         sex: Patient's Sex (0010,0040).
 
     Source:

@@ -1,4 +1,4 @@
-"""Age and sex of a DICOM header: the same answer as when the request tells them, nothing where it is impossible, never more than the spec asks for."""
+"""Age and sex of a DICOM header: the same answer as when the request tells them, nothing where it is impossible, no more than the spec asks for."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def test_an_age_is_whole_years_of_whatever_it_was_counted_in(age: str, years: fl
     assert of_dicom(NAMES, age=age, sex="") == ({} if years is None else {"age_years": float(years)})
 
 
-@pytest.mark.parametrize(("text", "sex"), [("F", "F"), ("M", "M"), ("O", "O"), ("U", None), ("f", None), ("FEMALE", None), ("F\\M", None), ("", None)])
+@pytest.mark.parametrize(
+    ("text", "sex"), [("F", "F"), ("M", "M"), ("O", "O"), ("U", None), ("f", None), ("FEMALE", None), ("F\\M", None), ("", None)]
+)
 def test_a_sex_is_a_letter_of_the_standard(text: str, sex: str | None):
     assert of_dicom(NAMES, age="", sex=text).get("sex") == sex
 
