@@ -28,9 +28,11 @@ from starlette.routing import Route
 
 from components.core.atomic import write_text
 from components.core.errors import DataError, DxflowError
+from serving import slide_answer
 from serving.access.audit import Audit
 from serving.access.layer import COOKIE, IDENTITY
 from serving.access.policy import Denied, Identity, Policy
+from serving.bodies.slide import SLIDE
 from serving.predictor import Predictor
 from serving.reading import words
 from serving.reading.cases import AGREE, DISAGREE, MAX_COMMENT, OWN, CaseStore, Reading, now
@@ -107,6 +109,12 @@ class ReadingPage:
     async def heat(self, request: Request) -> Response:
         case, query, _ = self._cases.get(request.path_params["name"])
         predictor = self._predictor(case.disease)
+        if query.source == SLIDE:
+            kept = self._cases.heat(case.id)
+            if kept is None:
+                raise DataError("there is no heat-map of this one", where="case")
+            headers = {"X-Method": slide_answer.METHOD, "X-Classes": ",".join(predictor.explained(case.answer))}
+            return Response(kept.tobytes(), media_type="application/octet-stream", headers=HEADERS | headers)
         found = await asyncio.get_running_loop().run_in_executor(self._executor, predictor.explain, query)
         if found is None or found.heat is None:
             raise DataError("there is no heat-map of this one", where="case")

@@ -99,6 +99,14 @@ def test_a_raw_body_a_json_and_a_tensor_of_one_file_get_the_answer_computed_by_h
     assert probabilities([json.loads(a) for a in answered]) == pytest.approx(wanted, abs=1e-4)
 
 
+def test_a_slide_is_explained_on_its_own_picture(server: Process, tmp_path: Path):
+    """The small package has no forest for slides: it says so, and there is no heat. Tests of the heat itself are in test_slides.py."""
+    content = small_bodies.slide(tmp_path, image=small_bodies.corner())
+    reply = httpx.post(f"{server.url}/v1/models/{TILES}:explain", content=content, headers={"Content-Type": "image/tiff"}, timeout=60)
+    (found,) = reply.json()["explanations"]
+    assert (reply.status_code, found["abstain"], found["part"]["tiles"], found["heatmap"]) == (200, True, 72, None)
+
+
 def test_parts_say_which_they_are_and_the_client_chooses_window_and_device(server: Process):
     key = "0123456789abcdef"
     headers = {"Content-Type": "text/csv", "X-Dxflow-Window": "3", "X-Dxflow-Device": key}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from components.core import aggregates
 from components.core.errors import DataError
 from components.core.imaging.slides import open_slide
 from components.core.spec import DiseaseSpec
-from serving import bodies
+from serving import bodies, slide_answer
+from serving.bodies import slide
 from serving.bodies.body import Body
-from serving.predictor import Predictor, Query
+from serving.predictor import Predictor, Query, Tiles
 from tests.serving import small_bodies
 from tests.serving.fuzzing import PSEUDONYMISER
 from tests.serving.small_bodies import TILES, disease
@@ -93,6 +95,75 @@ def test_the_forest_of_the_package_answers_for_the_slide(tmp_path: Path):
     answer = Predictor(without, None).answer(found)[0]
     assert (answer["abstain"], answer["decision"], answer["probabilities"]) == (True, None, {})
     assert answer["reasons"] == ["this model answers for tiles only: its package holds no aggregate"]
+
+
+COLD, HOT = (1 / (1 + np.exp(-GAIN * (np.mean(colour) / 255 - MIDDLE))) for colour in ((70, 30, 55), (120, 50, 95)))
+"""P(tumour) of the two kinds of tissue of `small_bodies.corner`, by hand."""
+
+
+def corner_heat() -> NDArray[np.float64]:
+    """(80, 112): 8 pixels a tile."""
+    heat = np.zeros((80, 112))
+    heat[16:64, 8:104] = COLD
+    heat[16:32, 80:104] = HOT
+    return heat
+
+
+def test_the_heat_of_a_slide_lies_in_the_corner_where_its_tumour_is(tmp_path: Path):
+    """Pixel by pixel what each tile says, computed by hand; none on the glass."""
+    assert (COLD < 0.1, HOT > 0.9) == (True, True)
+    predictor = Predictor(build(tmp_path / "package", spec_of("mean"), reference(DEVICES, patients=2)), None)
+    (query,) = queries(small_bodies.slide(tmp_path, image=small_bodies.corner()))
+    found = predictor.explain(query)
+    assert found is not None
+    assert (found.method, found.classes, found.pixel_um) == ("tile probabilities", ("tumour",), 6.0)
+    assert found.heat is not None
+    np.testing.assert_allclose(found.heat, corner_heat(), atol=1e-4)
+    assert found.overlay is not None
+    from PIL import Image
+
+    shown = np.asarray(Image.open(io.BytesIO(found.overlay))).astype(int)
+    shown = shown[:: shown.shape[0] // 80, :: shown.shape[1] // 112]
+    plain = query.tiles.view.astype(int)  # type: ignore[union-attr]
+    assert np.array_equal(shown[:16], plain[:16])
+    moved = np.abs(shown - plain).sum(-1)
+    assert moved[16:32, 80:104].min() > 2 * moved[32:64, 8:104].max()
+    assert found.answered.answer == predictor.answer([query])[0]
+
+
+def test_a_slide_without_an_answer_has_no_heat_and_a_tile_has_its_own(tmp_path: Path):
+    predictor = Predictor(build(tmp_path / "package", spec_of("heatmap-forest"), reference(DEVICES, patients=2)), None)  # without its forest
+    (query,) = queries(small_bodies.slide(tmp_path))
+    found = predictor.explain(query)
+    assert found is not None
+    assert (found.answered.answer["abstain"], found.heat, found.overlay) == (True, None, None)
+    tile = predictor.explain(Query(query.array))
+    assert tile is not None
+    assert tile.heat is not None
+    assert (tile.heat.shape, tile.method) == ((48, 48), "occlusion")
+
+
+@pytest.mark.parametrize("shrunk", [2, 3, 16, 40])
+def test_tiles_of_a_large_slide_leave_no_gap_between_them_and_the_hottest_is_never_lost(shrunk: int):
+    """A view whose pixels are no part of a tile's side, or larger than one."""
+    rows, columns = np.mgrid[:50, :70]
+    places = np.stack([columns.ravel(), rows.ravel()], 1) * 48.0 + 24.0
+    view = np.zeros((-(-400 // shrunk), -(-560 // shrunk), 3), np.uint8)
+    values = np.full(len(places), 0.25)
+    hot = 33 * 70 + 61
+    values[hot] = 0.75
+    found = slide_answer.heat(Tiles(np.empty(0), places, 48.0, view, 6.0 * shrunk), values)
+    assert found[: 400 // shrunk, : 560 // shrunk].min() == 0.25  # a last pixel that is hardly covered may stay cold
+    assert found.max() == 0.75
+    row, column = np.argwhere(found == 0.75).mean(0)
+    assert (row * shrunk / 8, column * shrunk / 8) == pytest.approx((33, 61), abs=max(1.0, shrunk / 8))
+
+
+def test_the_view_of_a_large_slide_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slide, "MOST_VIEW_SIDE", 40)
+    (query,) = queries(small_bodies.slide(tmp_path, image=small_bodies.corner()))
+    assert query.tiles is not None
+    assert (query.tiles.view.shape, query.tiles.view_um) == ((27, 38, 3), 18.0)
 
 
 def test_a_slide_that_claims_more_than_it_holds_or_is_cut_is_refused(tmp_path: Path):
