@@ -90,7 +90,8 @@ class CaseStore:
         name = secrets.token_hex(16)
         data = io.BytesIO()
         shown = np.asarray(query.array, dtype=np.float32) if query.tiles is None else query.tiles.view.transpose(2, 0, 1)
-        np.savez_compressed(data, array=shown, **({} if heat is None else {"heat": np.round(255 * heat).astype(np.uint8)}))
+        arrays: dict[str, Any] = {"array": shown} | ({} if heat is None else {"heat": np.round(255 * heat).astype(np.uint8)})
+        np.savez_compressed(data, **arrays)
         with atomic_file(self._pixels(name)) as partial:
             partial.write_bytes(data.getvalue())
         kept = {
