@@ -138,6 +138,8 @@ class Predictor:
         self._projection = package.projection
         reference = package.reference
         self._limits, self._uncertainty = Limits.learn(self.spec, reference), Uncertainty.learn(self.spec, reference)
+        groups = package.groups
+        self._of_slides = Uncertainty.learn(self.spec, reference[:0] if groups is None else groups)
         known = reference.groupby("device_key")[["manufacturer", "model"]].first()
         self._devices = {str(key): (_text(row["manufacturer"]), _text(row["model"])) for key, row in known.iterrows()}
         self.known_devices = frozenset(self._devices)
@@ -203,7 +205,8 @@ class Predictor:
         names: dict[int, str] = {}
         if p:
             answered = np.stack(list(p.values()))
-            sure = dict(zip(p, self._uncertainty.describe(answered), strict=True))
+            described = self._uncertainty.describe(answered), self._of_slides.describe(answered)  # what tiles are like says nothing of slides
+            sure = {n: described[n in tiles][k] for k, n in enumerate(p)}
             names = dict(zip(p, self._decision.names(answered), strict=True))
         package = self.package
         return [

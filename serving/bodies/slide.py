@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from components.core.imaging.errors import NotUsable
+from components.core.inference_log.tables import SLIDE
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
 from serving.bodies.body import Body
 from serving.predictor import Query, Tiles
 
 TYPES = ("image/tiff",)
-SLIDE = "slide"
-"""`Query.source` of whole slides."""
 MOST_PIXELS = 60_000_000_000  # of level 0: 245,000 a side
 MOST_EXPANSION = 300  # glass packs 300 times, tissue 20 to 60 times
 MOST_VIEW_PIXELS = 1 << 28  # of the level that tissue is looked for in

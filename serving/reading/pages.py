@@ -28,11 +28,11 @@ from starlette.routing import Route
 
 from components.core.atomic import write_text
 from components.core.errors import DataError, DxflowError
+from components.core.inference_log.tables import SLIDE
 from serving import slide_answer
 from serving.access.audit import Audit
 from serving.access.layer import COOKIE, IDENTITY
 from serving.access.policy import Denied, Identity, Policy
-from serving.bodies.slide import SLIDE
 from serving.predictor import Predictor
 from serving.reading import words
 from serving.reading.cases import AGREE, DISAGREE, MAX_COMMENT, OWN, CaseStore, Reading, now

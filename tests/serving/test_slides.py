@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from components.core import aggregates
 from components.core.errors import DataError
 from components.core.imaging.slides import open_slide
+from components.core.inference_log.events import RESPONSE
 from components.core.spec import DiseaseSpec
 from serving import bodies, slide_answer
 from serving.bodies import slide
 from serving.bodies.body import Body
+from serving.cloud_events import Event
+from serving.collected import Collected
 from serving.predictor import Predictor, Query, Tiles
 from tests.serving import small_bodies
 from tests.serving.fuzzing import PSEUDONYMISER
@@ -164,6 +167,36 @@ def test_the_view_of_a_large_slide_is_bounded(tmp_path: Path, monkeypatch: pytes
     (query,) = queries(small_bodies.slide(tmp_path, image=small_bodies.corner()))
     assert query.tiles is not None
     assert (query.tiles.view.shape, query.tiles.view_um) == ((27, 38, 3), 18.0)
+
+
+def test_how_sure_a_slide_is_comes_from_slides_and_without_any_nothing_is_said(tmp_path: Path):
+    """A reference of tiles gives tiles their interval; a slide has one only where the package knows how slides came out."""
+    tiles = reference(DEVICES).rename(columns={"score_benign": "score_normal", "score_malignant": "score_tumour"})
+    draw = np.random.default_rng(0)
+    label = np.arange(120) % 2
+    p = np.clip(np.where(label, 0.9, 0.6) + draw.normal(0, 0.05, 120), 0.01, 0.99)  # the hottest tile of a healthy slide is hot, too
+    rows = {"group_id": [f"g{n}" for n in range(120)], "split": "test", "label": label, "score_normal": 1 - p, "score_tumour": p}
+    out = io.BytesIO()
+    pd.DataFrame(rows).to_parquet(out, index=False)
+    more: dict[str, dict[str, Any]] = {"with": {"groups.parquet": out.getvalue()}, "without": {}}
+    (query,) = queries(small_bodies.slide(tmp_path, image=small_bodies.corner()))
+    sure = {}
+    for name, files in more.items():
+        whole, tile = Predictor(build(tmp_path / name, spec_of("max"), tiles, more=files), None).answer([query, Query(query.array)])
+        sure[name] = whole["uncertainty"]
+        assert tile["uncertainty"]["low"] is not None
+    assert sure["without"]["low"] is sure["without"]["set"] is None
+    assert sure["without"]["entropy"] == sure["with"]["entropy"] > 0
+    assert sure["with"]["set"] == ["tumour"]
+    assert sure["with"]["low"] > 0.5
+
+
+def test_a_collector_knows_an_answer_about_a_slide_from_one_about_a_tile(tmp_path: Path):
+    package = build(tmp_path / "package", spec_of("mean"), reference(DEVICES, patients=2))
+    found = queries(small_bodies.slide(tmp_path))
+    answers = [one | {"request_id": "0" * 32} for one in Predictor(package, None).answer([*found, Query(found[0].array)])]
+    event = Event("1", "kserve", RESPONSE, package.disease, None, 1, {"predictions": answers})
+    assert [r["source"] for r in Collected([package], PSEUDONYMISER).records(event, "key", "2026-01-01T00:00:00+00:00")] == ["slide", "cloudevent"]
 
 
 def test_a_slide_that_claims_more_than_it_holds_or_is_cut_is_refused(tmp_path: Path):
