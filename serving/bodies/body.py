@@ -71,7 +71,12 @@ class Body:
 
     def device_or(self, found: str = UNKNOWN_DEVICE) -> str:
         """The device that the file names, else the one that the client names."""
-        return found if found != UNKNOWN_DEVICE else self.device or UNKNOWN_DEVICE
+        return device_or(found, self.device)
+
+
+def device_or(found: str, told: str | None) -> str:
+    """The device that a file names, else the one that was told."""
+    return found if found != UNKNOWN_DEVICE else told or UNKNOWN_DEVICE
 
 
 def bounded(spec: DiseaseSpec) -> DiseaseSpec:

@@ -27,6 +27,8 @@ from starlette.routing import Route
 
 from components.core.atomic import write_text
 from components.core.errors import DataError, DxflowError
+from components.core.inference_log.tables import SLIDE
+from serving import slide_answer
 from serving.access.audit import Audit
 from serving.access.layer import COOKIE, IDENTITY
 from serving.access.policy import Denied, Identity, Policy
@@ -107,6 +109,12 @@ class ReadingPage:
     async def heat(self, request: Request) -> Response:
         case, query, _ = self._cases.get(request.path_params["name"])
         predictor = self._predictor(case.disease)
+        if query.source == SLIDE:
+            kept = self._cases.heat(case.id)
+            if kept is None:
+                raise DataError("there is no heat-map of this one", where="case")
+            headers = {"X-Method": slide_answer.METHOD, "X-Classes": ",".join(predictor.explained(case.answer))}
+            return Response(kept.tobytes(), media_type="application/octet-stream", headers=HEADERS | headers)
         found = await asyncio.get_running_loop().run_in_executor(self._turns.executor, self._turns.alone, predictor.explain, query)
         if found is None or found.heat is None:
             raise DataError("there is no heat-map of this one", where="case")

@@ -124,6 +124,14 @@ def test_the_command_gives_every_row_of_a_table_its_answer(server: Process, tmp_
     assert json.loads(CliRunner().invoke(predict, [*asked, "--json"]).output)["part"] == {"row": 0}
 
 
+def test_a_slide_is_explained_on_its_own_picture(server: Process, tmp_path: Path):
+    """The small package has no forest for slides: it says so, and there is no heat. Tests of the heat itself are in test_slides.py."""
+    content = small_bodies.slide(tmp_path, image=small_bodies.corner())
+    reply = httpx.post(f"{server.url}/v1/models/{TILES}:explain", content=content, headers={"Content-Type": "image/tiff"}, timeout=60)
+    (found,) = reply.json()["explanations"]
+    assert (reply.status_code, found["abstain"], found["part"]["tiles"], found["heatmap"]) == (200, True, 72, None)
+
+
 def test_parts_say_which_they_are_and_the_client_chooses_window_and_device(server: Process):
     key = "0123456789abcdef"
     headers = {"Content-Type": "text/csv", "X-Dxflow-Window": "3", "X-Dxflow-Device": key}
