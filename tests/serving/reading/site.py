@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,17 @@ import numpy as np
 import uvicorn
 
 from components.core.spec import DiseaseSpec
+from serving import bodies
 from serving.access.audit import Audit, signing_key
 from serving.access.layer import Access
 from serving.access.policy import Policy
+from serving.bodies.body import Body
 from serving.predictor import Predictor, Query
 from serving.reading.cases import CaseStore, now
 from serving.reading.pages import ReadingPage
+from serving.turns import Turns
+from tests.serving import small_bodies
+from tests.serving.fuzzing import PSEUDONYMISER
 from tests.serving.small_package import CATALOGUE, build, lung_nodule, onnx_bytes, reference
 
 DEVICE, PATIENT = "0" * 16, "feedfacefeedface"
@@ -58,12 +62,16 @@ class Site:
         table = known.rename(columns={"score_benign": f"score_{mri.target.classes[0]}", "score_malignant": f"score_{mri.target.classes[1]}"})
         decision = {"kind": "threshold", "classes": list(mri.target.classes), "thresholds": [0.4], "positive": mri.target.positive}
         packages.append(build(folder / "mri", mri, table, synthetic=True, onnx=onnx_bytes(tuple(mri.input.shape)), decision=decision))
+        slides = DiseaseSpec.model_validate(small_bodies.disease(small_bodies.TILES).model_dump() | {"aggregate": {"method": "max"}})
+        packages.append(
+            build(folder / "slides", slides, known, synthetic=True, decision=decision | {"classes": ["normal", "tumour"], "positive": "tumour"})
+        )
         self.predictors = {p.disease: Predictor(p, None) for p in packages}
         self.store = CaseStore(folder / "reading")
         self.inbox = folder / "inbox"
         self.audit = Audit(folder / "audit", folder / "heads", signing_key())
-        self.executor = ThreadPoolExecutor(1)
-        self.page = ReadingPage(self.store, lambda: self.predictors, self.executor, policy, self.audit, lambda disease: self.inbox / disease)
+        self.turns = Turns(8)
+        self.page = ReadingPage(self.store, lambda: self.predictors, self.turns, policy, self.audit, lambda disease: self.inbox / disease)
         self.app = Access(self.page.app, policy, self.audit, lambda: set(self.predictors))
         self.ids: dict[str, str] = {}
         for name, disease, array in (
@@ -73,15 +81,21 @@ class Site:
             ("volume", "alzheimer-smri", brain(tuple(mri.input.shape))),
         ):
             self.add(name, disease, array)
+        body = Body(small_bodies.slide(folder, image=small_bodies.corner()))
+        (query,) = bodies.read("image/tiff", body, slides, PSEUDONYMISER)
+        self.keep("slide", slides.name, query)
         self.url = ""
 
     def add(self, name: str, disease: str, array: np.ndarray) -> None:
-        predictor = self.predictors[disease]
         query = Query(array=array, device_key=DEVICE, manufacturer="SIEMENS", device_model="SOMATOM Force", patient=PATIENT, study=f"study-{name}")
-        (answer,) = predictor.answer([query])
-        answer["request_id"] = f"{len(self.ids):032x}"
+        self.keep(name, disease, query)
+
+    def keep(self, name: str, disease: str, query: Query) -> None:
+        predictor = self.predictors[disease]
+        (found,) = predictor.work([query])
+        found.answer["request_id"] = f"{len(self.ids):032x}"
         positive = [predictor.spec.target.classes[k] for k in predictor.spec.positive_indices]
-        self.ids[name] = self.store.add(query, answer, positive, now())
+        self.ids[name] = self.store.add(query, found.answer, positive, now(), heat=predictor.slide_heat(query, found))
 
 
 @contextmanager
