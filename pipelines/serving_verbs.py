@@ -99,8 +99,8 @@ def predict(file: Path, model: str, url: str, row: float | None, column: float |
         found = replay(url, model, file, timeout_s)
         click.echo(json.dumps(found) if as_json else replay_text(found))
         return
-    answer = work(url, model, file, row, column, timeout_s)
-    click.echo(json.dumps(answer) if as_json else answer_text(answer))
+    answers = work(url, model, file, row, column, timeout_s)
+    click.echo(json.dumps(answers[0] if len(answers) == 1 else answers) if as_json else answer_text(answers))
 
 
 @click.command()

@@ -202,16 +202,26 @@ def unseen_text(result: dict[str, Any]) -> None:
     print(f"report     {result['report']}")
 
 
-def answer_text(answer: dict[str, Any]) -> str:
-    """A server's answer in plain words."""
-    probabilities = ", ".join(f"{name} {p:.3f}" for name, p in answer["probabilities"].items()) or "-"
-    decision = f"no decision ({'; '.join(answer['reasons'])})" if answer["abstain"] else answer["decision"]
-    device = answer["device"]
-    lines = [
-        f"decision   {decision}" + ("   SYNTHETIC MODEL" if answer["synthetic"] else ""),
-        f"scores     {probabilities}",
+def answer_text(answers: list[dict[str, Any]]) -> str:
+    """A server's answers about one file in plain words: one in full, several (the rows of a table, the windows of a recording) a line each."""
+
+    def decided(answer: dict[str, Any]) -> str:
+        return f"no decision ({'; '.join(answer['reasons'])})" if answer["abstain"] else answer["decision"]
+
+    def scores(answer: dict[str, Any]) -> str:
+        return ", ".join(f"{name} {p:.3f}" for name, p in answer["probabilities"].items()) or "-"
+
+    first = answers[0]
+    note = "   SYNTHETIC MODEL" if first["synthetic"] else ""
+    device = first["device"]
+    if len(answers) == 1:
+        lines = [f"decision   {decided(first)}{note}", f"scores     {scores(first)}"]
+    else:
+        lines = [f"samples    {len(answers)}{note}"]
+        lines += [f"{', '.join(f'{k} {v}' for k, v in (a.get('part') or {}).items()):<30} {decided(a)}; scores {scores(a)}" for a in answers]
+    lines += [
         f"device     {device.get('manufacturer') or '-'} {device.get('model') or ''} ({device['key']}), {device['status']}",
-        f"model      {answer['model']}:{answer['version']}",
+        f"model      {first['model']}:{first['version']}",
         "This assists a physician and does not replace one.",
     ]
     return "\n".join(lines)

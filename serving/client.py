@@ -1,4 +1,4 @@
-"""Ask a running server about one file."""
+"""Ask a running server about one file, whatever kind of file it is."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from typing import Any
 
 from components.core.errors import DataError, DxflowError, ServiceError, SpecError
 from components.core.package import SYNTHETIC
+from serving.kinds import HEAD, sniffed
+
+NPY = b"\x93NUMPY"
+KINDS = "DICOM, PNG, JPEG, TIFF, NIfTI, CSV or .npy, by its first bytes"
 
 
-def predict(url: str, model: str, file: Path, row: float | None, column: float | None, timeout_s: float) -> dict[str, Any]:
-    """Send a DICOM file, or an array in a `.npy` file, by protocol v1.
+def predict(url: str, model: str, file: Path, row: float | None, column: float | None, timeout_s: float) -> list[dict[str, Any]]:
+    """Send a file as what its first bytes say, or the array of a `.npy` file, by protocol v1.
 
     Args:
         url: Of the server, e.g. http://127.0.0.1:8080.
@@ -22,12 +26,12 @@ def predict(url: str, model: str, file: Path, row: float | None, column: float |
         row, column: Point of interest in pixels of the image, for diseases that look at a patch.
 
     Returns:
-        The answer as `serving/predictor.py` describes it, with `request_id`.
+        The answers as `serving/predictor.py` describes them, with `request_id`: one, or of a table or a recording one for each row or window.
 
     Raises:
         DataError: The file, or the server refuses it. SpecError: No such model there. ServiceError: No server, or it fails.
     """
-    return ask(url, model, *_body(Path(file), row, column), timeout_s)[0]
+    return ask(url, model, *_body(Path(file), row, column), timeout_s)
 
 
 def ask(url: str, model: str, body: bytes, headers: dict[str, str], timeout_s: float) -> list[dict[str, Any]]:
@@ -51,7 +55,7 @@ def _body(file: Path, row: float | None, column: float | None) -> tuple[bytes, d
         data = file.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the file: {error.strerror}", where=str(file)) from None
-    if file.suffix == ".npy":
+    if data.startswith(NPY):
         import io
 
         import numpy as np
@@ -59,9 +63,12 @@ def _body(file: Path, row: float | None, column: float | None) -> tuple[bytes, d
         try:
             array = np.load(io.BytesIO(data), allow_pickle=False)
         except (ValueError, EOFError):
-            raise DataError("not a .npy file", where=str(file)) from None
+            raise DataError("a damaged .npy file", where=str(file)) from None
         return json.dumps({"instances": [{"array": array.tolist()}]}).encode(), {"Content-Type": "application/json"}
-    headers = {"Content-Type": "application/dicom"}
+    kind = sniffed(data[:HEAD])
+    if not kind:
+        raise DataError("not a file that a server takes", where=str(file), allowed=KINDS)
+    headers = {"Content-Type": kind}
     for name, value in (("X-Dxflow-Row", row), ("X-Dxflow-Column", column)):
         if value is not None:
             headers[name] = repr(float(value))

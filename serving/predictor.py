@@ -176,9 +176,13 @@ class Predictor:
         """
         return [one.answer for one in self.work(queries)]
 
-    def work(self, queries: Sequence[Query]) -> list[Answered]:
-        """The answers, and what the log keeps beside them."""
-        figures = self.figures(queries)
+    def work(self, queries: Sequence[Query], figures: Sequence[dict[str, float]] | None = None) -> list[Answered]:
+        """The answers, and what the log keeps beside them.
+
+        Args:
+            figures: `self.figures(queries)`, where they are there already.
+        """
+        figures = self.figures(queries) if figures is None else figures
         states = [self._device(query, own) for query, own in zip(queries, figures, strict=True)]
         whole = [n for n, state in enumerate(states) if not state.abstain and queries[n].tiles is not None]
         asked = [n for n, state in enumerate(states) if not state.abstain and queries[n].tiles is None]

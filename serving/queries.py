@@ -27,6 +27,7 @@ from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from components.core.spec import DiseaseSpec
 from serving import bodies, covariates, told_words
 from serving.bodies.body import MOST_WINDOWS, Body
+from serving.kinds import DICOM
 from serving.predictor import Query
 
 MAX_SAMPLES = 256
@@ -95,7 +96,7 @@ def _samples(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudo
         kind = None
     else:
         content = _base64(instance[form], f"{where}.{form}")
-        kind = bodies.DICOM if form == "dicom_base64" else _kind(instance.get("content_type"), f"{where}.content_type")
+        kind = DICOM if form == "dicom_base64" else _kind(instance.get("content_type"), f"{where}.content_type")
     names = (f"{where}.row", f"{where}.column", f"{where}.window")
     row, column, window = (_number(instance.get(name), place, UNIT[name]) for name, place in zip(POINTS, names, strict=True))
     device = _keyed(instance.get("device_key"), f"{where}.device_key")

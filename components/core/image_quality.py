@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.devices import sample_figures
-from components.core.filtered import Filtered
+from components.core.filtered import Filtered, cut
 from components.core.spec import DiseaseSpec
 
 CLIPPED = 0.005  # of the range: values this close to its ends count as clipped
@@ -45,14 +45,13 @@ def figures(x: NDArray[Any] | Filtered, spec: DiseaseSpec) -> dict[str, Floats]:
         red_green, blue_green: log2 of the ratio of the channels' means.
     """
     of = x if isinstance(x, Filtered) else Filtered(x, spec)
-    out, y = sample_figures(of, spec), of.y
-    n = len(y)
+    out, y, n, flat = sample_figures(of, spec), of.y, of.n, of.flat
     low, high = spec.input.range
     edge = CLIPPED * (high - low)
-    flat = y.reshape(n, -1)
     span = out["p99"] - out["p01"]
     out["skewness"] = np.divide(out["p99"] + out["p01"] - 2 * out["p50"], span, out=np.zeros(n), where=span > 0)
-    out["clipped_low"], out["clipped_high"] = (flat <= low + edge).mean(1), (flat >= high - edge).mean(1)
+    clipped = (np.count_nonzero(flat <= low + edge, axis=1), np.count_nonzero(flat >= high - edge, axis=1))
+    out["clipped_low"], out["clipped_high"] = (np.asarray(k) / flat.shape[1] for k in clipped)
     out["fineness"] = _fineness(of)
     if "blockiness" in (wanted := names(spec)):
         out["blockiness"] = _blockiness(of)
@@ -63,31 +62,29 @@ def figures(x: NDArray[Any] | Filtered, spec: DiseaseSpec) -> dict[str, Floats]:
 
 
 def _fineness(of: Filtered) -> Floats:
-    y, n = of.y, len(of.y)
+    y, n = of.y, of.n
     near, far = np.zeros(n), np.zeros(n)
     for axis in range(y.ndim - of.axes, y.ndim):
         if y.shape[axis] > 2:
-            near += (of.step(axis).reshape(n, -1) ** 2).mean(1, dtype=np.float64)
-            far += (_apart(y, axis).reshape(n, -1) ** 2).mean(1, dtype=np.float64)
+            near += _energy(of.step(axis), n)
+            far += _energy(cut(y, axis, 2, None) - cut(y, axis, None, -2), n)
     return np.log2(np.divide(near, far, out=np.ones(n), where=(far > 0) & (near > 0)))
 
 
-def _apart(y: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    first, second = [slice(None)] * y.ndim, [slice(None)] * y.ndim
-    first[axis], second[axis] = slice(2, None), slice(None, -2)
-    return y[tuple(first)] - y[tuple(second)]
+def _energy(step: NDArray[np.float32], n: int) -> Floats:
+    values = step.reshape(n, -1)
+    return (values * values).mean(1, dtype=np.float64)
 
 
 def _blockiness(of: Filtered) -> Floats:
     """Over both directions; blocks start at the sample's corner, so a resampled or cropped image shows less of them."""
-    n, ratios = len(of.y), []
+    n, ratios = of.n, []
     for axis in (of.y.ndim - 2, of.y.ndim - 1):
         step = np.abs(of.step(axis))
-        at = np.arange(step.shape[axis]) % BLOCK == BLOCK - 1
-        if not at.any() or at.all():
+        border = step[(*[slice(None)] * axis, slice(BLOCK - 1, None, BLOCK))]
+        if border.size in (0, step.size):
             continue
-        others = tuple(a for a in range(1, step.ndim) if a != axis)
-        place = step.mean(others, dtype=np.float64)  # (n, length of the axis)
-        border, inside = place[:, at].mean(1), place[:, ~at].mean(1)
-        ratios.append(np.divide(border, inside, out=np.ones(n), where=inside > 0) - 1)
+        across, all_of_it = (part.reshape(n, -1).sum(1, dtype=np.float64) for part in (border, step))
+        inside = (all_of_it - across) / (step.size - border.size)
+        ratios.append(np.divide(across / border.size, inside, out=np.ones(n), where=inside > 0) - 1)
     return np.mean(ratios, axis=0) if ratios else np.zeros(n)

@@ -77,7 +77,7 @@ class Uncertainty:
         """(n, K) probabilities -> one dict a sample, see the module."""
         logs = np.log(np.clip(p, 1e-300, 1))
         rows = p.sum(1, keepdims=True)
-        entropy = -(p * logs).sum(1) / np.log(max(2, p.shape[1])) if np.allclose(rows, 1, atol=1e-6) else _binary_entropy(p)
+        entropy = -(p * logs).sum(1) / np.log(max(2, p.shape[1])) if np.abs(rows - 1).max(initial=0) < 1e-6 else _binary_entropy(p)
         out: list[dict[str, Any]] = [{"entropy": round(float(np.clip(e, 0, 1)), 4)} for e in entropy]
         for n, one in enumerate(out):
             one["coverage"] = COVERAGE if self.least is not None else None
@@ -88,7 +88,7 @@ class Uncertainty:
             bounds = np.full((len(p), 2), np.nan)
         else:
             logit = _logit(p[:, list(self.positive)].sum(1))
-            bounds = _sigmoid(np.percentile(np.outer(logit, self.lines[:, 0]) + self.lines[:, 1], (2.5, 97.5), axis=1).T)
+            bounds = _sigmoid(_quantiles(np.outer(logit, self.lines[:, 0]) + self.lines[:, 1], (0.025, 0.975)))
         for one, (low, high) in zip(out, bounds, strict=True):
             one["low"], one["high"] = (None, None) if np.isnan(low) else (round(float(low), 4), round(float(high), 4))
         return out
@@ -120,6 +120,14 @@ def _lines(positive: NDArray[np.bool_], p: Floats, groups: NDArray[Any]) -> Floa
         step = np.stack([d * gradient[:, 0] - b * gradient[:, 1], a * gradient[:, 1] - b * gradient[:, 0]], 1) / (a * d - b * b)[:, None]
         line = line + np.clip(step, -2, 2)
     return line
+
+
+def _quantiles(x: Floats, q: tuple[float, ...]) -> Floats:
+    """(n, draws) -> (n, len(q)), as `numpy.quantile` of each row, which takes ten times as long for a few hundred values."""
+    ordered, place = np.sort(x, axis=1), np.array(q) * (x.shape[1] - 1)
+    below = place.astype(int)
+    low, high = ordered[:, below], ordered[:, np.minimum(below + 1, x.shape[1] - 1)]
+    return low + (high - low) * (place - below)
 
 
 def _binary_entropy(p: Floats) -> Floats:

@@ -11,8 +11,8 @@ from typing import BinaryIO
 from components.core.errors import DataError
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.spec import DiseaseSpec
+from serving.kinds import HEAD
 
-HEAD = 512
 MOST_PIXELS = {"CT": 1 << 23, "MR": 1 << 25}
 """Of one image or volume: 2896 x 2896 for a slice of CT (they have 512 or 1024 a side), 320 x 320 x 327 voxels for a head."""
 MOST_PIXELS_ELSE = 1 << 26

@@ -17,7 +17,7 @@ import pydicom
 import pytest
 
 from components.core.phantoms.chest_ct import generate
-from tests.pacs.orthanc import PASSWORD, USER, Orthanc, needs_orthanc, orthanc
+from tests.orthanc import PASSWORD, USER, Orthanc, needs_orthanc, orthanc
 from tests.pacs.studies import KEY, chest
 from tests.serving.small_package import build, lung_nodule, reference
 from tests.serving.small_server import free_port

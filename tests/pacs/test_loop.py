@@ -24,8 +24,8 @@ from serving.pacs.ledger import ANSWERED, ARRIVING, DECLINED, FAILED, Ledger
 from serving.pacs.loop import Loop, Station
 from serving.pacs.run import station
 from serving.predictor import Predictor
+from tests.orthanc import PASSWORD, USER, Orthanc, needs_dciodvfy, needs_orthanc, orthanc
 from tests.pacs import small_head
-from tests.pacs.orthanc import PASSWORD, USER, Orthanc, needs_dciodvfy, needs_orthanc, orthanc
 from tests.pacs.studies import KEY, KnownNodule, chest, head, photograph
 from tests.serving.small_dicom import MARKS, PATIENT_ID, PERSON
 from tests.serving.small_package import CATALOGUE, DiseaseSpec, build, lung_nodule, reference

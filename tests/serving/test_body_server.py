@@ -17,8 +17,10 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from click.testing import CliRunner
 
-from serving import bodies
+from pipelines.serving_verbs import predict
+from serving import bodies, client
 from serving.bodies.body import Body
 from tests.serving import small_bodies
 from tests.serving.fuzzing import MARKS, PSEUDONYMISER, mutants, seeds
@@ -97,6 +99,29 @@ def test_a_raw_body_a_json_and_a_tensor_of_one_file_get_the_answer_computed_by_h
     answered = client.infer(name, [sent]).as_numpy("answer")
     assert answered is not None
     assert probabilities([json.loads(a) for a in answered]) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_client_sends_each_kind_of_file_as_what_its_first_bytes_say(server: Process, tmp_path: Path):
+    """Names of files say nothing: a series from an archive has none."""
+    files = [(kind, name, make()) for kind, (name, make) in GOOD.items()]
+    files.append(("application/dicom", FUNDUS, small_bodies.photograph_dicom()[132:]))  # as old archives keep it
+    for kind, name, content in files:
+        (tmp_path / "file").write_bytes(content)
+        wanted = [expected(name, q.array) for q in bodies.read(kind, Body(content), disease(name), PSEUDONYMISER)]
+        answers = client.predict(server.url, name, tmp_path / "file", None, None, 60)
+        assert [a["probabilities"][disease(name).target.positive] for a in answers] == pytest.approx(wanted, abs=1e-4), kind
+
+
+def test_the_command_gives_every_row_of_a_table_its_answer(server: Process, tmp_path: Path):
+    (tmp_path / "table").write_bytes(small_bodies.table(3))
+    asked = [str(tmp_path / "table"), "--model", TABLE, "--url", server.url]
+    found = CliRunner().invoke(predict, [*asked, "--json"])
+    assert [a["part"] for a in json.loads(found.output)] == [{"row": 0}, {"row": 1}, {"row": 2}]
+    lines = CliRunner().invoke(predict, asked).output.splitlines()
+    assert [line.split(";")[0].split()[:2] for line in lines if line.startswith("row ")] == [["row", "0"], ["row", "1"], ["row", "2"]]
+    assert all("scores malignant " in line for line in lines if line.startswith("row "))
+    (tmp_path / "table").write_bytes(small_bodies.table(1))
+    assert json.loads(CliRunner().invoke(predict, [*asked, "--json"]).output)["part"] == {"row": 0}
 
 
 def test_a_slide_is_explained_on_its_own_picture(server: Process, tmp_path: Path):

@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from serving.bodies.body import Body
 from serving.predictor import Predictor, Query
 from serving.reading.cases import CaseStore, now
 from serving.reading.pages import ReadingPage
+from serving.turns import Turns
 from tests.serving import small_bodies
 from tests.serving.fuzzing import PSEUDONYMISER
 from tests.serving.small_package import CATALOGUE, build, lung_nodule, onnx_bytes, reference
@@ -70,8 +70,8 @@ class Site:
         self.store = CaseStore(folder / "reading")
         self.inbox = folder / "inbox"
         self.audit = Audit(folder / "audit", folder / "heads", signing_key())
-        self.executor = ThreadPoolExecutor(1)
-        self.page = ReadingPage(self.store, lambda: self.predictors, self.executor, policy, self.audit, lambda disease: self.inbox / disease)
+        self.turns = Turns(8)
+        self.page = ReadingPage(self.store, lambda: self.predictors, self.turns, policy, self.audit, lambda disease: self.inbox / disease)
         self.app = Access(self.page.app, policy, self.audit, lambda: set(self.predictors))
         self.ids: dict[str, str] = {}
         for name, disease, array in (

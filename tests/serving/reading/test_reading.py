@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -19,9 +18,6 @@ from serving.access.policy import Policy, new_token
 from serving.reading.cases import CaseStore, now, urgency
 from serving.reading.words import ASSISTS, SYNTHETIC
 from tests.serving.reading.site import PATIENT, Site, patch, running
-
-CHROMIUM = shutil.which("chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
 @pytest.fixture(scope="module")
@@ -185,18 +181,6 @@ def test_beyond_loopback_a_reader_signs_in_with_a_token(tmp_path: Path, monkeypa
         assert (reply.status_code, reply.headers["location"]) == (303, "/read")
         assert all(word in reply.headers["set-cookie"] for word in ("HttpOnly", "SameSite=strict", "Path=/read"))
         assert "dr-b" in client.get("/read").text
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield found
-        found.close()
 
 
 def test_a_reader_works_through_the_list_by_keyboard(site: Site, browser: Any) -> None:
