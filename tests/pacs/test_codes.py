@@ -20,6 +20,9 @@ RETINOPATHY = {
 }
 """Looked up in NLM's value sets 2.16.840.1.113883.3.526.3.327, as of 2021, for the first, and .3.526.3.1283, as of 2025, for the others, whose
 full names are "retinopathy due to diabetes mellitus (disorder)" and "mild nonproliferative retinopathy due to ..."."""
+DEMENTIA = {"26929004": "Alzheimer's disease", "386805003": "Mild cognitive disorder"}
+"""As mappings of diagnoses to SNOMED CT that others published have them (Alzheimer's disease (disorder); mild cognitive disorder, by its newer name mild
+neurocognitive disorder, for mild cognitive impairment); not looked up in SNOMED International's own browser."""
 OURS = [value for value in vars(codes).values() if isinstance(value, tuple)]
 
 
@@ -31,7 +34,7 @@ def codes_of(file: str) -> list[Code]:
 USED = sorted({code for file in CATALOGUE.glob("*.toml") for code in codes_of(file.name)} | set(OURS))
 
 
-@pytest.mark.parametrize("code", [c for c in USED if c[1] in ("SCT", "DCM") and c[0] not in RETINOPATHY], ids=" ".join)
+@pytest.mark.parametrize("code", [c for c in USED if c[1] in ("SCT", "DCM") and c[0] not in RETINOPATHY | DEMENTIA], ids=" ".join)
 def test_a_code_of_dicoms_own_lists_has_the_meaning_that_stands_there(code: Code):
     """pydicom's dictionary is made from DICOM PS3.16."""
     found = Collection(code[1])
@@ -44,6 +47,14 @@ def test_each_grade_of_retinopathy_has_the_code_of_that_grade():
     assert rules is not None
     for grade in ("mild", "moderate", "severe", "proliferative"):
         assert RETINOPATHY[rules.decisions[grade][0]].lower().startswith(grade)
+
+
+def test_each_stage_of_dementia_has_the_code_of_that_stage():
+    rules = DiseaseSpec.from_toml(CATALOGUE / "alzheimer-smri.toml").pacs
+    assert rules is not None
+    assert {value: meaning for value, _, meaning in USED if value in DEMENTIA} == DEMENTIA
+    assert (DEMENTIA[rules.decisions["mci"][0]], DEMENTIA[rules.decisions["ad"][0]]) == ("Mild cognitive disorder", "Alzheimer's disease")
+    assert rules.finding == rules.decisions["ad"]
 
 
 def times(a: int, b: int) -> int:
