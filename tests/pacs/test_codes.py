@@ -21,8 +21,8 @@ RETINOPATHY = {
 """Looked up in NLM's value sets 2.16.840.1.113883.3.526.3.327, as of 2021, for the first, and .3.526.3.1283, as of 2025, for the others, whose
 full names are "retinopathy due to diabetes mellitus (disorder)" and "mild nonproliferative retinopathy due to ..."."""
 DEMENTIA = {"26929004": "Alzheimer's disease", "386805003": "Mild cognitive disorder"}
-"""As mappings of diagnoses to SNOMED CT that others published have them (Alzheimer's disease (disorder); mild cognitive disorder, by its newer name mild
-neurocognitive disorder, for mild cognitive impairment); not looked up in SNOMED International's own browser."""
+"""As mappings of diagnoses to SNOMED CT that others published have them (Alzheimer's disease (disorder); mild cognitive disorder, by its newer name
+mild neurocognitive disorder, for mild cognitive impairment); not looked up in SNOMED International's own browser."""
 OURS = [value for value in vars(codes).values() if isinstance(value, tuple)]
 
 
