@@ -69,6 +69,7 @@ REFUSED = {
     "another kind of object": (lambda: changed(SOPClassUID="1.2.840.10008.5.1.4.1.1.7.4"), "another kind of object than a whole slide"),
     "several focal planes": (lambda: changed(TotalPixelMatrixFocalPlanes=3), "several focal planes or optical paths"),
     "several optical paths": (lambda: changed(NumberOfOpticalPaths=2), "several focal planes or optical paths"),
+    "more files than a slide has": (lambda: changed()[1:] * 65, "more files than a slide has"),
     "one level": (lambda: changed()[:1], "a slide without a pyramid"),
     "no resolution": (lambda: changed(SharedFunctionalGroupsSequence=[]), "without a resolution"),
     "cut": (lambda: [one[: len(one) // 2] for one in changed()], "truncated: pixels end early"),

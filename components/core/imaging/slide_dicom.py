@@ -31,7 +31,7 @@ from components.core.spec import DiseaseSpec
 
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 WIDTH, HEIGHT, OPTICAL_PATHS, FOCAL_PLANES, ORGANIZATION = 0x00480006, 0x00480007, 0x00480302, 0x00480303, 0x00209311
-MOST_TILES = 1 << 20  # stored tiles of one level
+MOST_FILES, MOST_TILES = 64, 1 << 20  # levels with labels and overviews; stored tiles of one level
 ALIKE = 0.02  # share by which a level's two downsamples may differ
 SCANNER = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "StationName")
 """What makes a device, in place of the properties of TIFF that a spec names."""
@@ -53,8 +53,8 @@ class _Level:
     image: ImageHeader
     width: int
     height: int
-    places: tuple[tuple[int, int], ...]
-    """First byte and length of each tile."""
+    places: NDArray[np.int64]
+    """(tiles, 2): first byte and length."""
 
     @property
     def across(self) -> int:
@@ -62,7 +62,7 @@ class _Level:
 
     def tile(self, row: int, column: int) -> Bytes:
         """(rows, columns, 3) RGB. Raises NotUsable."""
-        start, length = self.places[row * self.across + column]
+        start, length = self.places[row * self.across + column].tolist()
         self.handle.seek(start)
         data = self.handle.read(length)
         if self.image.encapsulated:
@@ -132,7 +132,10 @@ def open_dicom_slide(folder: Path, *, spec: DiseaseSpec, pseudonymiser: Pseudony
         levels: list[_Level] = []
         seen: set[tuple[str, str, str | None]] = set()
         size = 0
-        for file in sorted(p for p in folder.iterdir() if p.is_file()):
+        files = sorted(p for p in folder.iterdir() if p.is_file())
+        if len(files) > MOST_FILES:
+            raise NotUsable("more files than a slide has")
+        for file in files:
             own = file.stat().st_size
             handle = stack.enter_context(open(file, "rb"))
             image, level = _level(handle, own, spec, pseudonymiser, pixels)
@@ -184,20 +187,22 @@ def _long(fields: Fields, tag: int) -> int:
     return int.from_bytes(data[:4], "little" if fields.parsed.little else "big") if len(data) in (2, 4) else 0
 
 
-def _places(handle: BinaryIO, image: ImageHeader, tiles: int) -> tuple[tuple[int, int], ...]:
+def _places(handle: BinaryIO, image: ImageHeader, tiles: int) -> NDArray[np.int64]:
     """Where each tile lies; `read_header` has made sure that all of it lies in the file."""
     if not image.encapsulated:
         length = image.rows * image.columns * 3
-        return tuple((image.pixels_at + n * length, length) for n in range(tiles))
-    found: list[tuple[int, int]] = []
-    here = image.pixels_at
-    while len(found) <= tiles + 1:
+        return np.stack([image.pixels_at + length * np.arange(tiles), np.full(tiles, length)], axis=1)
+    found = np.zeros((tiles + 1, 2), dtype=np.int64)  # the first item is the table of offsets
+    here, count = image.pixels_at, 0
+    while True:
         handle.seek(here)
         group, element, length = struct.unpack("<HHL", handle.read(8).ljust(8, b"\0"))
         if (group, element) != ITEM:
             break
-        found.append((here + 8, length))
-        here += 8 + length
-    if len(found) != tiles + 1:  # the first item is the table of offsets
-        raise NotUsable("tiles in several fragments, or not all of them")
-    return tuple(found[1:])
+        if count > tiles:
+            raise NotUsable("tiles in several fragments")
+        found[count] = here + 8, length
+        here, count = here + 8 + length, count + 1
+    if count != tiles + 1:
+        raise NotUsable("fewer tiles than the slide has")
+    return found[1:]
