@@ -56,6 +56,7 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
     wanted = spec.input.microns_per_pixel
     assert wanted is not None
     with _opened(body, spec, pseudonymiser) as (slide, size, origin):
+        origin["device_key"] = body.device_or(origin["device_key"])
         if 3 * slide.width * slide.height > MOST_EXPANSION * size:
             raise NotUsable("pixels that unpack to more than is believable")
         level, factor = slide.level_for(wanted)
@@ -81,7 +82,7 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
         Query(
             array=arrays[len(arrays) // 2], acquisition=facts, source=SLIDE, part={"tiles": len(arrays)},
             tiles=Tiles(arrays, places, tile_um, picture, shrunk * tile_um / tissue.PER_TILE),
-            **origin | {"device_key": body.device_or(origin["device_key"])},
+            **origin,
         )
     ]  # fmt: skip
 

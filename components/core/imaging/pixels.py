@@ -146,8 +146,8 @@ def _of_codestream(frame: bytes, image: ImageHeader, options: dict[str, Any]) ->
     found = codestream_size(frame)
     if found is not None and found != (image.rows, image.columns):
         raise NotUsable("codestream of another size than its header", offset=image.pixels_at)
-    encapsulated = encapsulate([frame], has_bot=False)
-    array, _ = get_decoder(image.transfer_syntax).as_array(encapsulated, **options | {"number_of_frames": 1})
+    options["number_of_frames"] = 1
+    array, _ = get_decoder(image.transfer_syntax).as_array(encapsulate([frame], has_bot=False), **options)
     return array
 
 
