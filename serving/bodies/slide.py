@@ -1,6 +1,7 @@
-"""A whole slide (SVS, pyramidal TIFF): its tiles over tissue, as ingest cuts them from a test slide, for one answer.
+"""A whole slide (SVS, pyramidal TIFF, a DICOM series): its tiles over tissue, as ingest cuts them from a test slide, for one answer.
 
-Slides are too large for a body as a rule and come by reference. Work and memory are bounded before pixels are decoded.
+Slides are too large for a body as a rule and come by reference, those of DICOM always: each of their files is one level. Work and memory are bounded
+before pixels are decoded.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +21,11 @@ from components.core.spec import DiseaseSpec
 from serving.bodies.body import Body
 from serving.predictor import Query, Tiles
 
-TYPES = ("image/tiff",)
+if TYPE_CHECKING:
+    from components.core.imaging.header import ImageHeader
+    from components.core.imaging.slides import Slide
+
+TYPES = ("image/tiff", "application/dicom")
 MOST_PIXELS = 60_000_000_000  # of level 0: 245,000 a side
 MOST_EXPANSION = 300  # glass packs 300 times, tissue 20 to 60 times
 MOST_VIEW_PIXELS = 1 << 28  # of the level that tissue is looked for in
@@ -46,13 +52,12 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
     from PIL import Image
 
     from components.core.imaging import tissue
-    from components.core.imaging.slide_device import device_columns
-    from components.core.imaging.slides import open_slide
 
     wanted = spec.input.microns_per_pixel
     assert wanted is not None
-    with _on_disk(body) as path, open_slide(path, pixels=MOST_PIXELS) as slide:
-        if 3 * slide.width * slide.height > MOST_EXPANSION * path.stat().st_size:
+    with _opened(body, spec, pseudonymiser) as (slide, size, origin):
+        origin["device_key"] = body.device_or(origin["device_key"])
+        if 3 * slide.width * slide.height > MOST_EXPANSION * size:
             raise NotUsable("pixels that unpack to more than is believable")
         level, factor = slide.level_for(wanted)
         side = int(spec.input.shape[-1])
@@ -72,15 +77,42 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
         places = np.round((corners + tile_um / slide.mpp / 2) * slide.mpp, 2).astype(np.float64)
         shrunk = -(-max(seen.shape) // MOST_VIEW_SIDE)
         picture = np.asarray(Image.fromarray(seen).reduce(shrunk)) if shrunk > 1 else seen
-        device = device_columns(slide, spec, pseudonymiser)
         facts = {"acq_microns_per_pixel": round(factor * level.mpp, 4), "acq_rows": slide.height, "acq_columns": slide.width}
     return [
         Query(
-            array=arrays[len(arrays) // 2], device_key=body.device_or(device["device_key"]), manufacturer=device["manufacturer"],
-            device_model=device["model"], software=device["software"] or None, acquisition=facts, source=SLIDE, part={"tiles": len(arrays)},
+            array=arrays[len(arrays) // 2], acquisition=facts, source=SLIDE, part={"tiles": len(arrays)},
             tiles=Tiles(arrays, places, tile_um, picture, shrunk * tile_um / tissue.PER_TILE),
+            **origin,
         )
     ]  # fmt: skip
+
+
+@contextmanager
+def _opened(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> Iterator[tuple[Slide, int, dict[str, Any]]]:
+    """The slide, the bytes of its files, and what made it and whose it is, as parts of a query."""
+    if body.head()[128:132] == b"DICM":
+        from components.core.imaging.slide_dicom import open_dicom_slide
+
+        if not isinstance(body.content, Path) or not body.content.is_dir():
+            raise NotUsable("one file of a DICOM slide, which is one level of it: its series is meant, by reference")
+        with open_dicom_slide(body.content, spec=spec, pseudonymiser=pseudonymiser, pixels=MOST_PIXELS, most_expansion=MOST_EXPANSION) as found:
+            yield found.slide, found.size, _of_header(found.header)
+        return
+    from components.core.imaging.slide_device import device_columns
+    from components.core.imaging.slides import open_slide
+
+    with _on_disk(body) as path, open_slide(path, pixels=MOST_PIXELS) as slide:
+        device = device_columns(slide, spec, pseudonymiser)
+        named = {"device_key": "device_key", "manufacturer": "manufacturer", "device_model": "model"}
+        yield slide, path.stat().st_size, {part: device[name] for part, name in named.items()} | {"software": device["software"] or None}
+
+
+def _of_header(header: ImageHeader) -> dict[str, Any]:
+    device = header.device
+    return {
+        "device_key": device.key, "manufacturer": device.manufacturer, "device_model": device.model, "software": device.software or None,
+        "patient": header.patient, "study": header.study, "series": header.series,
+    }  # fmt: skip
 
 
 @contextmanager

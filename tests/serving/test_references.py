@@ -23,9 +23,9 @@ from serving.predictor import Query
 from serving.references import Allowed, References
 from tests.orthanc import PASSWORD, USER, Orthanc, needs_orthanc, orthanc
 from tests.s3_server import S3Server
-from tests.serving import small_bodies
+from tests.serving import small_bodies, small_wsi
 from tests.serving.fuzzing import PSEUDONYMISER
-from tests.serving.small_bodies import BRAIN, FUNDUS, disease
+from tests.serving.small_bodies import BRAIN, FUNDUS, TILES, disease
 from tests.serving.small_dicom import ct_slice, image
 from tests.serving.small_package import lung_nodule
 
@@ -77,6 +77,15 @@ def test_a_series_of_a_pacs_gives_the_sample_that_its_nifti_gives(pacs: Orthanc,
     expected = bodies.read(None, Body(small_bodies.nifti(shape=SHAPE)), disease(BRAIN), PSEUDONYMISER)
     np.testing.assert_array_equal(found[0].array, expected[0].array)
     assert found[0].series == PSEUDONYMISER.id("series", "2.25.22")
+
+
+@needs_orthanc
+def test_a_whole_slide_of_a_pacs_is_read_from_all_its_levels(pacs: Orthanc, monkeypatch: pytest.MonkeyPatch):
+    pacs.send(small_wsi.files(small_bodies.corner()))
+    lists = allowed(monkeypatch, f"http://{USER}:{PASSWORD}@127.0.0.1:{pacs.port}")
+    (found,) = ask(lists, f"{pacs.url}/studies/2.25.91/series/{small_wsi.SERIES}", name=TILES)
+    assert found.tiles is not None
+    assert (len(found.tiles.arrays), found.series) == (72, PSEUDONYMISER.id("series", small_wsi.SERIES))
 
 
 @needs_orthanc

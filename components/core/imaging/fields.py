@@ -87,7 +87,7 @@ class _Limited(io.RawIOBase):
         return self._handle.tell()
 
     def readinto(self, buffer: Any) -> int:
-        data = self._handle.read(len(buffer))
+        data = self._handle.read(min(len(buffer), self._left + 1))  # a length in a damaged header may ask for gigabytes
         self._left -= len(data)
         if self._left < 0:
             raise NotUsable("header over 16 MB")

@@ -102,15 +102,11 @@ def _stored_bits(stored: NDArray[Any], image: ImageHeader) -> NDArray[Any]:
 
 
 def _decoded(handle: BinaryIO, image: ImageHeader, index: int) -> NDArray[Any]:
-    from pydicom.encaps import encapsulate, get_frame
+    from pydicom.encaps import get_frame
     from pydicom.pixels.decoders.base import get_decoder
 
     count = len(image.frames)
-    options: dict[str, Any] = {
-        "rows": image.rows, "columns": image.columns, "samples_per_pixel": image.samples, "photometric_interpretation": image.photometric,
-        "pixel_representation": int(image.signed), "bits_allocated": image.bits_allocated, "bits_stored": image.bits_stored,
-        "planar_configuration": image.planar, "pixel_keyword": "PixelData",
-    }  # fmt: skip
+    options = _options(image)
     if image.photometric == "PALETTE COLOR":
         raise NotUsable("palette colours")
     if not image.encapsulated:
@@ -119,7 +115,32 @@ def _decoded(handle: BinaryIO, image: ImageHeader, index: int) -> NDArray[Any]:
         array, _ = get_decoder(image.transfer_syntax).as_array(handle, index=index if count > 1 else None, **options)
         return array if image.samples == 3 else _stored_bits(array, image)
     handle.seek(image.pixels_at)
-    frame = get_frame(handle, index, number_of_frames=count)
+    return _of_codestream(get_frame(handle, index, number_of_frames=count), image, options)
+
+
+def decoded_frame(frame: bytes, image: ImageHeader) -> NDArray[Any]:
+    """As `stored_frame`, from the bytes of one encapsulated frame."""
+    with quiet():
+        try:
+            return _of_codestream(frame, image, _options(image))
+        except (NotUsable, MemoryError):
+            raise
+        except Exception as error:  # as in `stored_frame`
+            raise NotUsable(f"pixels cannot be decoded: {type(error).__name__}", offset=image.pixels_at) from None
+
+
+def _options(image: ImageHeader) -> dict[str, Any]:
+    return {
+        "rows": image.rows, "columns": image.columns, "samples_per_pixel": image.samples, "photometric_interpretation": image.photometric,
+        "pixel_representation": int(image.signed), "bits_allocated": image.bits_allocated, "bits_stored": image.bits_stored,
+        "planar_configuration": image.planar, "pixel_keyword": "PixelData",
+    }  # fmt: skip
+
+
+def _of_codestream(frame: bytes, image: ImageHeader, options: dict[str, Any]) -> NDArray[Any]:
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels.decoders.base import get_decoder
+
     if len(frame) > LARGEST_FRAME_SHARE * (image.rows * image.columns * image.samples * image.bits_allocated // 8) + 65_536:
         raise NotUsable("encoded frame longer than its pixels", offset=image.pixels_at)
     found = codestream_size(frame)

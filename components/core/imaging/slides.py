@@ -147,12 +147,12 @@ def open_slide(path: str | os.PathLike[str], *, pixels: int) -> Iterator[Slide]:
                 continue
             if stored[0] * stored[1] > STORED_TILE_PIXELS:
                 raise NotUsable("a slide whose stored tiles are over 16 million pixels")
-        yield Slide(handle, _mpp(handle.properties))
+        yield Slide(handle, mpp_of(handle.properties))
     finally:
         handle.close()
 
 
-def _mpp(properties: Any) -> float:
+def mpp_of(properties: Any) -> float:
     """Microns of a level-0 pixel. Raises NotUsable without a believable one: nothing is guessed."""
     x, y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
     if x is None or y is None or not all(MPP_LIMITS[0] <= v <= MPP_LIMITS[1] for v in (x, y)):
