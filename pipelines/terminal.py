@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -215,6 +216,27 @@ def answer_text(answer: dict[str, Any]) -> str:
         "This assists a physician and does not replace one.",
     ]
     return "\n".join(lines)
+
+
+def answers_text(answers: Sequence[dict[str, Any]]) -> str:
+    """Answers about the parts of one file (windows of a recording, rows of a table): a line for each, and how many there are of which."""
+    if len(answers) == 1:
+        return answer_text(answers[0])
+    lines = []
+    for one in answers:
+        part = ", ".join(f"{name} {value}" for name, value in one.get("part", {}).items())
+        said = "no decision" if one["abstain"] else one["decision"]
+        why = "; ".join(one["reasons"]) if one["abstain"] else ", ".join(f"{name} {p:.3f}" for name, p in one["probabilities"].items())
+        lines.append(f"{part:<28} {said:<14} {why}")
+    last = answers[-1]
+    decided = Counter(one["decision"] for one in answers if not one["abstain"])
+    reasons = Counter(reason for one in answers if one["abstain"] for reason in one["reasons"])
+    found = {
+        "samples": len(answers), "decisions": dict(decided.most_common()), "abstained": sum(one["abstain"] for one in answers),
+        "reasons": dict(reasons.most_common()), "devices": dict(Counter(one["device"]["key"] for one in answers).most_common()),
+        "model": last["model"], "version": last["version"], "synthetic": last["synthetic"],
+    }  # fmt: skip
+    return "\n".join([*lines, replay_text(found)])
 
 
 def replay_text(found: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Ask a running server about one file."""
+"""Ask a running server about one file of any kind that it takes, or about one that it fetches itself."""
 
 from __future__ import annotations
 
@@ -12,22 +12,37 @@ from typing import Any
 from components.core.errors import DataError, DxflowError, ServiceError, SpecError
 from components.core.package import SYNTHETIC
 
+HEAD = 512
+MOST_MB = 64
+"""As the server's `MAX_BODY_BYTES`: what is larger is not even read here."""
 
-def predict(url: str, model: str, file: Path, row: float | None, column: float | None, timeout_s: float) -> dict[str, Any]:
-    """Send a DICOM file, or an array in a `.npy` file, by protocol v1.
+
+def predict(
+    url: str, model: str, file: Path | str, row: float | None = None, column: float | None = None, timeout_s: float = 30.0, window: int | None = None
+) -> list[dict[str, Any]]:
+    """Send a file, or the name of one, by protocol v1.
 
     Args:
         url: Of the server, e.g. http://127.0.0.1:8080.
         model: A disease; `synthetic/<disease>` is taken too.
+        file: DICOM, PNG, JPEG, NIfTI, CSV or TIFF, told by its first bytes; an array in a `.npy` file; or, with ://, a reference that the server
+            fetches (`s3://bucket/key`, a DICOMweb address).
         row, column: Point of interest in pixels of the image, for diseases that look at a patch.
+        window: Of a recording, from 0; None: all.
 
     Returns:
-        The answer as `serving/predictor.py` describes it, with `request_id`.
+        The answers as `serving/predictor.py` describes them, with `request_id`: several where the file holds several samples.
 
     Raises:
         DataError: The file, or the server refuses it. SpecError: No such model there. ServiceError: No server, or it fails.
     """
-    return ask(url, model, *_body(Path(file), row, column), timeout_s)[0]
+    points = {"row": row, "column": column, "window": window}
+    given = {name: value for name, value in points.items() if value is not None}
+    if "://" in str(file):
+        document = {"instances": [{"reference": str(file), **given}]}
+        return ask(url, model, json.dumps(document).encode(), {"Content-Type": "application/json"}, timeout_s)
+    body, headers = _body(Path(file))
+    return ask(url, model, body, headers | {f"X-Dxflow-{name.title()}": repr(value) for name, value in given.items()}, timeout_s)
 
 
 def ask(url: str, model: str, body: bytes, headers: dict[str, str], timeout_s: float) -> list[dict[str, Any]]:
@@ -46,8 +61,11 @@ def ask(url: str, model: str, body: bytes, headers: dict[str, str], timeout_s: f
         raise ServiceError("no answer from the server", where=url, got=reason) from None
 
 
-def _body(file: Path, row: float | None, column: float | None) -> tuple[bytes, dict[str, str]]:
+def _body(file: Path) -> tuple[bytes, dict[str, str]]:
     try:
+        if file.stat().st_size > MOST_MB << 20:
+            allowed = f"{MOST_MB} MB in a request; what is larger goes by reference, s3://bucket/key"
+            raise DataError("larger than a server takes", where=str(file), got=f"{file.stat().st_size >> 20} MB", allowed=allowed)
         data = file.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the file: {error.strerror}", where=str(file)) from None
@@ -61,11 +79,12 @@ def _body(file: Path, row: float | None, column: float | None) -> tuple[bytes, d
         except (ValueError, EOFError):
             raise DataError("not a .npy file", where=str(file)) from None
         return json.dumps({"instances": [{"array": array.tolist()}]}).encode(), {"Content-Type": "application/json"}
-    headers = {"Content-Type": "application/dicom"}
-    for name, value in (("X-Dxflow-Row", row), ("X-Dxflow-Column", column)):
-        if value is not None:
-            headers[name] = repr(float(value))
-    return data, headers
+    from serving.bodies import sniffed
+
+    kind = sniffed(data[:HEAD])
+    if not kind:
+        raise DataError("not a kind of file that a server takes", where=str(file), allowed="DICOM, PNG, JPEG, NIfTI, TIFF, CSV, .npy")
+    return data, {"Content-Type": kind}
 
 
 def _refusal(error: urllib.error.HTTPError, model: str, url: str) -> DxflowError:

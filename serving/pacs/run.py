@@ -17,6 +17,7 @@ from serving.nodules import detector
 from serving.pacs.chest_ct import ChestCt
 from serving.pacs.ledger import Ledger
 from serving.pacs.loop import Loop, Station
+from serving.pacs.photograph import Photographs
 from serving.predictor import Predictor
 
 LONGEST_WAIT_S = 300.0
@@ -36,6 +37,8 @@ def station(model: Predictor, rules: PacsRules | None, pseudonymiser: Pseudonymi
         )
     if spec.input.unit == "HU":
         return Station(model, rules, ChestCt(model, detector(own_detector, allow_synthetic=allow_synthetic), pseudonymiser))
+    if spec.input.layout == "image" and spec.input.shape[0] == 3:
+        return Station(model, rules, Photographs(model, rules, pseudonymiser))
     raise SpecError(
         "cannot be asked about an archive's images", where=f"disease {spec.name}", got=spec.input.layout, allowed="CT patches, photographs"
     )

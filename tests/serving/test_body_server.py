@@ -18,8 +18,11 @@ import numpy as np
 import psutil
 import pytest
 
+from components.core.errors import DataError
 from serving import bodies
 from serving.bodies.body import Body
+from serving.client import predict
+from serving.options import MAX_BODY_BYTES
 from tests.serving import small_bodies
 from tests.serving.fuzzing import MARKS, PSEUDONYMISER, mutants, seeds
 from tests.serving.small_bodies import BRAIN, FUNDUS, GAIT, PIXELS, TABLE, TILES, disease, package
@@ -97,6 +100,32 @@ def test_a_raw_body_a_json_and_a_tensor_of_one_file_get_the_answer_computed_by_h
     answered = client.infer(name, [sent]).as_numpy("answer")
     assert answered is not None
     assert probabilities([json.loads(a) for a in answered]) == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_our_own_client_tells_a_file_s_kind_by_its_bytes_and_gives_the_answer_about_every_part(server: Process, kind: str, tmp_path: Path):
+    name, make = GOOD[kind]
+    file = tmp_path / "study"
+    file.write_bytes(make())
+    wanted = [expected(name, q.array) for q in bodies.read(kind, Body(make()), disease(name), PSEUDONYMISER)]
+    answers = predict(server.url, name, file)
+    assert [a["probabilities"][disease(name).target.positive] for a in answers] == pytest.approx(wanted, abs=1e-4)
+    if name == GAIT:
+        assert [a["part"]["window"] for a in predict(server.url, name, file, window=2)] == [2]
+
+
+def test_our_own_client_says_in_one_line_why_a_file_is_not_sent(server: Process, tmp_path: Path):
+    file = tmp_path / "study"
+    for content, says in ((b"", "not a kind of file"), (b"PK\3\4\0\0", "not a kind of file"), (small_bodies.picture(), "allowed: text/csv")):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=says):
+            predict(server.url, GAIT, file)
+    with open(file, "wb") as handle:
+        handle.truncate(MAX_BODY_BYTES + 1)
+    with pytest.raises(DataError, match="64 MB in a request; what is larger goes by reference"):
+        predict(server.url, GAIT, file)
+    with pytest.raises(DataError, match=r"instances\[0\].reference: not in a bucket that this server fetches from"):
+        predict(server.url, GAIT, "s3://gait/walk.csv")
 
 
 def test_parts_say_which_they_are_and_the_client_chooses_window_and_device(server: Process):
