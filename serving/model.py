@@ -103,7 +103,7 @@ class DiseaseModel(kserve.Model):
         found: list[Explained] = []
 
         def one(samples: list[Query], predictor: Predictor) -> list[Query]:
-            if predictor.spec.input.layout == "table" or any(q.tiles is not None for q in samples):  # rows have no places; slides no heat yet
+            if predictor.spec.input.layout == "table":  # rows have no places
                 raise NotImplementedError
             if len(samples) != 1:
                 raise DataError("one sample at a time", where="instances", got=len(samples), allowed=1)
@@ -205,15 +205,15 @@ class DiseaseModel(kserve.Model):
         at, latency = now(), milliseconds(ticket.started)
         written = [records.answered(at, latency, query, one) for query, one in zip(found, answered, strict=True)]
         if self._cases is not None:
-            self._keep(self._cases, predictor, found, answers)
+            self._keep(self._cases, predictor, found, answered)
         return answers, written
 
-    def _keep(self, cases: CaseStore, predictor: Predictor, found: list[Query], answers: list[dict[str, Any]]) -> None:
+    def _keep(self, cases: CaseStore, predictor: Predictor, found: list[Query], answered: list[Answered]) -> None:
         """For the reading page. An answer is not held up by a page that cannot be filled."""
         positive = [predictor.spec.target.classes[k] for k in predictor.spec.positive_indices]
         try:
-            for query, answer in zip(found, answers, strict=True):
-                cases.add(query, answer, positive, datetime.now(UTC))
+            for query, one in zip(found, answered, strict=True):
+                cases.add(query, one.answer, positive, datetime.now(UTC), slide=predictor.slide(query, one) if query.tiles is not None else None)
         except (OSError, sqlite3.Error) as error:
             log.error("a case could not be kept for the reading page: %s", type(error).__name__)
 

@@ -19,7 +19,7 @@ from components.core.outside import OUTSIDE, UNSEEN, Limits
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.uncertainty import Uncertainty
-from serving import covariates, slide_answer
+from serving import covariates, slide_answer, slide_view
 from serving.explain import Explainer, overlay_png
 
 if TYPE_CHECKING:
@@ -86,11 +86,13 @@ class Answered:
         answer: What the client gets, less the request's id.
         embedding: (d,), where the graph has one and the model was asked. For the log.
         figures: Of the image, raw, before any normalisation. For the log.
+        tiles: (n, K) calibrated probabilities of a slide's tiles, where the model was asked.
     """
 
     answer: dict[str, Any]
     embedding: NDArray[np.float32] | None
     figures: dict[str, float]
+    tiles: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Explained:
 
     Args:
         heat: (*places) in [0, 1]; None on abstention, with `method`, `classes` and `overlay`.
-        method: "Grad-CAM" or "occlusion".
+        method: "Grad-CAM", "occlusion", or of a slide "probability of each tile".
         classes: What the heat speaks for.
         overlay: PNG of the sample with the heat on it.
     """
@@ -187,7 +189,8 @@ class Predictor:
             for n in self._unlike(asked, embeddings):
                 states[n] = replace(states[n], abstain=True, reasons=[*states[n].reasons, UNLIKE])
                 del p[n]
-        p |= {n: self._whole(queries[n], states[n].profile) for n in whole}
+        tiles = {n: self._tiles(queries[n], states[n].profile) for n in whole}
+        p |= {n: self._whole(queries[n], found) for n, found in tiles.items()}
         sure: dict[int, dict[str, Any]] = {}
         names: dict[int, str] = {}
         if p:
@@ -216,6 +219,7 @@ class Predictor:
                 | ({} if (part := queries[n].part) is None else {"part": dict(part)}),
                 embeddings.get(n),
                 own,
+                tiles.get(n),
             )
             for n, (state, own) in enumerate(zip(states, figures, strict=True))
         ]
@@ -234,13 +238,24 @@ class Predictor:
         (answered,) = self.work([query])
         if answered.answer["abstain"]:
             return Explained(answered, None, None, (), None)
+        if query.tiles is not None:
+            classes, seen = self.explained(answered.answer), self.slide(query, answered)
+            overlay = overlay_png(seen.picture, seen.heat, self.spec)
+            return Explained(answered, seen.heat, slide_view.METHOD, tuple(self.spec.target.classes[k] for k in classes), overlay)
         profile = self._device(query, answered.figures).profile
         x = devices.normalise(np.asarray(query.array, dtype=np.float32)[None], self.spec, [profile], self.package.reference_profile)[0]
-        classes = self._explained(answered.answer)
+        classes = self.explained(answered.answer)
         heat, method = self._explainer.heat(x, classes)
         return Explained(answered, heat, method, tuple(self.spec.target.classes[k] for k in classes), overlay_png(query.array, heat, self.spec))
 
-    def _explained(self, answer: Mapping[str, Any]) -> tuple[int, ...]:
+    def slide(self, query: Query, answered: Answered) -> slide_view.View:
+        """A slide as a picture, with the probability of each tile for what its explanation speaks for."""
+        assert query.tiles is not None
+        microns = float(query.acquisition.get("acq_microns_per_pixel") or self.spec.input.microns_per_pixel or 1.0)
+        p = None if answered.tiles is None else answered.tiles[:, list(self.explained(answered.answer))].sum(1)
+        return slide_view.view(query.tiles, p, microns * query.tiles.arrays.shape[-1])
+
+    def explained(self, answer: Mapping[str, Any]) -> tuple[int, ...]:
         """What a reader wants to see: signs of what is looked for, whatever was decided; without such a class, of the most probable one."""
         if self.spec.positive_indices:
             return self.spec.positive_indices
@@ -255,16 +270,21 @@ class Predictor:
         embeddings = [e for _, e in pieces if e is not None]
         return np.concatenate([s for s, _ in pieces]), np.concatenate(embeddings) if embeddings else None
 
-    def _whole(self, query: Query, profile: devices.DeviceProfile | None) -> NDArray[np.float64]:
-        """(K,) of a slide."""
+    def _whole(self, query: Query, tiles: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(K,) of a slide from (n, K) of its tiles."""
         assert query.tiles is not None
         assert self._aggregate is not None
+        return slide_answer.of_slide(self.package, self._aggregate, tiles, query.tiles.places)[0]
+
+    def _tiles(self, query: Query, profile: devices.DeviceProfile | None) -> NDArray[np.float64]:
+        """(n, K) of a slide's tiles."""
+        assert query.tiles is not None
         found = []
         for start in range(0, len(query.tiles.arrays), AT_ONCE):
             piece = np.asarray(query.tiles.arrays[start : start + AT_ONCE], dtype=np.float32)
             x = devices.normalise(piece, self.spec, [profile] * len(piece), self.package.reference_profile)
             found.append(calibration.apply(self._calibration, self._run(x)[0]))
-        return slide_answer.of_slide(self.package, self._aggregate, np.concatenate(found), query.tiles.places)[0]
+        return np.concatenate(found)
 
     def figures(self, queries: Sequence[Query]) -> list[dict[str, float]]:
         """The image figures of each sample, for the log: raw, before any normalisation."""

@@ -22,6 +22,7 @@ import numpy as np
 from components.core.atomic import atomic_file
 from components.core.errors import DataError, ServiceError
 from serving.predictor import Query
+from serving.slide_view import View
 
 MOST, DAYS = 5_000, 30
 MAX_COMMENT = 500
@@ -34,12 +35,15 @@ create index if not exists by_urgency on cases (read, urgency desc, time);
 create table if not exists readings (
   case_id text not null references cases(id) on delete cascade, time text not null, who text not null, verdict text not null, label text,
   comment text not null);
+create view if not exists listed as select cases.*, case when json_extract(answer, '$.part.window') is null then id
+  else substr(request_id, 1, 32) || '/' || coalesce(json_extract(answer, '$.part.file'), '') end as recording from cases;
 """
+"""Windows of one recording share a request, and in it the file. Samples of one request that are no windows may be of different patients."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One of the list. `answer` is what the client got."""
+    """One of the list. `answer` is what the client got; of a recording's windows `list` gives the most urgent one, and `windows` says how many."""
 
     id: str
     time: datetime
@@ -48,6 +52,7 @@ class Case:
     urgency: float
     answer: Mapping[str, Any]
     read: bool
+    windows: int = 1
 
 
 @dataclass(frozen=True)
@@ -79,15 +84,19 @@ class CaseStore:
         except (OSError, sqlite3.DatabaseError) as error:
             raise ServiceError("cases cannot be kept", where=str(folder), got=type(error).__name__) from None
 
-    def add(self, query: Query, answer: Mapping[str, Any], positive: Sequence[str], now: datetime) -> str:
+    def add(self, query: Query, answer: Mapping[str, Any], positive: Sequence[str], now: datetime, *, slide: View | None = None) -> str:
         """Keep a sample and its answer; returns the case's id.
 
         Args:
             positive: The classes that make a case urgent.
+            slide: Of a whole slide, which is kept as this picture with its heat.
         """
         name = secrets.token_hex(16)
         data = io.BytesIO()
-        np.savez_compressed(data, array=np.asarray(query.array, dtype=np.float32))
+        if slide is None:
+            np.savez_compressed(data, array=np.asarray(query.array, dtype=np.float32))
+        else:
+            np.savez_compressed(data, array=slide.picture.astype(np.float32), heat=slide.heat)
         with atomic_file(self._pixels(name)) as partial:
             partial.write_bytes(data.getvalue())
         kept = {
@@ -106,12 +115,25 @@ class CaseStore:
         return name
 
     def list(self, *, read: bool = False, most: int = 200) -> list[Case]:
-        """The most urgent first; of equal ones the oldest first."""
+        """The most urgent first; of equal ones the oldest first. A recording is one of the list, whatever the number of its windows."""
         with self._lock:
             rows = self._db.execute(
-                "select id, time, disease, request_id, urgency, answer, read from cases where read = ? order by urgency desc, time limit ?",
+                "select id, time, disease, request_id, max(urgency), answer, read, count(*) from listed where read = ? "
+                "group by recording order by 5 desc, time limit ?",
                 (int(read), most),
+            ).fetchall()  # the other columns are those of the row with the largest urgency: SQLite's promise where max() stands alone
+        return [_case(row) for row in rows]
+
+    def recording(self, name: str) -> list[Case]:
+        """All windows, read or not, of the recording that the case is one of, in order of time; raises DataError where there is none."""
+        with self._lock:
+            rows = self._db.execute(
+                "select id, time, disease, request_id, urgency, answer, read from listed where recording = "
+                "(select recording from listed where id = ?) order by json_extract(answer, '$.part.window')",
+                (name,),
             ).fetchall()
+        if not rows:
+            raise DataError("no such recording, or it is no longer kept", where="case")
         return [_case(row) for row in rows]
 
     def counts(self) -> tuple[int, int]:
@@ -136,6 +158,14 @@ class CaseStore:
             raise DataError("the pixels of this case are gone", where="case") from None
         readings = [Reading(datetime.fromisoformat(t), *rest) for t, *rest in told]
         return _case(row[:7]), Query(array=array, **json.loads(row[7])), readings
+
+    def heat(self, name: str) -> np.ndarray | None:
+        """(h, w) in [0, 1] that was kept with the pixels: of whole slides, which cannot be asked about again."""
+        try:
+            with np.load(self._pixels(name), allow_pickle=False) as found:
+                return found["heat"] if "heat" in found.files else None
+        except (OSError, ValueError):
+            raise DataError("the pixels of this case are gone", where="case") from None
 
     def tell(self, name: str, reading: Reading) -> None:
         """Add what a reader said; the case moves to those that were read."""
@@ -205,8 +235,8 @@ def urgency(answer: Mapping[str, Any], positive: Sequence[str]) -> float:
 
 
 def _case(row: Sequence[Any]) -> Case:
-    name, time, disease, request_id, urgent, answer, read = row
-    return Case(name, datetime.fromisoformat(time), disease, request_id, urgent, json.loads(answer), bool(read))
+    name, time, disease, request_id, urgent, answer, read, *windows = row
+    return Case(name, datetime.fromisoformat(time), disease, request_id, urgent, json.loads(answer), bool(read), *windows)
 
 
 def now() -> datetime:

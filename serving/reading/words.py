@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.core.package import ModelPackage
+from components.core.spec import DiseaseSpec
 
 ASSISTS = "This assists and does not replace the physician. No decision about a patient may rest on it alone."
 SYNTHETIC = "Trained on SYNTHETIC data: nothing that such a model says holds for a patient."
@@ -67,6 +68,19 @@ def said(answer: Mapping[str, Any], package: ModelPackage) -> Said:
         lines.append(f"The line between the two answers lies at {_percent(point['thresholds'][0])}.")
     lines += [_sentence(r) for r in answer["reasons"]]
     return Said(f"The model's answer: {decided.replace('+', ', ')}.", short, tuple(lines), tone)
+
+
+def part(answer: Mapping[str, Any], spec: DiseaseSpec) -> str:
+    """Which part of its file the answer is about, as a sentence; "" where it is about all of it."""
+    found = answer.get("part") or {}
+    if "window" in found:
+        start = float(found["start_s"])
+        return f"Window {found['window'] + 1} of a recording: {start:.1f} to {start + (spec.input.window_s or 0):.1f}\u00a0s."
+    if "tiles" in found:
+        return f"All {found['tiles']} tiles with tissue were judged together. The picture is made of them, smaller."
+    if "row" in found:
+        return f"Row {found['row'] + 1} of a table."
+    return ""
 
 
 def device(answer: Mapping[str, Any]) -> str:

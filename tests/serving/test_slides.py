@@ -16,7 +16,8 @@ from components.core.imaging.slides import open_slide
 from components.core.spec import DiseaseSpec
 from serving import bodies
 from serving.bodies.body import Body
-from serving.predictor import Predictor, Query
+from serving.predictor import Predictor, Query, Tiles
+from serving.slide_view import view
 from tests.serving import small_bodies
 from tests.serving.fuzzing import PSEUDONYMISER
 from tests.serving.small_bodies import TILES, disease
@@ -101,3 +102,31 @@ def test_a_slide_that_claims_more_than_it_holds_or_is_cut_is_refused(tmp_path: P
     whole = small_bodies.slide(tmp_path)
     with pytest.raises(DataError, match="not a slide that OpenSlide reads"):
         queries(whole[: len(whole) // 2])
+
+
+def test_a_slide_is_explained_by_the_probability_of_each_tile_where_it_lies(tmp_path: Path):
+    """6 x 6 tiles of 48 pixels need no shrinking: the picture is the tissue, the heat constant on each tile."""
+    predictor = Predictor(build(tmp_path / "package", spec_of("mean"), reference(DEVICES, patients=2)), None)
+    (query,) = queries(small_bodies.slide(tmp_path))
+    assert query.tiles is not None
+    found = predictor.explain(query)
+    assert found is not None
+    assert found.heat is not None
+    assert (found.method, found.classes, found.heat.shape) == ("probability of each tile", ("tumour",), (288, 288))
+    with open_slide(tmp_path / "slide.tif", pixels=10**9) as slide:
+        expected = np.asarray(slide.read(96, 96, slide.levels[0], 288, 288))
+    seen = predictor.slide(query, found.answered)
+    np.testing.assert_array_equal(seen.picture, expected.transpose(2, 0, 1))
+    for p, (x, y) in zip(by_hand(query.tiles.arrays), query.tiles.places.tolist(), strict=True):
+        np.testing.assert_allclose(found.heat[int(y) - 120 : int(y) - 72, int(x) - 120 : int(x) - 72], p, atol=1e-4)
+
+
+def test_a_slide_of_any_number_of_tiles_is_a_picture_that_a_browser_takes():
+    """Shrunk by whole pixels; where there are gaps between tiles there is glass, and no heat."""
+    places = np.array([[24.0, 24.0], [24.0 + 48 * 99, 24.0 + 48 * 49]])
+    tiles = Tiles(np.stack([np.full((3, 48, 48), level, np.uint8) for level in (10, 200)]), places)
+    seen = view(tiles, np.array([0.25, 0.75]), 48.0)
+    assert seen.picture.shape == (3, 50 * 6, 100 * 6)
+    assert (seen.picture[0, 0, 0], seen.picture[0, -1, -1], seen.picture[0, 0, -1]) == (10, 200, 245)
+    assert (seen.heat[0, 0], seen.heat[-1, -1], seen.heat[0, -1]) == (0.25, 0.75, 0)
+    assert view(tiles, None, 48.0).heat.max() == 0

@@ -15,12 +15,17 @@ import numpy as np
 import uvicorn
 
 from components.core.spec import DiseaseSpec
+from serving import bodies
 from serving.access.audit import Audit, signing_key
 from serving.access.layer import Access
 from serving.access.policy import Policy
+from serving.bodies.body import Body
 from serving.predictor import Predictor, Query
 from serving.reading.cases import CaseStore, now
 from serving.reading.pages import ReadingPage
+from tests.serving import small_bodies
+from tests.serving.fuzzing import PSEUDONYMISER
+from tests.serving.small_bodies import GAIT, TILES
 from tests.serving.small_package import CATALOGUE, build, lung_nodule, onnx_bytes, reference
 
 DEVICE, PATIENT = "0" * 16, "feedfacefeedface"
@@ -58,6 +63,9 @@ class Site:
         table = known.rename(columns={"score_benign": f"score_{mri.target.classes[0]}", "score_malignant": f"score_{mri.target.classes[1]}"})
         decision = {"kind": "threshold", "classes": list(mri.target.classes), "thresholds": [0.4], "positive": mri.target.positive}
         packages.append(build(folder / "mri", mri, table, synthetic=True, onnx=onnx_bytes(tuple(mri.input.shape)), decision=decision))
+        packages.append(build(folder / "gait", small_bodies.disease(GAIT), reference({DEVICE: ("MAKER", "UNIT")}), synthetic=True))
+        slides = DiseaseSpec.model_validate(small_bodies.disease(TILES).model_dump() | {"aggregate": {"method": "mean"}})
+        packages.append(build(folder / "slides", slides, reference({DEVICE: ("MAKER", "SCANNER")}), synthetic=True))
         self.predictors = {p.disease: Predictor(p, None) for p in packages}
         self.store = CaseStore(folder / "reading")
         self.inbox = folder / "inbox"
@@ -74,6 +82,7 @@ class Site:
         ):
             self.add(name, disease, array)
         self.url = ""
+        self.walk, self.slide = self.add_recording(small_bodies.recording(12)), self.add_slide(small_bodies.slide(folder))
 
     def add(self, name: str, disease: str, array: np.ndarray) -> None:
         predictor = self.predictors[disease]
@@ -82,6 +91,19 @@ class Site:
         answer["request_id"] = f"{len(self.ids):032x}"
         positive = [predictor.spec.target.classes[k] for k in predictor.spec.positive_indices]
         self.ids[name] = self.store.add(query, answer, positive, now())
+
+    def add_recording(self, content: bytes) -> list[str]:
+        """The ids of its windows, in order of time."""
+        predictor = self.predictors[GAIT]
+        queries = bodies.read("text/csv", Body(content), predictor.spec, PSEUDONYMISER)
+        answers = [answer | {"request_id": f"{len(self.ids):032x}-{n}"} for n, answer in enumerate(predictor.answer(queries))]
+        return [self.store.add(query, answer, ["freeze"], now()) for query, answer in zip(queries, answers, strict=True)]
+
+    def add_slide(self, content: bytes) -> str:
+        predictor = self.predictors[TILES]
+        (query,) = bodies.read("image/tiff", Body(content), predictor.spec, PSEUDONYMISER)
+        (one,) = predictor.work([query])
+        return self.store.add(query, one.answer | {"request_id": "5" * 32}, ["tumour"], now(), slide=predictor.slide(query, one))
 
 
 @contextmanager

@@ -87,6 +87,38 @@ def test_pixels_are_those_of_the_sample_and_the_heat_lies_on_its_grid(site: Site
     )
 
 
+def test_a_recording_is_one_of_the_list_and_its_windows_say_which_second_they_are(site: Site) -> None:
+    text = get(site, "/read").text
+    assert sum(name in text for name in site.walk) == 1, "twelve rows alike would bury everybody else"
+    assert f"All {len(site.walk)} windows" in text
+    whole = get(site, f"/read?of={site.walk[0]}").text
+    places = [whole.index(f"/read/case/{name}") for name in site.walk]
+    assert places == sorted(places)
+    case = get(site, f"/read/case/{site.walk[2]}").text
+    assert "Window 3 of a recording: 2.6 to 7.7\u00a0s." in case
+    assert f"/read?of={site.walk[2]}" in case
+    assert "Drag on the image" not in case
+
+
+def test_samples_of_one_request_that_are_no_windows_stay_apart(site: Site) -> None:
+    """A folder's samples come many in a request, and are of different patients."""
+    before = len(site.store.list())
+    for n in range(2):
+        site.add(f"folder {n}", "lung-nodule", patch(-0.9, 20 + n))
+    assert len(site.store.list()) == before + 2
+    assert len(site.store.recording(site.ids["folder 0"])) == 1
+
+
+def test_a_slide_is_read_as_one_picture_with_the_probability_of_each_tile(site: Site) -> None:
+    text = get(site, f"/read/case/{site.slide}").text
+    assert "All 36 tiles with tissue were judged together." in text
+    assert 'data-shape="3,1,288,288"' in text
+    heat = get(site, f"/read/case/{site.slide}/heat")
+    assert (len(heat.content), heat.headers["x-method"], heat.headers["x-classes"]) == (288 * 288, "probability of each tile", "tumour")
+    assert len(set(np.frombuffer(heat.content, np.uint8)[:48])) == 1
+    assert len(get(site, f"/read/case/{site.slide}/pixels").content) == 4 * 3 * 288 * 288
+
+
 def test_nothing_comes_from_elsewhere_and_nothing_is_kept_by_the_browser(site: Site) -> None:
     for path in ("/read", f"/read/case/{site.ids['urgent']}", "/read/static/viewer.js", "/read/static/reading.css"):
         reply = get(site, path)
