@@ -12,6 +12,7 @@ from typing import Any
 from components.core.errors import DataError, DxflowError, ServiceError, SpecError
 from components.core.package import SYNTHETIC
 
+POINTS = ("row", "column", "window")
 HEAD = 512
 MOST_MB = 64
 """As the server's `MAX_BODY_BYTES`: what is larger is not even read here."""
@@ -36,8 +37,7 @@ def predict(
     Raises:
         DataError: The file, or the server refuses it. SpecError: No such model there. ServiceError: No server, or it fails.
     """
-    points = {"row": row, "column": column, "window": window}
-    given = {name: value for name, value in points.items() if value is not None}
+    given = {name: value for name, value in zip(POINTS, (row, column, window), strict=True) if value is not None}
     if "://" in str(file):
         document = {"instances": [{"reference": str(file), **given}]}
         return ask(url, model, json.dumps(document).encode(), {"Content-Type": "application/json"}, timeout_s)
@@ -94,4 +94,6 @@ def _refusal(error: urllib.error.HTTPError, model: str, url: str) -> DxflowError
         text = f"HTTP {error.code}"
     if error.code == 404:
         return SpecError("no such model at the server", where="--model", got=f"'{model}'", allowed=f"one that {url}/v1/models lists")
+    for name in POINTS:  # the server knows the header, our user the option
+        text = text.replace(f"header X-Dxflow-{name.title()}", f"--{name}")
     return DataError(text) if error.code < 500 else ServiceError(text, where=url)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from serving.access.policy import Policy, new_token
+from serving.reading import words
 from serving.reading.cases import CaseStore, now, urgency
 from serving.reading.words import ASSISTS, SYNTHETIC
 from tests.serving.reading.site import PATIENT, Site, patch, running
@@ -64,15 +65,31 @@ def test_urgency_puts_positives_first_then_what_only_a_reader_can_tell() -> None
 
 def test_a_case_says_its_answer_in_words_with_uncertainty_device_and_limits(site: Site) -> None:
     text = get(site, f"/read/case/{site.ids['urgent']}").text
-    for words in (
+    for told in (
         "The model&#39;s answer: malignant.", "Probability of malignant: ", "(95 % interval)", "SIEMENS SOMATOM Force: the model was tested on it",
         "Tested on one split only.", "The line between the two answers lies at 40\u00a0%",
     ):  # fmt: skip
-        assert words in text
+        assert told in text
     nothing = get(site, f"/read/case/{site.ids['nothing']}").text
     assert "The model gives no answer for this one." in nothing
     assert "Image without content." in nothing
     assert 'value="agree"' not in nothing
+
+
+@pytest.mark.parametrize(
+    ("p", "line", "told"),
+    [
+        (0.77, 0.466, ("77\u00a0%", "47\u00a0%")), (0.4652, 0.4671, ("46.5\u00a0%", "46.7\u00a0%")),
+        (0.46551, 0.46572, ("46.55\u00a0%", "46.57\u00a0%")), (0.5, 0.5, ("50\u00a0%", "50\u00a0%")),
+        (0.465726, 0.465727, ("47\u00a0%", "47\u00a0%, just above this probability")), (0.998, 0.995, ("99.8\u00a0%", "99.5\u00a0%")),
+    ],
+)  # fmt: skip
+def test_a_probability_beside_the_line_never_reads_as_if_it_were_on_it(p: float, line: float, told: tuple[str, str], site: Site) -> None:
+    answer = dict(site.store.get(site.ids["urgent"])[0].answer)
+    answer |= {"probabilities": {"benign": 1 - p, "malignant": p}, "operating_point": answer["operating_point"] | {"thresholds": [line]}}
+    lines = words.said(answer, site.predictors["lung-nodule"].package).lines
+    assert lines[0] == f"Probability of malignant: {told[0]}."
+    assert f"The line between the two answers lies at {told[1]}." in lines
 
 
 def test_pixels_are_those_of_the_sample_and_the_heat_lies_on_its_grid(site: Site) -> None:
