@@ -7,6 +7,7 @@
   const at = (id) => document.getElementById(id);
   const slice = at("slice"), level = at("level"), span = at("width"), heatBox = at("heat"), says = at("heat-says");
   const names = (canvas.dataset.names || "").split(","), AXIS = canvas.dataset.layout === "window" ? 22 : 0;
+  for (const radio of [at("agree"), at("disagree")]) if (radio) radio.addEventListener("change", () => { at("label").required = at("disagree").checked; });
   const base = `/read/case/${canvas.dataset.case}`;
   const RAMP = [[255, 237, 160], [254, 178, 76], [240, 59, 32], [128, 0, 38]];
 
@@ -109,7 +110,8 @@
     h: () => { if (!heatBox.disabled) { heatBox.checked = !heatBox.checked; toggled(); } },
     ArrowUp: () => move(slice, -1), ArrowDown: () => move(slice, 1), "[": () => move(level, -1), "]": () => move(level, 1),
     "-": () => move(span, -1), "+": () => move(span, 1), "=": () => move(span, 1),
-    a: () => at("agree") && at("agree").click(), d: () => { if (at("disagree")) { at("disagree").click(); at("label").focus(); } },
+    a: () => { if (at("agree")) { at("agree").click(); at("agree").focus(); } },  // Enter then saves
+    d: () => { if (at("disagree")) at("disagree").click(); at("label").focus(); },
     l: () => { location.href = "/read"; },
   };
   document.addEventListener("keydown", (e) => {

@@ -259,9 +259,19 @@ def test_a_reader_works_through_the_list_by_keyboard(site: Site, browser: Any) -
     page.keyboard.press("]")
     assert page.evaluate("document.getElementById('view').toDataURL()") != plain
     page.keyboard.press("a")
-    page.keyboard.press("Tab")
-    page.click("button:has-text('back to the list')")
-    page.wait_for_url("**/read")
+    page.keyboard.press("Enter")
+    page.wait_for_url(lambda url: site.ids["urgent"] not in url)
     assert site.store.get(site.ids["urgent"])[2][0].verdict == "agree"
+    page.goto(f"{site.url}/read/case/{site.ids['nothing']}")
+    page.wait_for_selector("canvas[data-drawn=plain]")
+    page.keyboard.press("d")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Tab")
+    page.keyboard.type("a shadow")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url(lambda url: site.ids["nothing"] not in url)
+    (reading,) = site.store.get(site.ids["nothing"])[2]
+    assert (reading.verdict, reading.label, reading.comment) == ("own reading", "benign", "a shadow")
     assert problems == []
     page.close()
