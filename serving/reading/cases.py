@@ -137,9 +137,9 @@ class CaseStore:
         return [_case(row) for row in rows]
 
     def counts(self) -> tuple[int, int]:
-        """(open, read)."""
+        """(open, read), as `list` counts: a recording with windows of both is one of both."""
         with self._lock:
-            found = dict(self._db.execute("select read, count(*) from cases group by read").fetchall())
+            found = dict(self._db.execute("select read, count(distinct recording) from listed group by read").fetchall())
         return found.get(0, 0), found.get(1, 0)
 
     def get(self, name: str) -> tuple[Case, Query, list[Reading]]:

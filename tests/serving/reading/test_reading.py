@@ -108,6 +108,7 @@ def test_a_recording_is_one_of_the_list_and_its_windows_say_which_second_they_ar
     text = get(site, "/read").text
     assert sum(name in text for name in site.walk) == 1, "twelve rows alike would bury everybody else"
     assert f"All {len(site.walk)} windows" in text
+    assert f"To read <b>{len(site.store.list())}</b>" in text
     whole = get(site, f"/read?of={site.walk[0]}").text
     places = [whole.index(f"/read/case/{name}") for name in site.walk]
     assert places == sorted(places)
