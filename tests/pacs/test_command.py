@@ -96,7 +96,7 @@ def test_a_disease_without_a_loop_is_one_line(archive: Orthanc, name: str, tmp_p
     done = command(archive, str(tmp_path / name), "--once")
     out, err = done.communicate()
     assert (done.returncode, out) == (2, "")
-    assert err == (f"dxflow: disease {name}: no [pacs] part: which images of an archive are meant is not said; allowed: a disease with one\n")
+    assert err == (f"dxflow: disease {name}: no PACS loop: no [pacs] part says which images of an archive are meant; allowed: a disease with one\n")
 
 
 def test_a_wrong_password_is_one_line_and_no_study_is_touched(archive: Orthanc):
