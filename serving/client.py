@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -46,9 +47,13 @@ def predict(
 
 
 def ask(url: str, model: str, body: bytes, headers: dict[str, str], timeout_s: float) -> list[dict[str, Any]]:
-    """The answers to one v1 request; errors as `predict`."""
+    """The answers to one v1 request; errors as `predict`. Who asks says `DXFLOW_TOKEN`, where the server wants to know."""
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise SpecError("not the address of a server", where="--url", allowed="http:// or https://")
+    if token := os.environ.get("DXFLOW_TOKEN", "").strip():
+        if not token.isascii() or not token.isprintable():
+            raise SpecError("not a token", where="DXFLOW_TOKEN", allowed="what dxflow token prints, or one of the OpenID provider")
+        headers = headers | {"Authorization": f"Bearer {token}"}
     name = urllib.parse.quote(model.removeprefix(SYNTHETIC), safe="")
     request = urllib.request.Request(f"{url.rstrip('/')}/v1/models/{name}:predict", data=body, headers=headers)  # noqa: S310 - checked above
     try:
@@ -92,6 +97,8 @@ def _refusal(error: urllib.error.HTTPError, model: str, url: str) -> DxflowError
         text = str(json.load(error)["error"])
     except (ValueError, KeyError, TypeError, OSError):
         text = f"HTTP {error.code}"
+    if error.code == 401:
+        text = f"{text}; allowed: DXFLOW_TOKEN"
     if error.code == 404:
         return SpecError("no such model at the server", where="--model", got=f"'{model}'", allowed=f"one that {url}/v1/models lists")
     for name in POINTS:  # the server knows the header, our user the option

@@ -14,8 +14,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from starlette.applications import Starlette
 
+from components.core.errors import DataError, SpecError
+from serving.access.layer import Access
 from serving.access.policy import Policy, new_token
+from serving.client import ask
 from serving.reading import words
 from serving.reading.cases import CaseStore, now, urgency
 from serving.reading.words import ASSISTS, SYNTHETIC
@@ -216,12 +220,31 @@ def test_beyond_loopback_a_reader_signs_in_with_a_token(tmp_path: Path, monkeypa
     site = Site(tmp_path, Policy("0.0.0.0", tokens=tmp_path / "tokens"))
     with running(site.app) as url, httpx.Client(base_url=url) as client:
         assert client.get("/read").status_code == 401
+        person = client.get("/read", headers={"Accept": "text/html"})  # a browser: nobody can do anything with a line of JSON
+        assert (person.status_code, person.headers["location"]) == (303, "/read/login")
         assert client.get("/read/login").status_code == 200
         assert client.post("/read/login", data={"token": "wrong"}).status_code == 401
         reply = client.post("/read/login", data={"token": token})
         assert (reply.status_code, reply.headers["location"]) == (303, "/read")
         assert all(word in reply.headers["set-cookie"] for word in ("HttpOnly", "SameSite=strict", "Path=/read"))
         assert "dr-b" in client.get("/read").text
+
+
+def test_our_own_client_says_who_asks_where_the_server_wants_to_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No argument, which would show in the list of processes. Behind the layer stands no model here: who passes it is told 404."""
+    monkeypatch.setenv("DXFLOW_HOME", str(tmp_path / "home"))
+    token, line = new_token("ward-7", ["reader"])
+    (tmp_path / "tokens").write_text(line)
+    (tmp_path / "tokens").chmod(0o600)
+    app = Access(Starlette(), Policy("0.0.0.0", tokens=tmp_path / "tokens"), None, set)
+    with running(app) as url:
+        for told, kind, says in (
+            ("", DataError, "a bearer token is needed; allowed: DXFLOW_TOKEN"), ("wrong", DataError, "the token is not known; allowed: DXFLOW_TOKEN"),
+            (token, SpecError, "no such model at the server"), ("two\nlines", SpecError, "DXFLOW_TOKEN: not a token"),
+        ):  # fmt: skip
+            monkeypatch.setenv("DXFLOW_TOKEN", told)
+            with pytest.raises(kind, match=says):
+                ask(url, "lung-nodule", b"", {}, 60)
 
 
 @pytest.fixture(scope="module")
