@@ -30,8 +30,11 @@ $(STAMP): requirements.lock pyproject.toml
 run: setup ## the main job: phantom, pipeline, KServe endpoint, drift report
 	@$(BIN)/dxflow demo
 
+# Two files at a time; each library's own threads would only take turns with them.
+TEST_PROCESSES ?= 2
+
 test: setup ## all tests
-	@$(BIN)/python -m pytest -q --durations 12 --durations-min 5 tests --ignore tests/benchmarks --ignore tests/soak
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --durations 12 --durations-min 5 tests --ignore tests/benchmarks --ignore tests/soak
 
 check: setup ## lint, types, import rules, lock and wheel
 	@$(BIN)/ruff check .

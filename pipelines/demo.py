@@ -161,4 +161,4 @@ def _send(url: str, spec: DiseaseSpec, folder: Path) -> list[dict[str, Any]]:
     from serving.client import predict
 
     points = clicks(folder, spec, load_pseudonymiser()[0])
-    return [answer for file, row, column in points for answer in predict(url, spec.name, file, row, column)]
+    return [answer for file, row, column in points for answer in predict(url, spec.name, file, row, column, 30.0)]

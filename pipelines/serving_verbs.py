@@ -92,7 +92,7 @@ def collect(models: tuple[str, ...], port: int, host: str, log: Path | None, all
 def predict(file: str, model: str, url: str, row: float | None, column: float | None, window: int | None, timeout_s: float, as_json: bool) -> None:
     """Ask a running server about one file (DICOM, PNG, JPEG, NIfTI, CSV, TIFF), about one that it fetches itself (s3://bucket/key, a DICOMweb
     address), or about every sample of a folder in the disease's own format."""
-    from pipelines.terminal import answers_text, replay_text
+    from pipelines.terminal import answer_text, replay_text
     from serving.client import predict as work
 
     if Path(file).is_dir():
@@ -102,7 +102,7 @@ def predict(file: str, model: str, url: str, row: float | None, column: float | 
         click.echo(json.dumps(found) if as_json else replay_text(found))
         return
     answers = work(url, model, file, row, column, timeout_s, window)
-    click.echo(json.dumps(answers[0] if len(answers) == 1 else answers) if as_json else answers_text(answers))
+    click.echo(json.dumps(answers[0] if len(answers) == 1 else answers) if as_json else answer_text(answers))
 
 
 @click.command()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -203,40 +202,29 @@ def unseen_text(result: dict[str, Any]) -> None:
     print(f"report     {result['report']}")
 
 
-def answer_text(answer: dict[str, Any]) -> str:
-    """A server's answer in plain words."""
-    probabilities = ", ".join(f"{name} {p:.3f}" for name, p in answer["probabilities"].items()) or "-"
-    decision = f"no decision ({'; '.join(answer['reasons'])})" if answer["abstain"] else answer["decision"]
-    device = answer["device"]
-    lines = [
-        f"decision   {decision}" + ("   SYNTHETIC MODEL" if answer["synthetic"] else ""),
-        f"scores     {probabilities}",
+def answer_text(answers: list[dict[str, Any]]) -> str:
+    """A server's answers about one file in plain words: one in full, several (the rows of a table, the windows of a recording) a line each."""
+
+    def decided(answer: dict[str, Any]) -> str:
+        return f"no decision ({'; '.join(answer['reasons'])})" if answer["abstain"] else answer["decision"]
+
+    def scores(answer: dict[str, Any]) -> str:
+        return ", ".join(f"{name} {p:.3f}" for name, p in answer["probabilities"].items()) or "-"
+
+    first = answers[0]
+    note = "   SYNTHETIC MODEL" if first["synthetic"] else ""
+    device = first["device"]
+    if len(answers) == 1:
+        lines = [f"decision   {decided(first)}{note}", f"scores     {scores(first)}"]
+    else:
+        lines = [f"samples    {len(answers)}{note}"]
+        lines += [f"{', '.join(f'{k} {v}' for k, v in (a.get('part') or {}).items()):<30} {decided(a)}; scores {scores(a)}" for a in answers]
+    lines += [
         f"device     {device.get('manufacturer') or '-'} {device.get('model') or ''} ({device['key']}), {device['status']}",
-        f"model      {answer['model']}:{answer['version']}",
+        f"model      {first['model']}:{first['version']}",
         "This assists a physician and does not replace one.",
     ]
     return "\n".join(lines)
-
-
-def answers_text(answers: Sequence[dict[str, Any]]) -> str:
-    """Answers about the parts of one file (windows of a recording, rows of a table): a line for each, and how many there are of which."""
-    if len(answers) == 1:
-        return answer_text(answers[0])
-    lines = []
-    for one in answers:
-        part = ", ".join(f"{name} {value}" for name, value in one.get("part", {}).items())
-        said = "no decision" if one["abstain"] else one["decision"]
-        why = "; ".join(one["reasons"]) if one["abstain"] else ", ".join(f"{name} {p:.3f}" for name, p in one["probabilities"].items())
-        lines.append(f"{part:<28} {said:<14} {why}")
-    last = answers[-1]
-    decided = Counter(one["decision"] for one in answers if not one["abstain"])
-    reasons = Counter(reason for one in answers if one["abstain"] for reason in one["reasons"])
-    found = {
-        "samples": len(answers), "decisions": dict(decided.most_common()), "abstained": sum(one["abstain"] for one in answers),
-        "reasons": dict(reasons.most_common()), "devices": dict(Counter(one["device"]["key"] for one in answers).most_common()),
-        "model": last["model"], "version": last["version"], "synthetic": last["synthetic"],
-    }  # fmt: skip
-    return "\n".join([*lines, replay_text(found)])
 
 
 def replay_text(found: dict[str, Any]) -> str:

@@ -12,9 +12,11 @@ from typing import Any
 
 from components.core.errors import DataError, DxflowError, ServiceError, SpecError
 from components.core.package import SYNTHETIC
+from serving.kinds import HEAD, sniffed
 
+NPY = b"\x93NUMPY"
+KINDS = "DICOM, PNG, JPEG, TIFF, NIfTI, CSV or .npy, by its first bytes"
 POINTS = ("row", "column", "window")
-HEAD = 512
 MOST_MB = 64
 """As the server's `MAX_BODY_BYTES`: what is larger is not even read here."""
 
@@ -74,7 +76,7 @@ def _body(file: Path) -> tuple[bytes, dict[str, str]]:
         data = file.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the file: {error.strerror}", where=str(file)) from None
-    if file.suffix == ".npy":
+    if data.startswith(NPY):
         import io
 
         import numpy as np
@@ -82,13 +84,11 @@ def _body(file: Path) -> tuple[bytes, dict[str, str]]:
         try:
             array = np.load(io.BytesIO(data), allow_pickle=False)
         except (ValueError, EOFError):
-            raise DataError("not a .npy file", where=str(file)) from None
+            raise DataError("a damaged .npy file", where=str(file)) from None
         return json.dumps({"instances": [{"array": array.tolist()}]}).encode(), {"Content-Type": "application/json"}
-    from serving.bodies import sniffed
-
     kind = sniffed(data[:HEAD])
     if not kind:
-        raise DataError("not a kind of file that a server takes", where=str(file), allowed="DICOM, PNG, JPEG, NIfTI, TIFF, CSV, .npy")
+        raise DataError("not a file that a server takes", where=str(file), allowed=KINDS)
     return data, {"Content-Type": kind}
 
 

@@ -13,6 +13,7 @@ import orjson
 from components.core.errors import DataError
 from components.core.imaging import vocabulary
 from components.core.inference_log.events import REQUEST
+from components.core.inference_log.tables import SLIDE
 from components.core.outside import ACQUISITION, LOW_QUALITY, OUTSIDE, UNSEEN
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
@@ -89,6 +90,9 @@ class Collected:
             "device_status": device["status"] if device["status"] in STATUSES else None,
             "profile": device["profile"] if device["profile"] in PROFILES else None,
         }  # fmt: skip
+        part = answer.get("part")
+        if isinstance(part, Mapping) and isinstance(part.get("tiles"), int):
+            record["source"] = SLIDE
         shaped = {"version": VERSION, "digest": DIGEST, "request_id": REQUEST_ID}
         return record | {name: answer[name] for name, shape in shaped.items() if shape.fullmatch(answer[name])}
 

@@ -5,18 +5,17 @@
         413 the body is too large            415 no CloudEvents
     GET /metrics     dxflow_collector_events_total{result}, _waiting_bytes, _waiting_limit_bytes           GET /healthz
 
-Requests that wait while the disk works are written by its next write, all at once (group commit). An event that comes again, by its source, id
+Requests that wait while the disk works are written by its next write, all at once (`group_commit.py`). An event that comes again, by its source, id
 and type, counts once: at once where it is remembered here, and in any case when the log is read (`components/core/inference_log/events.py`).
 No authentication: beyond loopback there must be a network policy that lets only KServe's pods in.
 """
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from serving import cloud_events
 from serving.cloud_events import BATCH, STRUCTURED, Event
 from serving.collected import Collected
 from serving.errors import MAX_BODY_BYTES, Receive, Scope, Send, report
+from serving.group_commit import GroupCommit
 from serving.journal import now
 from serving.server import GRACE_S, bind, compacting, own_signals, quiet
 
@@ -47,40 +47,6 @@ class Refused(Exception):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status, self.text = status, text
-
-
-class GroupCommit:
-    """Records of many senders in one synced write. For one event loop."""
-
-    def __init__(self, log: InferenceLog, executor: Executor) -> None:
-        self._log, self._executor = log, executor
-        self._waiting: list[tuple[Sequence[Mapping[str, Any]], asyncio.Future[None]]] = []
-        self._writer: asyncio.Task[None] | None = None
-
-    async def write(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Return when they are on the disk. Raises ServiceError where they are not."""
-        done = asyncio.get_running_loop().create_future()
-        self._waiting.append((records, done))
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._work())
-        await done
-
-    async def _work(self) -> None:
-        while self._waiting:
-            group, self._waiting = self._waiting, []
-            error: BaseException | None = None
-            try:
-                await asyncio.get_running_loop().run_in_executor(self._executor, self._log.write, [r for records, _ in group for r in records])
-            except Exception as raised:
-                error = raised
-            for _, done in group:
-                if done.done():  # its sender is gone
-                    continue
-                if error is None:
-                    done.set_result(None)
-                else:
-                    done.set_exception(error)
-        self._writer = None
 
 
 class Collector:
@@ -246,7 +212,7 @@ def collect(packages: list[Path], *, host: str = "127.0.0.1", port: int, allow_s
         collected = Collected([ModelPackage.open(p, allow_synthetic=allow_synthetic) for p in packages], pseudonymiser)
         quiet()
         with InferenceLog(log) as records, ThreadPoolExecutor(1, thread_name_prefix="write") as executor:
-            app: Any = Collector(collected, GroupCommit(records, executor))
+            app: Any = Collector(collected, GroupCommit(records.write, executor))
             config = uvicorn.Config(
                 app, host=host, port=port, lifespan="off", log_config=None, access_log=False, server_header=False,
                 limit_concurrency=MAX_CONNECTIONS, timeout_graceful_shutdown=GRACE_S,

@@ -1,6 +1,7 @@
 """What a client tells of the patient beside the image: `covariates` of a v1 instance, or one header of a body that is a file.
 
-Only what the model's spec names is taken, in the words that ingest keeps (`components/core/covariates.py`). No line quotes a value.
+Where it does not tell one of them, a DICOM file may (`serving/bodies/dicom.py`). Only what the model's spec names is taken, in the words that ingest
+keeps (`components/core/covariates.py`). No line quotes a value.
 """
 
 from __future__ import annotations

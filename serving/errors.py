@@ -55,7 +55,7 @@ FIELDS = {"id", "inputs", "name", "shape", "datatype", "data", "parameters", "ou
 
 
 class TooLarge(Exception):
-    """The body passed the limit while it was read."""
+    """The body passed the limit while it was read, or a gRPC message is above it; then with what the client is told."""
 
 
 class Guard:
@@ -202,6 +202,8 @@ def judge(error: BaseException) -> tuple[int, str] | None:
         return 404, "no such model; GET /v1/models lists them"
     if isinstance(error, Busy):
         return 429, TOO_MANY
+    if isinstance(error, TooLarge):
+        return 413, str(error)
     if isinstance(error, NotImplementedError):
         return 501, "not offered by this server"
     if isinstance(error, NotReady):

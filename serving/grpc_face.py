@@ -4,6 +4,9 @@ KServe's own gRPC server binds every address, loses its status codes for what is
 turns contents into lists; so the service is ours and the messages are KServe's. Answers come as raw bytes; no parameter is a float, which KServe's
 client refuses.
 
+Which model a message asks is known only when it has been read. So gRPC lets messages through up to twice the limit and we refuse those above it, with
+a record of the model's; beyond that gRPC refuses them by their length, unread.
+
     INVALID_ARGUMENT 400, 415  NOT_FOUND 404   RESOURCE_EXHAUSTED 413, 429  UNIMPLEMENTED 501  UNAVAILABLE 503  DEADLINE_EXCEEDED 504  INTERNAL 500
 """
 
@@ -22,7 +25,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as service
 from components.core.errors import DataError, ServiceError
 from serving import wire
 from serving.endpoints import Plane, Repository
-from serving.errors import TOO_LATE, judge, log, report
+from serving.errors import TOO_LATE, TooLarge, judge, log, report
 from serving.journal import Journal
 from serving.options import Options
 from serving.turns import Late, Ticket, Turns
@@ -35,6 +38,8 @@ STATUS = {
 }  # fmt: skip
 ENVELOPE = 1 << 20
 """Bytes of a message beside its tensors."""
+READ, MOST_READ = 2, (1 << 31) - 1
+"""Times the limit up to which a message is read, so that what is above the limit can be written down; and the most that gRPC can be told."""
 CONTENTS = {"FP32": ("fp32_contents", "<f4"), "FP64": ("fp64_contents", "<f8"), "INT32": ("int_contents", "<i4"), "INT64": ("int64_contents", "<i8")}
 
 
@@ -45,7 +50,8 @@ def server(plane: Plane, repository: Repository, journal: Journal, turns: Turns,
         access: Interceptor that knows who may ask, `serving/access/grpc_layer.py`; None: everybody may.
     """
     most = options.max_body_bytes + ENVELOPE
-    limits = [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", most), ("grpc.so_reuseport", 0)]
+    read = min(READ * most, MOST_READ)
+    limits = [("grpc.max_receive_message_length", read), ("grpc.max_send_message_length", most), ("grpc.so_reuseport", 0)]
     made = grpc.aio.server(options=limits, interceptors=[access] if access is not None else None)
     service.add_GRPCInferenceServiceServicer_to_server(Servicer(plane, repository, journal, turns, options), made)
     where = f"[{options.host}]:{options.grpc_port}" if ":" in options.host else f"{options.host}:{options.grpc_port}"
@@ -105,6 +111,9 @@ class Servicer(service.GRPCInferenceServiceServicer):
         return pb.RepositoryModelLoadResponse(model_name=request.model_name, isLoaded=True)
 
     async def _infer(self, request: Any, ticket: Ticket) -> Any:
+        most = self._options.max_body_bytes + ENVELOPE
+        if request.ByteSize() > most:
+            raise TooLarge(f"message: larger than allowed; allowed: {most} bytes")
         with self._turns.place():
             model = self._plane.model(request.model_name, request.model_version)
             model.place.holder()

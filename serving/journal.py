@@ -6,7 +6,6 @@ record for the request, when it sees the answer's status. A disk that takes no r
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
 import time
@@ -17,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from components.core.inference_log import InferenceLog
+from serving.group_commit import GroupCommit
 from serving.predictor import Predictor
 
 NOT_OFFERED = 501
@@ -47,8 +47,7 @@ class Journal:
         for predictor in predictors:
             self.serves(predictor)
         self._settled: set[str] = set()
-        self._waiting: list[tuple[Sequence[Mapping[str, Any]], asyncio.Future[None]]] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._commit = GroupCommit(log.append, apart=True)
         self.counts: Counter[tuple[str, str]] = Counter()
         """Records by (model, status), written or lost."""
         self.by_device: Counter[tuple[str, str, str]] = Counter()
@@ -71,11 +70,7 @@ class Journal:
         Returns when the records are on the disk, or counted because no disk takes them.
         """
         self._counted(request_id, records)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((records, done))
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._work())
-        await done
+        await self._commit.write(records)
 
     def _counted(self, request_id: str, records: Sequence[Mapping[str, Any]]) -> None:
         self._settled.add(request_id)
@@ -83,29 +78,6 @@ class Journal:
         for r in records:
             if (key := r.get("device_key")) is not None:
                 self.by_device[r["model"], key if key in self._devices.get(r["model"], ()) else OTHER, r["status"]] += 1
-
-    async def _work(self) -> None:
-        while self._waiting:
-            group, self._waiting = self._waiting, []
-            errors = await asyncio.to_thread(self._append, [records for records, _ in group])
-            for (_, done), error in zip(group, errors, strict=True):
-                if done.done():  # its client is gone; its records are not
-                    continue
-                if error is None:
-                    done.set_result(None)
-                else:
-                    done.set_exception(error)
-        self._writer = None
-
-    def _append(self, group: Sequence[Sequence[Mapping[str, Any]]]) -> list[Exception | None]:
-        """What went wrong with each request's records: a number that is not finite spoils one request, not its neighbours."""
-        try:
-            self.log.append([record for records in group for record in records])
-            return [None] * len(group)
-        except Exception as error:
-            if len(group) == 1:
-                return [error]
-            return [found for records in group for found in self._append([records])]
 
     async def settle(self, request_id: str, disease: str | None, status: int, reason: str, started: float) -> None:
         """Write down a request that gets an error, unless its model has done so.

@@ -1,4 +1,4 @@
-"""The KServe face of a disease: a request's bytes in, the inference log, an answer's bytes out, all of it in its turn on the thread of turns.
+"""The KServe face of a disease: a request's bytes in, the inference log, an answer's bytes out, all of it in its turn on a thread of turns.
 
     v1   POST /v1/models/<disease>:predict   application/json {"instances": [...]}, or one file: the content types that the model's metadata lists
     v2   POST /v2/models/<disease>/infer     one tensor, FP32 [n, *input.shape] or BYTES [n] (files), as JSON or binary; gRPC ModelInfer
@@ -36,7 +36,7 @@ from serving.references import Allowed, References
 from serving.telemetry import here, stage
 from serving.turns import Ticket, Turns
 
-Ask = Callable[[Predictor, list[Query]], list[Answered]]
+Ask = Callable[[Predictor, list[Query], list[dict[str, float]]], list[Answered]]
 log = logging.getLogger("dxflow.serving")
 OUTPUTS = ("probabilities", "decision", "abstain", "answer")
 T = TypeVar("T")
@@ -113,7 +113,7 @@ class DiseaseModel(kserve.Model):
                 raise DataError("one sample at a time", where="instances", got=len(samples), allowed=1)
             return samples
 
-        def ask(predictor: Predictor, samples: list[Query]) -> list[Answered]:
+        def ask(predictor: Predictor, samples: list[Query], _: list[dict[str, float]]) -> list[Answered]:
             explained = predictor.explain(samples[0])
             assert explained is not None  # no table
             found.append(explained)
@@ -170,9 +170,9 @@ class DiseaseModel(kserve.Model):
         ticket: Ticket,
         read: Callable[[Predictor], list[Query]],
         reply: Callable[[list[dict[str, Any]], Predictor], T],
-        ask: Ask = lambda predictor, samples: predictor.work(samples),
+        ask: Ask = lambda predictor, samples, figures: predictor.work(samples, figures),
     ) -> T:
-        """The answer leaves when all of it is in the log, or counted because no disk takes it; meanwhile the thread has the next request."""
+        """The answer leaves when all of it is in the log, or counted because no disk takes it; meanwhile its thread has the next request."""
 
         def work() -> tuple[T, list[dict[str, Any]]]:
             predictor = self.place.holder()
@@ -198,7 +198,8 @@ class DiseaseModel(kserve.Model):
         """The answers and their records."""
         ids = [f"{ticket.request_id}-{n}" if len(found) > 1 else ticket.request_id for n in range(len(found))]
         try:
-            answered = ask(predictor, found)
+            figures = predictor.figures(found)
+            answered = self._turns.alone(ask, predictor, found, figures)
         except Exception:
             failed = [records.failed(i, query, predictor, ticket.started) for i, query in zip(ids, found, strict=True)]
             self._journal.write(ticket.request_id, failed)
@@ -217,19 +218,20 @@ class DiseaseModel(kserve.Model):
         positive = [predictor.spec.target.classes[k] for k in predictor.spec.positive_indices]
         try:
             for query, one in zip(found, answered, strict=True):
-                cases.add(query, one.answer, positive, datetime.now(UTC), slide=predictor.slide(query, one) if query.tiles is not None else None)
+                cases.add(query, one.answer, positive, datetime.now(UTC), heat=predictor.slide_heat(query, one))
         except (OSError, sqlite3.Error) as error:
             log.error("a case could not be kept for the reading page: %s", type(error).__name__)
 
 
 def _explanation(found: Explained, answer: dict[str, Any]) -> Explanation:
-    """`heatmap`: method, classes, places and two PNGs (the sample with its heat; the heat alone, transparent); null on abstention."""
+    """`heatmap`: method, classes, places and two PNGs (the sample with its heat; the heat alone, transparent); null on abstention. Of a slide also
+    how many microns a pixel is."""
     heat = None
     if found.heat is not None and found.overlay is not None:
         heat = {
             "method": found.method, "classes": found.classes, "places": found.heat.shape,
             "overlay_png_base64": base64.b64encode(found.overlay).decode(), "layer_png_base64": base64.b64encode(layer_png(found.heat)).decode(),
-        }  # fmt: skip
+        } | ({"microns_per_pixel": found.pixel_um} if found.pixel_um is not None else {})  # fmt: skip
     return Explanation(wire.Reply(orjson.dumps({"explanations": [answer | {"heatmap": heat}]})), found.overlay)
 
 

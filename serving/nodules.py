@@ -42,6 +42,7 @@ def queries(volume: CtVolume, found: list[Finding], spec: DiseaseSpec) -> list[Q
         Query(
             array=patch, device_key=device.key, manufacturer=device.manufacturer, device_model=device.model, software=device.software or None,
             patient=volume.patient, study=volume.study, series=volume.series, acquisition=loggable(volume.facts), source="dicom",
+            covariates=volume.covariates,
         )
         for patch in patches(volume, found, spec)
     ]  # fmt: skip

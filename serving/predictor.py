@@ -19,7 +19,7 @@ from components.core.outside import OUTSIDE, UNSEEN, Limits
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.uncertainty import Uncertainty
-from serving import covariates, slide_answer, slide_view
+from serving import covariates, slide_answer
 from serving.explain import Explainer, overlay_png
 
 if TYPE_CHECKING:
@@ -40,10 +40,16 @@ class Tiles:
     Args:
         arrays: (n, *input.shape).
         places: (n, 2) centres x, y in microns.
+        side_um: Of a tile, in microns; tiles lie side by side from the slide's corner.
+        view: (h, w, 3) uint8, the whole slide.
+        view_um: Of a pixel of `view`, in microns.
     """
 
     arrays: NDArray[Any]
     places: NDArray[np.float64]
+    side_um: float
+    view: NDArray[np.uint8]
+    view_um: float
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class Answered:
         answer: What the client gets, less the request's id.
         embedding: (d,), where the graph has one and the model was asked. For the log.
         figures: Of the image, raw, before any normalisation. For the log.
-        tiles: (n, K) calibrated probabilities of a slide's tiles, where the model was asked.
+        tiles: (n, K) calibrated probabilities of a slide's tiles; None for other samples, and on abstention.
     """
 
     answer: dict[str, Any]
@@ -100,10 +106,11 @@ class Explained:
     """An answer and where it comes from.
 
     Args:
-        heat: (*places) in [0, 1]; None on abstention, with `method`, `classes` and `overlay`.
-        method: "Grad-CAM", "occlusion", or of a slide "probability of each tile".
+        heat: (*places) in [0, 1]; None on abstention, with `method`, `classes` and `overlay`. Of a slide on the grid of its view.
+        method: "Grad-CAM", "occlusion" or "tile probabilities".
         classes: What the heat speaks for.
         overlay: PNG of the sample with the heat on it.
+        pixel_um: Of a slide's heat, in microns.
     """
 
     answered: Answered
@@ -111,6 +118,7 @@ class Explained:
     method: str | None
     classes: tuple[str, ...]
     overlay: bytes | None
+    pixel_um: float | None = None
 
 
 class Predictor:
@@ -130,6 +138,8 @@ class Predictor:
         self._projection = package.projection
         reference = package.reference
         self._limits, self._uncertainty = Limits.learn(self.spec, reference), Uncertainty.learn(self.spec, reference)
+        groups = package.groups
+        self._of_slides = Uncertainty.learn(self.spec, reference[:0] if groups is None else groups)
         known = reference.groupby("device_key")[["manufacturer", "model"]].first()
         self._devices = {str(key): (_text(row["manufacturer"]), _text(row["model"])) for key, row in known.iterrows()}
         self.known_devices = frozenset(self._devices)
@@ -166,9 +176,13 @@ class Predictor:
         """
         return [one.answer for one in self.work(queries)]
 
-    def work(self, queries: Sequence[Query]) -> list[Answered]:
-        """The answers, and what the log keeps beside them."""
-        figures = self.figures(queries)
+    def work(self, queries: Sequence[Query], figures: Sequence[dict[str, float]] | None = None) -> list[Answered]:
+        """The answers, and what the log keeps beside them.
+
+        Args:
+            figures: `self.figures(queries)`, where they are there already.
+        """
+        figures = self.figures(queries) if figures is None else figures
         states = [self._device(query, own) for query, own in zip(queries, figures, strict=True)]
         whole = [n for n, state in enumerate(states) if not state.abstain and queries[n].tiles is not None]
         asked = [n for n, state in enumerate(states) if not state.abstain and queries[n].tiles is None]
@@ -195,7 +209,8 @@ class Predictor:
         names: dict[int, str] = {}
         if p:
             answered = np.stack(list(p.values()))
-            sure = dict(zip(p, self._uncertainty.describe(answered), strict=True))
+            described = self._uncertainty.describe(answered), self._of_slides.describe(answered)  # what tiles are like says nothing of slides
+            sure = {n: described[n in tiles][k] for k, n in enumerate(p)}
             names = dict(zip(p, self._decision.names(answered), strict=True))
         package = self.package
         return [
@@ -238,24 +253,28 @@ class Predictor:
         (answered,) = self.work([query])
         if answered.answer["abstain"]:
             return Explained(answered, None, None, (), None)
+        names = self.explained(answered.answer)
         if query.tiles is not None:
-            classes, seen = self.explained(answered.answer), self.slide(query, answered)
-            overlay = overlay_png(seen.picture, seen.heat, self.spec)
-            return Explained(answered, seen.heat, slide_view.METHOD, tuple(self.spec.target.classes[k] for k in classes), overlay)
+            heat = self.slide_heat(query, answered)
+            assert heat is not None
+            overlay = overlay_png(query.tiles.view.transpose(2, 0, 1), heat, self.spec)
+            return Explained(answered, heat, slide_answer.METHOD, names, overlay, query.tiles.view_um)
         profile = self._device(query, answered.figures).profile
         x = devices.normalise(np.asarray(query.array, dtype=np.float32)[None], self.spec, [profile], self.package.reference_profile)[0]
-        classes = self.explained(answered.answer)
-        heat, method = self._explainer.heat(x, classes)
-        return Explained(answered, heat, method, tuple(self.spec.target.classes[k] for k in classes), overlay_png(query.array, heat, self.spec))
+        heat, method = self._explainer.heat(x, self._explained(answered.answer))
+        return Explained(answered, heat, method, names, overlay_png(query.array, heat, self.spec))
 
-    def slide(self, query: Query, answered: Answered) -> slide_view.View:
-        """A slide as a picture, with the probability of each tile for what its explanation speaks for."""
-        assert query.tiles is not None
-        microns = float(query.acquisition.get("acq_microns_per_pixel") or self.spec.input.microns_per_pixel or 1.0)
-        p = None if answered.tiles is None else answered.tiles[:, list(self.explained(answered.answer))].sum(1)
-        return slide_view.view(query.tiles, p, microns * query.tiles.arrays.shape[-1])
+    def slide_heat(self, query: Query, answered: Answered) -> NDArray[np.float32] | None:
+        """(h, w) in [0, 1] on the grid of a slide's view: how probable the explained classes are in each tile; None without a slide or an answer."""
+        if query.tiles is None or answered.tiles is None:
+            return None
+        return slide_answer.heat(query.tiles, answered.tiles[:, list(self._explained(answered.answer))].sum(1))
 
-    def explained(self, answer: Mapping[str, Any]) -> tuple[int, ...]:
+    def explained(self, answer: Mapping[str, Any]) -> tuple[str, ...]:
+        """The classes that a heat-map of this answer speaks for."""
+        return tuple(self.spec.target.classes[k] for k in self._explained(answer))
+
+    def _explained(self, answer: Mapping[str, Any]) -> tuple[int, ...]:
         """What a reader wants to see: signs of what is looked for, whatever was decided; without such a class, of the most probable one."""
         if self.spec.positive_indices:
             return self.spec.positive_indices
@@ -270,14 +289,8 @@ class Predictor:
         embeddings = [e for _, e in pieces if e is not None]
         return np.concatenate([s for s, _ in pieces]), np.concatenate(embeddings) if embeddings else None
 
-    def _whole(self, query: Query, tiles: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(K,) of a slide from (n, K) of its tiles."""
-        assert query.tiles is not None
-        assert self._aggregate is not None
-        return slide_answer.of_slide(self.package, self._aggregate, tiles, query.tiles.places)[0]
-
     def _tiles(self, query: Query, profile: devices.DeviceProfile | None) -> NDArray[np.float64]:
-        """(n, K) of a slide's tiles."""
+        """(n, K) calibrated probabilities of a slide's tiles."""
         assert query.tiles is not None
         found = []
         for start in range(0, len(query.tiles.arrays), AT_ONCE):
@@ -285,6 +298,12 @@ class Predictor:
             x = devices.normalise(piece, self.spec, [profile] * len(piece), self.package.reference_profile)
             found.append(calibration.apply(self._calibration, self._run(x)[0]))
         return np.concatenate(found)
+
+    def _whole(self, query: Query, found: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(K,) of a slide from its tiles'."""
+        assert query.tiles is not None
+        assert self._aggregate is not None
+        return slide_answer.of_slide(self.package, self._aggregate, found, query.tiles.places)[0]
 
     def figures(self, queries: Sequence[Query]) -> list[dict[str, float]]:
         """The image figures of each sample, for the log: raw, before any normalisation."""

@@ -5,7 +5,7 @@ file (the raw body, base64 in JSON, an element of a BYTES tensor, or by referenc
 numbers (nested lists, or an FP32 tensor)
         in the spec's unit, on the spec's grid; in v1 with the keyed hashes, figures and vocabulary names that a DICOM file would have
         told
-either  with what is told of the patient (`serving/covariates.py`)
+either  with what is told of the patient (`serving/covariates.py`); it goes before what a DICOM header tells
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from components.core.spec import DiseaseSpec
 from serving import bodies, covariates, told_words
 from serving.bodies.body import MOST_WINDOWS, Body
+from serving.kinds import DICOM
 from serving.predictor import Query
 
 MAX_SAMPLES = 256
@@ -71,7 +72,7 @@ def instances_of(document: Any) -> list[Any]:
 
 def _from_instance(whole: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, fetched: Path | None) -> list[Query]:
     instance, told = covariates.apart(whole, where, spec)
-    return [replace(query, covariates=told) for query in _samples(instance, where, spec, pseudonymiser, fetched)]
+    return [replace(query, covariates={**query.covariates, **told}) for query in _samples(instance, where, spec, pseudonymiser, fetched)]
 
 
 def _samples(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, fetched: Path | None) -> list[Query]:
@@ -95,7 +96,7 @@ def _samples(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudo
         kind = None
     else:
         content = _base64(instance[form], f"{where}.{form}")
-        kind = bodies.DICOM if form == "dicom_base64" else _kind(instance.get("content_type"), f"{where}.content_type")
+        kind = DICOM if form == "dicom_base64" else _kind(instance.get("content_type"), f"{where}.content_type")
     names = (f"{where}.row", f"{where}.column", f"{where}.window")
     row, column, window = (_number(instance.get(name), place, UNIT[name]) for name, place in zip(POINTS, names, strict=True))
     device = _keyed(instance.get("device_key"), f"{where}.device_key")
@@ -110,7 +111,8 @@ def from_raw(data: bytes, headers: Mapping[str, str], spec: DiseaseSpec, pseudon
     device = _keyed(headers.get(DEVICE_HEADER.lower()), f"header {DEVICE_HEADER}")
     told = covariates.of_header(headers, spec)
     body = Body(data, "body", names, row, column, _index(window, names[2]), device)
-    return [replace(query, covariates=told) for query in bodies.read(headers.get("content-type", ""), body, spec, pseudonymiser)]
+    found = bodies.read(headers.get("content-type", ""), body, spec, pseudonymiser)
+    return [replace(query, covariates={**query.covariates, **told}) for query in found]
 
 
 def from_array(array: NDArray[Any], device_key: Any, spec: DiseaseSpec, *, where: str) -> Query:

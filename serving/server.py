@@ -134,7 +134,7 @@ def assemble(
     if cases is not None:
         predictors = lambda: {place.name: place.predictor for place in places if place.predictor}  # noqa: E731 - who answers at that moment
         inbox = options.inbox or home() / "monitor"
-        behind = reading_or(ReadingPage(cases, predictors, turns.executor, policy, audit, lambda disease: inbox / disease / "inbox").app, app)
+        behind = reading_or(ReadingPage(cases, predictors, turns, policy, audit, lambda disease: inbox / disease / "inbox").app, app)
 
     def page() -> bytes:
         return openapi.page({place.name: bodies.offered(place.predictor.spec) for place in places if place.predictor}, "1")

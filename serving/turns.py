@@ -1,13 +1,14 @@
-"""Whose turn it is: a bounded number of requests wait, one is at work, and nobody is worked for after its deadline.
+"""Whose turn it is: a bounded number of requests wait, two are at work, and nobody is worked for after its deadline.
 
-All work is done by one thread that is not the event loop's, in the order of arrival: the engine has threads of its own, two models at once would
-only take the cores from each other, and a health probe never waits for either.
+All work is done by two threads that are not the event loop's, in the order of arrival, so a health probe never waits for it. One reads a request
+while the other has the engine: engines have threads of their own, and two models at once would only take the cores from each other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+AT_WORK = 2
 DEADLINE = "X-Dxflow-Deadline-Ms"
 MOST_RETRY_S = 60
 
@@ -60,13 +62,16 @@ class Turns:
     """The queue. Everything but the work itself happens on the event loop.
 
     Args:
-        waiting: Requests that may wait beside the one at work.
+        waiting: Requests that may wait beside the one that is answered.
+
+    `engine` is held by whoever asks a model.
     """
 
     def __init__(self, waiting: int) -> None:
         self._most = waiting + 1
         self.inside = 0
-        self.executor = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        self.engine = threading.Lock()
+        self.executor = ThreadPoolExecutor(AT_WORK, thread_name_prefix="predict")
         self._work_s = 0.0
         self.counts: Counter[str] = Counter(busy=0, late=0)
         """Requests that were turned away because too many waited, or whose deadline passed."""
@@ -89,8 +94,13 @@ class Turns:
         finally:
             self.inside -= 1
 
+    def alone(self, work: Callable[..., T], *given: Any) -> T:
+        """`work(*given)`, on the calling thread, while nobody else has the engine."""
+        with self.engine:
+            return work(*given)
+
     async def run(self, ticket: Ticket, work: Callable[[], T]) -> T:
-        """`work` on the thread, when its turn comes. Raises Late; whatever `work` raises."""
+        """`work` on a thread, when its turn comes. Raises Late; whatever `work` raises."""
 
         def timed() -> T:
             if ticket.left_s() <= 0:

@@ -1,9 +1,10 @@
 """Fixtures that several rooms use."""
 
 from components.core.step import end_helpers
+from tests.browser import browser
 from tests.s3_server import s3_server
 
-__all__ = ["s3_server"]
+__all__ = ["browser", "s3_server"]
 
 
 def pytest_sessionfinish() -> None:

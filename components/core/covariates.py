@@ -7,6 +7,8 @@ Covariates say something of a person, so they pass through here and nowhere else
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from components.core.errors import DataError
@@ -19,6 +21,8 @@ MAX_AGE_DAYS = 365.0
 """What was told longer before the image than this is stale, and counts as not told. What bears no date does not age."""
 EVER, OLDEST = 130, 90  # years: the highest age that is taken for one; the age that stands for itself and all above it
 SEXES = ("F", "M", "O")
+AGE_STRING = re.compile(r"([0-9]{3})([DWMY])")
+PER_YEAR = {"Y": 1.0, "M": 12.0, "W": 52.1775, "D": 365.25}
 # HAM10000's words and the ISIC archive's (https://www.isic-archive.com), in small letters.
 BODY_SITES = frozenset(
     ("abdomen", "acral", "anterior torso", "back", "chest", "ear", "face", "foot", "genital", "hand", "head/neck", "lateral torso", "lower extremity",
@@ -51,3 +55,30 @@ def checked(name: str, value: Any, *, where: str) -> float | str:
     if not isinstance(value, str) or value not in words:
         raise DataError("not a word of the vocabulary", where=where, allowed=", ".join(words))
     return value
+
+
+def of_dicom(names: Collection[str], *, age: str, sex: str) -> dict[str, float | str]:
+    """What a DICOM header tells of the named covariates. What is impossible or of another form is not told: nobody can mend a header.
+
+    Args:
+        names: Of `NAMES`; those that a header has no word of ours for are never told by one.
+        age: Patient's Age (0010,1010), e.g. `045Y` or `018M`. `000Y` stands where nobody filled one in: infants' are in days, weeks, months.
+        sex: Patient's Sex (0010,0040).
+
+    Source:
+        DICOM PS3.5 6.2 (AS), PS3.3 C.2.3 (Patient's Sex: M, F, O).
+    """
+    found: dict[str, float | str] = {}
+    if "age_years" in names and (parts := AGE_STRING.fullmatch(age)) and age != "000Y":
+        years = whole_years(int(parts[1]) / PER_YEAR[parts[2]])
+        if years is not None:
+            found["age_years"] = years
+    if "sex" in names and sex in SEXES:
+        found["sex"] = sex
+    return found
+
+
+def agreed(told: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all images of a series say alike; where one contradicts or does not say it, it is not told."""
+    rows = list(told)
+    return {name: value for name, value in rows[0].items() if all(row.get(name) == value for row in rows)} if rows else {}

@@ -85,7 +85,11 @@ class Filtered:
 
 
 def blocks(x: NDArray[Any], axes: int) -> NDArray[Any]:
-    """What is looked at of samples (n, channels, *space): all of at most `MOST_VALUES` values, else blocks on an even grid, float32: (n * blocks, channels, *edge)."""
+    """What is looked at of samples (n, channels, *space): all of at most `MOST_VALUES` values, else blocks on an even grid.
+
+    Returns:
+        x itself, or (n * blocks, channels, *edge) float32, a sample's blocks one after the other.
+    """
     if x[:1].size <= MOST_VALUES or not axes:
         return x
     corners = _corners(x.shape[1:], axes)

@@ -1,8 +1,8 @@
 """Where in a sample an answer comes from.
 
-    grad-cam    from the network's last map of features: each channel counts by how the class's margin moves when it rises everywhere, the sum is kept
+    grad-cam    from the network's last map of features: each channel counts by how the class's log-odds move when all of it rises, the sum is kept
                 where it speaks for the class. For a mean-pooled map and one linear layer this is the closed form of class activation mapping.
-    occlusion   parts of the sample are covered by its own blurred self; what lowers the margin counts. For every model, hand-made features too.
+    occlusion   parts of the sample are covered by its own blurred self; what lowers the log-odds counts. For every model, hand-made features too.
 
 Both give values in [0, 1] on the sample's own grid, 0 where nothing speaks for the class.
 
@@ -13,10 +13,11 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from components.core.log_odds import log_odds
 
 FEATURES, HEAD = "features", "head.onnx"
 STEP = 1e-2  # of the map's spread: small against it, large against float32
@@ -25,16 +26,6 @@ CELLS = {1: 32, 2: 12, 3: 7}
 CHUNK = 48
 Floats = NDArray[np.float32]
 Ask = Callable[[Floats], Floats]
-
-
-def margin(scores: NDArray[Any], classes: Sequence[int]) -> NDArray[np.float64]:
-    """(n, K) logits -> (n,): log odds of `classes` together against the rest; of sigmoid outputs their own logit."""
-    s = np.asarray(scores, dtype=np.float64)
-    inside = np.zeros(s.shape[1], bool)
-    inside[list(classes)] = True
-    if inside.all():
-        return s.mean(1)
-    return np.logaddexp.reduce(s[:, inside], axis=1) - np.logaddexp.reduce(s[:, ~inside], axis=1)
 
 
 def grad_cam(features: Floats, head: Ask, classes: Sequence[int], shape: Sequence[int]) -> Floats:
@@ -54,7 +45,7 @@ def grad_cam(features: Floats, head: Ask, classes: Sequence[int], shape: Sequenc
         moved = np.repeat(features[None], 2 * len(chosen), axis=0)
         moved[np.arange(len(chosen)), chosen] += size
         moved[len(chosen) + np.arange(len(chosen)), chosen] -= size
-        found = margin(head(moved), classes)
+        found = log_odds(head(moved), classes)
         weight[chosen] = (found[: len(chosen)] - found[len(chosen) :]) / (2 * size)
     heat = np.maximum(np.tensordot(weight, features.astype(np.float64), axes=1), 0)
     return scaled(heat, shape)
@@ -66,7 +57,7 @@ def occlusion(x: Floats, ask: Ask, classes: Sequence[int]) -> Floats:
     cells = [min(side, CELLS[len(places)]) for side in places]
     edges = [np.linspace(0, side, n + 1).round().astype(int) for side, n in zip(places, cells, strict=True)]
     covered = _blurred(x)
-    whole = float(margin(ask(x[None]), classes)[0])
+    whole = float(log_odds(ask(x[None]), classes)[0])
     drop = np.zeros(cells)
     indices = list(np.ndindex(*cells))
     for start in range(0, len(indices), CHUNK):
@@ -75,7 +66,7 @@ def occlusion(x: Floats, ask: Ask, classes: Sequence[int]) -> Floats:
         for n, cell in enumerate(part):
             where = (n, slice(None), *(slice(edges[a][i], edges[a][i + 1]) for a, i in enumerate(cell)))
             batch[where] = covered[where[1:]]
-        found = margin(ask(batch), classes)
+        found = log_odds(ask(batch), classes)
         for cell, value in zip(part, found, strict=True):
             drop[cell] = whole - value
     return scaled(np.maximum(drop, 0), places)

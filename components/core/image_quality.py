@@ -66,10 +66,14 @@ def _fineness(of: Filtered) -> Floats:
     near, far = np.zeros(n), np.zeros(n)
     for axis in range(y.ndim - of.axes, y.ndim):
         if y.shape[axis] > 2:
-            for total, step in ((near, of.step(axis)), (far, cut(y, axis, 2, None) - cut(y, axis, None, -2))):
-                values = step.reshape(n, -1)
-                total += (values * values).mean(1, dtype=np.float64)
+            near += _energy(of.step(axis), n)
+            far += _energy(cut(y, axis, 2, None) - cut(y, axis, None, -2), n)
     return np.log2(np.divide(near, far, out=np.ones(n), where=(far > 0) & (near > 0)))
+
+
+def _energy(step: NDArray[np.float32], n: int) -> Floats:
+    values = step.reshape(n, -1)
+    return (values * values).mean(1, dtype=np.float64)
 
 
 def _blockiness(of: Filtered) -> Floats:

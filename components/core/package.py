@@ -6,6 +6,7 @@
     engine.json                               what less than float32 changes on validation; model.int8.onnx where that was accepted
     simulated.parquet embedding.json          tables have neither, models without an embedding no embedding.json; older packages lack them
     fusion.json                               where the spec names covariates
+    groups.parquet                            where the spec aggregates; older packages lack it
 
 `registration.json` (what the registry answered) and `inference-service.yaml` (where it may run) come after the digest exists, so they stand
 beside the package, not in it. Opening verifies every hash before anything is read from a file.
@@ -53,6 +54,7 @@ SIMULATED = "simulated.parquet"
 EMBEDDING = "embedding.json"
 ENGINE = "engine.json"
 FUSION = "fusion.json"
+GROUPS = "groups.parquet"
 BESIDE = {"registration.json", "inference-service.yaml", ".dxflow.json"}  # written after the digest, the last one by the object store
 SYNTHETIC = "synthetic/"
 
@@ -177,6 +179,14 @@ class ModelPackage:
         import pyarrow.parquet as pq
 
         return pq.read_table(self.folder / "reference.parquet").to_pandas()
+
+    @cached_property
+    def groups(self) -> pd.DataFrame | None:
+        """Where groups answer (whole slides): one row per validation and test group, as `reference` has samples: device, split, label,
+        `score_<class>`, decision. None where samples answer, and in packages older than this."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.folder / GROUPS).to_pandas() if GROUPS in self.info["files"] else None
 
     @cached_property
     def simulated(self) -> pd.DataFrame | None:

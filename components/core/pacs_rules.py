@@ -28,6 +28,9 @@ class PacsRules(BaseModel):
         orientation: The plane of the slices.
         contrast: Whether a contrast agent may, must or must not have been given.
         sequence: Words in the description of the sequence or series, one of which must be there; MR only knows its weighting by name.
+        not_sequence: Words there of which none may be.
+        acquisition: MR Acquisition Type: slice by slice, or the volume at once.
+        echo_ms: Least and most echo time.
         device_key: Header fields that make a scanner, where `device.key` of the spec names columns of a table.
         finding, site: What is looked for, and where.
         probability: What the probability of the positive class is called.
@@ -47,6 +50,9 @@ class PacsRules(BaseModel):
     orientation: Literal["axial", "sagittal", "coronal", "any"] = "any"
     contrast: Literal["any", "with", "without"] = "any"
     sequence: tuple[str, ...] = ()
+    not_sequence: tuple[str, ...] = ()
+    acquisition: Literal["2D", "3D", "any"] = "any"
+    echo_ms: tuple[float, float] | None = None
     device_key: tuple[str, ...] = ()
     finding: Code
     site: Code
@@ -60,4 +66,6 @@ class PacsRules(BaseModel):
             raise ValueError(f"images|{list(self.images)}|[least, most]")
         if self.slice_mm is not None and not 0 < self.slice_mm[0] <= self.slice_mm[1]:
             raise ValueError(f"slice_mm|{list(self.slice_mm)}|[least, most], above 0")
+        if self.echo_ms is not None and not 0 <= self.echo_ms[0] <= self.echo_ms[1]:
+            raise ValueError(f"echo_ms|{list(self.echo_ms)}|[least, most]")
         return self

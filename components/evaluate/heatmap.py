@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from components.core.devices import DeviceProfile
 from components.core.errors import DataError
+from components.core.log_odds import log_odds
 from components.core.models.family import Estimator
 from components.core.models.torch_fit import TorchEstimator
 from components.core.spec import DiseaseSpec
@@ -82,15 +83,6 @@ def occlusion(spec: DiseaseSpec, estimator: Estimator, x: Floats, k: tuple[int, 
             total[window] += lost[:, None, None]
             seen[window] += 1
     return np.maximum(total / seen, 0)
-
-
-def log_odds(scores: Floats, k: tuple[int, ...], *, multilabel: bool = False) -> Floats:
-    """(N, K) logits -> (N,): log of p(k) / p(not k), before calibration."""
-    s = scores.astype(np.float64)
-    if multilabel:
-        return s[:, list(k)].sum(1).astype(np.float32)
-    rest = [j for j in range(s.shape[1]) if j not in k]
-    return (np.logaddexp.reduce(s[:, list(k)], axis=1) - np.logaddexp.reduce(s[:, rest], axis=1)).astype(np.float32)
 
 
 def _from_gradients(spec: DiseaseSpec, estimator: TorchEstimator, x: Floats, k: tuple[int, ...]) -> Floats | None:

@@ -99,6 +99,7 @@ class Judged:
         compared: Every comparison, with its adjusted p.
         mix: How the case mix changed, the largest change first; empty where it did not, or where it is not known.
         left_out: Share of the events whose patients are unlike all of the device's reference; they were not compared.
+        unjudged: Which features of which events could not be compared though all others were, and why; or "".
     """
 
     status: Literal["known", "unseen", "silent"]
@@ -112,13 +113,19 @@ class Judged:
     compared: list[Change] = field(default_factory=list)
     mix: list[Mixed] = field(default_factory=list)
     left_out: float = 0.0
+    unjudged: str = ""
 
     @property
     def verdict(self) -> str:
-        """`cannot judge`, `drift`, `watch` (a first sign) or `no drift found`."""
+        """`cannot judge`, `drift`, `watch` (a first sign) or `no drift found`; the last one never where a part was not judged."""
         if self.reason:
             return "cannot judge"
-        return "drift" if self.alarm else "watch" if self.watch else "no drift found"
+        return "drift" if self.alarm else "watch" if self.watch else "cannot judge" if self.unjudged else "no drift found"
+
+    @property
+    def why(self) -> str:
+        """Why it, or a part of it, was not judged, or ""."""
+        return self.reason or self.unjudged
 
 
 class Detector:
@@ -182,6 +189,7 @@ class Detector:
                 changes, judged.shifts, judged.reason = changes_of(self.reference, baseline, sketch)
                 if not judged.reason:
                     found[device] = changes
+                    judged.unjudged = unjudged(self.reference, baseline, sketch)
         for status in ("known", "unseen"):  # an unseen device is expected to differ and must not lend its level to others
             self._decide({device: (out[device], changes) for device, changes in found.items() if out[device].status == status}, once=once)
         return out
@@ -254,14 +262,17 @@ def changes_of(reference: Reference, baseline: Baseline, window: Sketch) -> tupl
     mix = window.counts[:, 0].sum(-1).astype(np.float64)
     there, usable, unknown = strata_of(reference, baseline)
     taken = usable | unknown
+    apart = np.array([name in reference.apart for name in reference.features])
     if mix[taken].sum() < MIN_N:
         return [], {}, "its case mix is not in the reference"
     share = np.where(taken, mix, 0) / mix[taken].sum()
     weight = np.divide(share, there, out=np.zeros_like(share), where=usable) + share[unknown].sum() / there.sum()  # of one reference event
     before = np.einsum("s,sfb->fb", weight, baseline.sketch.counts.astype(np.float64))
     after = window.counts[taken].sum(0).astype(np.float64)
-    mixed = 1 / (there * weight**2).sum()  # Kish: events that weigh the same
-    spare = np.maximum(1.0, 1 + (baseline.sketch.per_patient - 1) * baseline.alike)
+    own = before.sum(1)  # of features that only events of another kind have: those events over the others
+    before[apart] /= np.maximum(own[apart], 1e-300)[:, None]
+    mixed = np.where(apart, own * there.sum(), 1 / (there * weight**2).sum())  # Kish: events that weigh the same
+    spare = np.maximum(1.0, 1 + (baseline.per_patient - 1) * baseline.alike)
     m_all, n_all = mixed / spare, after[:1].sum(1) / np.maximum(1.0, 1 + (window.per_patient - 1) * baseline.alike)
     shared = n_all / (n_all + m_all)
     present_before, present_after = 1 - before[:, MISSING], 1 - after[:, MISSING] / np.maximum(after.sum(1), 1)
@@ -270,7 +281,9 @@ def changes_of(reference: Reference, baseline: Baseline, window: Sketch) -> tupl
     out: list[Change] = []
     for f, name in enumerate(reference.features):
         gone = present_before[f] - present_after[f]
-        if (gone or present_before[f] < 1) and not name.startswith(embedding.PREFIX):  # not every server logs it
+        if apart[f] and not _enough(baseline, window, f):
+            continue
+        if (gone or present_before[f] < 1) and not apart[f] and not name.startswith(embedding.PREFIX):  # not every server logs it
             p = two_sample.shares(np.array([1 - present_before[f]]), np.array([1 - present_after[f]]), m_all[f], n_all[f])
             out.append(
                 Change(name, "missing", float(p[0]), float(gone), float(1 - present_before[f]), float(1 - present_after[f]), shared=float(shared[f]))
@@ -286,6 +299,30 @@ def changes_of(reference: Reference, baseline: Baseline, window: Sketch) -> tupl
             out.append(Change(name, aspect, float(compared.p[f]), float(size), middle[0], middle[1], shared=float(shared[f])))
     shifts = {name: float(s) for name, s in zip(reference.features, compared.location, strict=True) if name not in baseline.places.categories}
     return out, shifts, ""
+
+
+def unjudged(reference: Reference, baseline: Baseline, window: Sketch) -> str:
+    """Of the features that only events of one kind have, those that could not be compared, and why; "" where all could.
+
+    Events of a kind that are too small a part of the window to matter are not told.
+    """
+    why: dict[str, str] = {}
+    for f, name in enumerate(reference.features):
+        if name in reference.apart and not _enough(baseline, window, f):
+            before, after = _counted(baseline, window, f)
+            if after >= MIN_SHARE * window.n and after:
+                why[reference.apart[name]] = f"{after} here (at least {MIN_N}), {before} in its reference (at least {MIN_REFERENCE})"
+    return "; ".join(f"{what} were not compared: {numbers}" for what, numbers in why.items())
+
+
+def _enough(baseline: Baseline, window: Sketch, f: int) -> bool:
+    before, after = _counted(baseline, window, f)
+    return before >= MIN_REFERENCE and after >= MIN_N
+
+
+def _counted(baseline: Baseline, window: Sketch, f: int) -> tuple[int, int]:
+    """Events that have the feature, in reference and window."""
+    return int(baseline.sketch.counts[:, f, :MISSING].sum()), int(window.counts[:, f, :MISSING].sum())
 
 
 def _categories(baseline: Baseline, f: int, name: str, before: NDArray[np.float64], after: NDArray[np.float64], m: float, n: float) -> list[Change]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from components.core import embedding
 from components.monitor.detect import FALSE_ALARMS, Judged
+from components.monitor.watched import OF_SLIDE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +46,7 @@ def save(
     results: dict[str, tuple[float, bool]] = {}
     for device, result in judged.items():
         for change in result.compared:
-            if change.aspect in NUMBERS and not change.feature.startswith(embedding.PREFIX):
+            if change.aspect in NUMBERS and not change.feature.startswith((embedding.PREFIX, OF_SLIDE)):  # slides are no rows of this reference
                 column = f"{change.feature} | {labels[device]}"
                 columns[column] = (device, change.feature)
                 results[column] = (change.adjusted, change in result.alarm)

@@ -39,8 +39,8 @@ def by_labels(
         rows: Of the history, of at least the windows of `snapshots`.
         labels: Answer's id -> class.
     """
-    if "label" not in watched.model.reference or not labels:
-        return {}
+    if "label" not in watched.model.reference or not labels or watched.model.spec.aggregate is not None:
+        return {}  # labels of slides say nothing of how the reference's tiles are mixed
     strata = _strata(watched)
     reference = _reference(watched, strata)
     answers = _answers(watched, log, labels)

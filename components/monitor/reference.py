@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy import special, stats
 
 from components.core.errors import DataError
 from components.monitor.case_mix import ALL
-from components.monitor.sketch import MISSING, Places, Sketch, hashes
+from components.monitor.sketch import BINS, MISSING, Places, Sketch, hashes
 
 POOLED = "pooled"
 MIN_REFERENCE = 30
@@ -27,11 +27,27 @@ class Baseline:
         places: Where windows of this device have to be counted.
         sketch: The reference's own counts.
         alike: (features,) in [0, 1]: intraclass correlation of the events of one patient, in normal scores.
+        per_patient: (features,) events of the patient that an event belongs to, in the mean over the events that have the feature.
     """
 
     places: Places
     sketch: Sketch
     alike: NDArray[np.float64]
+    per_patient: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Events of another kind than the rest, with features that only they have: whole slides beside tiles. None of them is in a stratum.
+
+    Args:
+        columns: Feature name -> (n,) numbers.
+        devices, groups: (n,) device keys and patients.
+    """
+
+    columns: Mapping[str, NDArray[np.float64]]
+    devices: Sequence[str]
+    groups: Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,7 @@ class Reference:
         pooled: Of all devices together, for the others.
         shares: Device -> share of the reference's events, also for devices without a baseline.
         sizes: Device -> its events in the reference.
+        apart: Feature that only events of one kind have -> what these features are called together. That it is missing says nothing.
     """
 
     features: tuple[str, ...]
@@ -53,6 +70,7 @@ class Reference:
     pooled: Baseline
     shares: Mapping[str, float]
     sizes: Mapping[str, int]
+    apart: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -64,6 +82,8 @@ class Reference:
         *,
         named: Sequence[str] | None = None,
         least: int = MIN_REFERENCE,
+        beside: Beside | None = None,
+        apart: Mapping[str, str] | None = None,
     ) -> Reference:
         """From n events of the reference.
 
@@ -73,6 +93,8 @@ class Reference:
             groups: (n,) patients; an event without a patient is its own.
             strata: (n,) case-mix stratum of each event.
             named: All strata in their order, also those without an event; default: those of `strata`, as they come.
+            beside: Events that are no part of these n, whose features come after `columns`; only where there is one stratum.
+            apart: As in the class.
 
         Raises:
             DataError: No events or no features.
@@ -85,20 +107,35 @@ class Reference:
         patient = hashes(groups)
         keys, times = np.unique(device, return_counts=True)
         arrays = {name: np.asarray(values) for name, values in columns.items()}
+        others = beside or Beside({}, (), ())
+        whose, at = hashes(others.groups), np.asarray([str(d) for d in others.devices], dtype=str)
 
-        def baseline(rows: NDArray[np.int64], like: Places | None = None) -> Baseline:
+        def baseline(rows: NDArray[np.int64], there: NDArray[np.int64], like: Places | None = None) -> Baseline:
             part = {name: values[rows] for name, values in arrays.items()}
-            places = Places.of(part, like)
-            sketch = Sketch.empty(len(names), len(arrays))
+            apart = {name: np.asarray(values, np.float64)[there] for name, values in others.columns.items()}
+            places = Places.of(part | apart, like)
+            sketch = Sketch.empty(len(names), len(places.features))
             sketch.add(places, part, patient[rows], code[rows])
-            within = np.unique(device[rows], return_inverse=True)[1]
-            alike = [_alike(places.place(f, part[name]), patient[rows], within) for f, name in enumerate(places.features)]
-            return Baseline(places, sketch, np.array(alike))
+            alike, per_patient = np.ones(len(places.features)), np.full(len(places.features), sketch.per_patient)
+            for f, name in enumerate(places.features):
+                values, who, where = (apart[name], whose[there], at[there]) if name in apart else (part[name], patient[rows], device[rows])
+                place = places.place(f, values)
+                alike[f] = _alike(place, who, np.unique(where, return_inverse=True)[1])
+                if name in apart:
+                    sketch.counts[0, f] = np.bincount(place, minlength=BINS)
+                    sizes = np.unique(who[place != MISSING], return_counts=True)[1]
+                    per_patient[f] = (sizes**2).sum() / max(1, sizes.sum()) if len(sizes) else 1.0
+            return Baseline(places, sketch, alike, per_patient)
 
-        pooled = baseline(np.arange(len(device)))
-        own = {str(key): baseline(np.flatnonzero(device == key), pooled.places) for key, n in zip(keys, times, strict=True) if n >= least}
+        pooled = baseline(np.arange(len(device)), np.arange(len(at)))
+        own = {
+            str(key): baseline(np.flatnonzero(device == key), np.flatnonzero(at == key), pooled.places)
+            for key, n in zip(keys, times, strict=True)
+            if n >= least
+        }
         shares = {str(key): float(n) / len(device) for key, n in zip(keys, times, strict=True)}
-        return cls(tuple(arrays), names, own, pooled, shares, {str(key): int(n) for key, n in zip(keys, times, strict=True)})
+        sizes = {str(key): int(n) for key, n in zip(keys, times, strict=True)}
+        return cls((*arrays, *others.columns), names, own, pooled, shares, sizes, dict(apart or {}))
 
     def baseline(self, device: str) -> tuple[Baseline, str]:
         """The baseline that a device's windows are counted on and compared with, and its name: `own` or `pooled`."""

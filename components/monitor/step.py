@@ -19,7 +19,7 @@ from components.monitor import window_page
 from components.monitor.detect import Detector, Judged
 from components.monitor.sketch import Sketch, hashes
 from components.monitor.telling import Teller
-from components.monitor.watched import Watched, devices, patients
+from components.monitor.watched import NO_SLIDES, Watched, devices, patients
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +54,9 @@ def drift(*, package: Path, log: Path, out: Path) -> dict[str, Any]:
     for device, rows in current.groupby("device_key"):
         teller.remember(str(device), rows)
     judged = Detector(watched.reference).look(window)
+    for device in watched.blind(current):
+        if not judged[device].reason:
+            judged[device].unjudged = NO_SLIDES
     found = _found(watched, teller, judged, current)
     found["window"] |= {"damaged": int(everything.attrs["damaged"]), "other_version": len(mine) - len(current)}
     with atomic_dir(out) as folder:
@@ -96,13 +99,13 @@ def _found(watched: Watched, teller: Teller, judged: Mapping[str, Judged], curre
         said = teller.all(device, result)
         found[device] = {
             "label": label, "manufacturer": maker, "model": name, "status": result.status, "against": result.against, "n": result.n,
-            "patients": result.patients, "verdict": result.verdict, "reason": result.reason, "words": said,
+            "patients": result.patients, "verdict": result.verdict, "reason": result.why, "words": said,
             "abstained": int(abstained.get(device, 0)), "expected": share * len(current),
             "changes": {c.name: asdict(c) | {"alarm": c in result.alarm} for c in result.compared},
         }  # fmt: skip
         if result.status == "unseen":
             text = f"Unseen device {label}: {result.n} answer{'s' if result.n != 1 else ''}"
-            text += f"; unlike the reference: {said}" if result.alarm else f"; cannot judge: {result.reason}" if result.reason else ""
+            text += f"; unlike the reference: {said}" if result.alarm else f"; cannot judge: {result.why}" if result.why else ""
             alarms.append({"kind": "unseen", "device": device, "text": text})
         elif result.alarm:
             alarms.append({"kind": "drift", "device": device, "text": f"Drift on {label}: {said} (n={result.n})"})

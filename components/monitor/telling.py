@@ -64,8 +64,9 @@ class Teller:
         return f"{said}, {cause}" if cause else said
 
     def all(self, device: str, result: Judged) -> str:
-        """`changes`, and what is known of the patients."""
-        return "; ".join(part for part in (self.changes(device, result), patients_of(result)) if part)
+        """`changes`, what could not be compared beside them, and what is known of the patients."""
+        said = self.changes(device, result)
+        return "; ".join(part for part in (said, result.unjudged if said else "", patients_of(result)) if part)
 
 
 def patients_of(result: Judged) -> str:

@@ -35,7 +35,7 @@ from components.monitor.performance import Learned, estimate, learn
 from components.monitor.sketch import BINS, MISSING, Sketch, hashes
 from components.monitor.state import State, opened
 from components.monitor.telling import Teller
-from components.monitor.watched import Watched, devices, patients, probabilities, reference_patients
+from components.monitor.watched import NO_SLIDES, Watched, devices, patients, probabilities, reference_patients
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,6 +125,7 @@ class _Run:
         self.software: dict[str, dict[str, int]] = memory.get("software", {})
         self.unheard: dict[str, dict[str, str]] = memory.get("unheard", {})
         self.next: int | None = memory.get("next", None)
+        self.blind: set[str] = set(memory.get("blind", []))
         self.past: dict[str, list[tuple[int, dict[str, float]]]] = memory.get("past", {})
         self.teller = Teller(watched, self.names, self.unheard)
 
@@ -134,7 +135,7 @@ class _Run:
         for segment, table in since(log, self.memory.position(), tally):
             self.memory.advance(segment, len(table))
             self._take(table)
-        for name, value in (("counted", dict(self.counted)), ("names", self.names), ("unheard", self.unheard)):
+        for name, value in (("counted", dict(self.counted)), ("names", self.names), ("unheard", self.unheard), ("blind", sorted(self.blind))):
             self.memory.put(name, value)
 
     def _take(self, table: pd.DataFrame) -> None:
@@ -183,7 +184,8 @@ class _Run:
                 facts |= window_checks.tallies(part, classes=classes, figures=figures, unknown=UNKNOWN_DEVICE)
                 columns = self.watched.columns(part)
                 sketch.add(self.watched.reference.baseline(device)[0].places, columns, hashes(patients(part)), self.watched.mix.strata(part))
-                if (score := self._score_column()) is not None:
+                self.blind |= self.watched.blind(part)
+                if (score := self.watched.score) is not None:
                     finite = columns[score][np.isfinite(columns[score])]
                     facts |= {"score_sum": float(finite.sum()), "score_n": float(len(finite))}
                 self._keep(start, device, part, ids[own & answered])
@@ -192,15 +194,15 @@ class _Run:
     def _keep(self, start: int, device: str, part: pd.DataFrame, ids: NDArray[np.uint64]) -> None:
         """A sample of the decided answers' probabilities, for the AUC that is expected without labels."""
         p = probabilities(part, self.model.spec.target.classes)
-        usable = np.isfinite(p).all(1) & (p >= 0).all(1) & (p <= 1).all(1) & ~part["abstain"].to_numpy(bool)
+        usable = np.isfinite(p).all(1) & (p >= 0).all(1) & (p <= 1).all(1) & ~part["abstain"].to_numpy(bool) & self.watched.answering(part)
         if usable.any():
             self.memory.add_answers(start, device, ids[usable], hashes(patients(part))[usable], p[usable].astype(np.float32))
 
     @cached_property
     def learned(self) -> Learned | None:
         """What the reference says of each device's calibration; None where it has no labels of one of a few classes."""
-        table, spec = self.model.reference, self.model.spec
-        if "label" not in table or spec.target.kind not in ("binary", "multiclass", "ordinal"):
+        table, spec = self.watched.answered, self.model.spec
+        if table is None or "label" not in table or spec.target.kind not in ("binary", "multiclass", "ordinal"):
             return None
         p = probabilities(table, spec.target.classes)
         usable = np.isfinite(p).all(1) & table["label"].notna().to_numpy()
@@ -220,9 +222,6 @@ class _Run:
         drifted = self.teller.changes(device, result) if result.alarm else ""
         found = estimate(self.learned, p.astype(np.float64), device, who, drift=drifted, about="device")
         return dict(zip(names, (found.value, found.low, found.high), strict=True))
-
-    def _score_column(self) -> str | None:
-        return next((name for name, group in self.watched.groups.items() if group == "scores"), None)
 
     def _remember(self, device: str, rows: pd.DataFrame) -> None:
         self.teller.remember(device, rows)
@@ -278,6 +277,8 @@ class _Run:
             facts[device] = found[1] if found else {}
         judged = self.detector.judge(window)
         for device, result in judged.items():
+            if device in self.blind and not result.reason:
+                result.unjudged = NO_SLIDES
             few = result.reason.startswith("too few")
             first = carried.pop(device, start)
             if not result.reason:
@@ -317,7 +318,7 @@ class _Run:
         mean = facts["score_sum"] / facts["score_n"] if facts.get("score_n") else None
         return {
             "window_start": when.start, "window_end": when.end, "model": self.model.name, "version": self.model.version, "device_key": device,
-            "label": self.teller.label(device), "status": result.status, "verdict": result.verdict, "reason": result.reason,
+            "label": self.teller.label(device), "status": result.status, "verdict": result.verdict, "reason": result.why,
             "n": sketch.n if sketch else 0, "patients": result.patients,
             "abstained": int(facts.get("abstained", 0)), "errors": int(facts.get("errors", 0)),
             "score_mean": mean, "score_low": low, "score_high": high,
@@ -330,7 +331,7 @@ class _Run:
 
     def _quantiles(self, device: str, sketch: Sketch | None) -> tuple[float | None, float | None]:
         """10 % and 90 % of the positive class's probability, to the nearest edge of the reference."""
-        name = self._score_column()
+        name = self.watched.score
         if sketch is None or name is None or not sketch.n:
             return None, None
         baseline = self.watched.reference.baseline(device)[0]
@@ -346,7 +347,7 @@ class _Run:
     def _alarm(self, when: alarms.Window, judged: Mapping[str, Judged], broken: Mapping[str, Sequence[str]]) -> None:
         found = list(self._found(when, judged))
         found += [alarms.Found("data_quality", device, self.teller.label(device), words.several(said), when.start) for device, said in broken.items()]
-        settled = {device for device, result in judged.items() if not result.reason}
+        settled = {device for device, result in judged.items() if not result.why}
         alarms.update(self.memory, self.model.disease, found, when, settled)
 
     def _found(self, when: alarms.Window, judged: Mapping[str, Judged]) -> Iterable[alarms.Found]:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from components.core import embedding, image_quality
 from components.core.errors import DataError
+from components.core.inference_log.tables import SLIDE
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.monitor.case_mix import CaseMix
 from components.monitor.header import Headers
-from components.monitor.reference import Reference
+from components.monitor.reference import Beside, Reference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,10 @@ NOT_FIGURES = ("sample_id", "group_id", "patient_id", "device_key", "manufacture
 NOT_PHYSICAL = ("software", "acq_transfer_syntax", "acq_rows", "acq_columns", "acq_bits", "acq_photometric", "acq_modality")
 """Tags that say how an image is stored: pixels cannot contradict them."""
 ABSTAIN = "abstained"
+OF_SLIDE = "slide_"
+"""Before the name of a score: of whole slides, where the plain name is of tiles."""
+TILES, SLIDES = "scores of tiles", "scores of whole slides"
+NO_SLIDES = f"{SLIDES} were not compared: the package has none to compare with"
 COVARIATE = "cov_"
 """What an answer's patient is, not what the device made: never watched itself, only the case mix."""
 
@@ -39,6 +44,9 @@ class Watched:
         texts: Features whose values are names.
         headers: What the pixels say of the declared acquisition parameters.
         mix: Strata of the patients, from the covariates that the reference has.
+
+    Where the spec aggregates, answers are of two kinds. A slide's scores are compared with those of slides (`groups.parquet`), a tile's with those of
+    tiles; a slide's image figures are those of one of its tiles.
     """
 
     model: ModelPackage
@@ -77,6 +85,9 @@ class Watched:
         if "abstain" in table:
             groups[ABSTAIN] = "answers"
             texts.add(ABSTAIN)
+        if model.groups is not None:
+            scores = [name for name, group in groups.items() if group == "scores" and name in model.groups]
+            groups |= {OF_SLIDE + name: "scores" for name in scores}
         plain = cls(model, groups, frozenset(texts), headers)
         columns = {name: values for name, values in plain.reference_columns().items() if groups[name] != "header"}
         mix = CaseMix.learn(table, columns, table["device_key"].astype(str).tolist(), reference_patients(table))
@@ -89,7 +100,42 @@ class Watched:
         names = self.mix.names
         strata = [names[k] for k in self.mix.strata(table).tolist()]
         devices_ = table["device_key"].astype(str).tolist()
-        return Reference.of({name: columns[name] for name in self.groups}, devices_, reference_patients(table), strata, named=names)
+        plain = {name: columns[name] for name in self.groups if not name.startswith(OF_SLIDE)}
+        return Reference.of(plain, devices_, reference_patients(table), strata, named=names, beside=self._beside(), apart=self._apart())
+
+    def _beside(self) -> Beside | None:
+        table = self.model.groups
+        if table is None:
+            return None
+        wanted = [name for name in self.groups if name.startswith(OF_SLIDE)]
+        columns = {name: table[name.removeprefix(OF_SLIDE)].to_numpy(dtype=np.float64) for name in wanted}
+        return Beside(columns, table["device_key"].astype(str).tolist(), reference_patients(table))
+
+    def _apart(self) -> dict[str, str]:
+        if self.model.spec.aggregate is None:
+            return {}
+        return {name: SLIDES if name.startswith(OF_SLIDE) else TILES for name, group in self.groups.items() if group == "scores"}
+
+    @property
+    def score(self) -> str | None:
+        """The feature that is the probability of the positive class: of whole slides where these have a reference."""
+        scores = [name for name, group in self.groups.items() if group == "scores"]
+        return next((name for name in scores if name.startswith(OF_SLIDE)), scores[0] if scores else None)
+
+    def blind(self, answers: pd.DataFrame) -> set[str]:
+        """Devices with answers about slides whose scores nothing can be compared with."""
+        if self.model.spec.aggregate is None or self.model.groups is not None:
+            return set()
+        return set(np.array(devices(answers))[of_slides(answers)].tolist())
+
+    def answering(self, answers: pd.DataFrame) -> NDArray[np.bool_]:
+        """(n,) logged answers of the kind that the model is judged by: of whole slides where the spec aggregates."""
+        return of_slides(answers) if self.model.spec.aggregate is not None else np.ones(len(answers), bool)
+
+    @property
+    def answered(self) -> pd.DataFrame | None:
+        """The reference of such answers; None where the package has none."""
+        return self.model.groups if self.model.spec.aggregate is not None else self.model.reference
 
     def reference_columns(self) -> dict[str, Any]:
         """Feature -> (n,) values of the reference's samples."""
@@ -115,6 +161,8 @@ class Watched:
                 continue
             if name == ABSTAIN:
                 out[name] = np.where(table["abstain"].astype(bool), "yes", "no").astype(object)
+            elif self.model.spec.aggregate is not None and group == "scores":
+                out[name] = self._score(table, name)
             elif name not in table:
                 out[name] = np.full(len(table), None if name in self.texts else np.nan, dtype=object if name in self.texts else np.float64)
             elif name in self.texts:
@@ -122,6 +170,19 @@ class Watched:
             else:
                 out[name] = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
         return out
+
+    def _score(self, table: pd.DataFrame, name: str) -> NDArray[np.float64]:
+        """Of slides or of tiles; missing in rows of the other kind."""
+        import pandas as pd
+
+        plain = name.removeprefix(OF_SLIDE)
+        values = pd.to_numeric(table[plain], errors="coerce").to_numpy(dtype=np.float64) if plain in table else np.full(len(table), np.nan)
+        return np.where(of_slides(table) == name.startswith(OF_SLIDE), values, np.nan)
+
+
+def of_slides(answers: pd.DataFrame) -> NDArray[np.bool_]:
+    """(n,) which logged answers are about whole slides."""
+    return answers["source"].eq(SLIDE).fillna(False).to_numpy(bool) if "source" in answers else np.zeros(len(answers), bool)
 
 
 def devices(answers: pd.DataFrame) -> list[str]:

@@ -8,7 +8,7 @@ from components.core import embedding
 from components.monitor.causes import Cause
 from components.monitor.detect import UNHEARD, Change
 from components.monitor.header import AS_DECLARED, PREFIX
-from components.monitor.watched import ABSTAIN
+from components.monitor.watched import ABSTAIN, OF_SLIDE
 
 PLAIN = {
     "mean": "mean intensity", "sd": "contrast", "p01": "darkest 1 %", "p50": "median intensity", "p99": "brightest 1 %", "noise_sd": "noise",
@@ -37,6 +37,8 @@ def plain(name: str) -> str:
         return PLAIN[name]
     if name.startswith(embedding.PREFIX):
         return f"what the network sees, direction {name.removeprefix(embedding.PREFIX)}"
+    if name.startswith(OF_SLIDE):
+        return f"{plain(name.removeprefix(OF_SLIDE))} in whole slides"
     if name.startswith("score_"):
         return f"probability of {name.removeprefix('score_')}"
     if name.startswith(PREFIX):

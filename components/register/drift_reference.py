@@ -17,7 +17,7 @@ from components.core.covariates import NUMBERS, PREFIX
 from components.core.dataset import Dataset
 from components.core.errors import DataError
 from components.core.operating_point import Decision
-from components.core.package import EMBEDDING
+from components.core.package import EMBEDDING, GROUPS
 from components.core.spec import DiseaseSpec
 from components.register import onnx_embedding
 
@@ -37,17 +37,21 @@ def write(
     predictions: pd.DataFrame,
     decision: Decision,
     embedded: onnx_embedding.Embedded | None = None,
+    groups: pd.DataFrame | None = None,
 ) -> None:
     """Write `reference.parquet` (device, label, `score_<class>`, decision, image figures in the spec's unit, acquisition, `cov_*` of the covariates
     that the spec names; sorted by sample) and,
     where samples can be acquired differently, `simulated.parquet` (`acquisition_changes.simulated` of some of them, evenly over the reference).
-    With `embedded` the reference also has its columns, and `embedding.json` says how they are made.
+    With `embedded` the reference also has its columns, and `embedding.json` says how they are made. With `groups`, the predictions of groups where
+    `predictions` are of their samples, `groups.parquet` says what the served model answered about each of them.
     """
     reference = build(spec, dataset, features, predictions, decision)
     if embedded is not None:
         reference = reference.assign(**embedded.columns(reference["sample_id"].tolist()))
         (folder / EMBEDDING).write_text(embedded.projection.to_json(), encoding="utf-8")
     _write(folder / "reference.parquet", reference)
+    if groups is not None:
+        _write(folder / GROUPS, of_groups(spec, dataset, groups, decision))
     if acquisition_changes.possible(spec):
         _write(folder / "simulated.parquet", simulated(spec, dataset, reference))
 
@@ -94,6 +98,15 @@ def build(spec: DiseaseSpec, dataset: Path, features: Path, predictions: pd.Data
         kind = "float64" if name in NUMBERS else "string"
         columns[PREFIX + name] = pd.Series([one.get(name) for one in known], dtype=kind).to_numpy(dtype=float if name in NUMBERS else object)
     return pd.DataFrame(columns)
+
+
+def of_groups(spec: DiseaseSpec, dataset: Path, predictions: pd.DataFrame, decision: Decision) -> pd.DataFrame:
+    """The reference of answers about groups; their patients too, so that they can be taken out."""
+    served = predictions[predictions["split"].isin(splits(spec))].sort_values("sample_id", kind="stable").reset_index(drop=True)
+    scores = [f"score_{name}" for name in spec.target.classes]
+    found = served[[*KEPT, *scores]].assign(decision=decision.names(served[scores].to_numpy(dtype=np.float64)))
+    patients = Dataset(dataset, expect=spec).manifest.drop_duplicates("group_id").set_index("group_id")["patient_id"]
+    return found.assign(patient_id=served["group_id"].map(patients).to_numpy())
 
 
 def simulated(spec: DiseaseSpec, dataset: Path, reference: pd.DataFrame) -> pd.DataFrame:

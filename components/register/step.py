@@ -108,7 +108,8 @@ def _pack(
     onnx = onnx_export.export(estimator, val.samples, drafts / "model.onnx")
     operating = _read(evaluation / "operating_point.json")
     of_samples = evaluation / "samples.parquet"  # where predictions are of groups
-    predictions = pq.read_table(of_samples if of_samples.exists() else evaluation / "predictions.parquet").to_pandas()
+    answers = pq.read_table(evaluation / "predictions.parquet").to_pandas()
+    predictions, groups = (pq.read_table(of_samples).to_pandas(), answers) if of_samples.exists() else (answers, None)
     train = load_split(spec, dataset, features, "train", reference)
     calibrated = _read(evaluation / "calibration.json")
     engine = precision.measure(
@@ -119,7 +120,7 @@ def _pack(
     if onnx["embedding"] is not None:
         answered = [val if name == "val" else load_split(spec, dataset, features, name, reference) for name in drift_reference.splits(spec)]
         embedded = onnx_embedding.embedded(drafts / "model.onnx", onnx["feature_name"], train, answered)
-    drift_reference.write(drafts, spec, dataset, features, predictions, Decision.from_dict(operating), embedded)
+    drift_reference.write(drafts, spec, dataset, features, predictions, Decision.from_dict(operating), embedded, groups)
     figures, profiles = _read(evaluation / "metrics.json"), _profiles(features)
     known = {
         "dataset": info,

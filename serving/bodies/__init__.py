@@ -21,10 +21,10 @@ from components.core.errors import DataError
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
 from serving.bodies.body import Body, bounded
+from serving.kinds import CSV, NIFTI, sniffed
 from serving.predictor import Query
 
 SHARED = ("body", "text")
-CSV, DICOM, NIFTI = "text/csv", "application/dicom", "application/x-nifti"
 ALIASES = {"application/gzip": NIFTI, "application/x-gzip": NIFTI, "application/nifti": NIFTI, "image/jpg": "image/jpeg", "application/csv": CSV}
 """Other names under which clients send the same thing."""
 
@@ -85,18 +85,3 @@ def read(kind: str | None, body: Body, spec: DiseaseSpec, pseudonymiser: Pseudon
         raise DataError(error.what, where=error.where if own else body.where, got=error.got, allowed=error.allowed) from None
     except (MemoryError, RecursionError):
         raise DataError("needs more memory than the server gives a request", where=body.where) from None
-
-
-def sniffed(head: bytes) -> str:
-    """The content type that a file's first bytes say: of pictures, DICOM and NIfTI by their marks, else that of text, or ""."""
-    if head[128:132] == b"DICM":
-        return DICOM
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "image/tiff"
-    if head.startswith(b"\x1f\x8b") or head[344:347] == b"n+1" or head[4:7] == b"n+2":
-        return NIFTI
-    return CSV if head and b"\0" not in head else ""

@@ -11,8 +11,8 @@ from typing import BinaryIO
 from components.core.errors import DataError
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.spec import DiseaseSpec
+from serving.kinds import HEAD
 
-HEAD = 512
 MOST_PIXELS = {"CT": 1 << 23, "MR": 1 << 25}
 """Of one image or volume: 2896 x 2896 for a slice of CT (they have 512 or 1024 a side), 320 x 320 x 327 voxels for a head."""
 MOST_PIXELS_ELSE = 1 << 26
@@ -71,7 +71,12 @@ class Body:
 
     def device_or(self, found: str = UNKNOWN_DEVICE) -> str:
         """The device that the file names, else the one that the client names."""
-        return found if found != UNKNOWN_DEVICE else self.device or UNKNOWN_DEVICE
+        return device_or(found, self.device)
+
+
+def device_or(found: str, told: str | None) -> str:
+    """The device that a file names, else the one that was told."""
+    return found if found != UNKNOWN_DEVICE else told or UNKNOWN_DEVICE
 
 
 def bounded(spec: DiseaseSpec) -> DiseaseSpec:

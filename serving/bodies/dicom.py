@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from components.core.imaging.deidentify import DeviceIdentity
 from components.core.imaging.inflate import UNPACKED_FREELY
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
-from serving.bodies.body import MOST_EXPANSION, Body
+from serving.bodies.body import MOST_EXPANSION, Body, device_or
 from serving.predictor import Query
 
 TYPES = ("application/dicom",)
@@ -40,9 +42,9 @@ def warm() -> None:
 
 def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:
     """One sample."""
-    spec = _unpacking_at_most(_in_dicom_words(spec), body)
+    spec = _unpacking_at_most(in_dicom_words(spec), body)
     if spec.input.layout == "volume":
-        return [_volume(body, spec, pseudonymiser)]
+        return [volume(body.content, spec, pseudonymiser, device=body.device)[0]]
     from components.core.imaging.dicom import read_dicom
     from components.core.imaging.patches import cut_patch
 
@@ -57,10 +59,10 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
     else:
         point = tuple(_inside(value, size, name) for value, size, name in zip((body.row, body.column), frame.shape, body.names, strict=False))
         array = cut_patch(frame, centre_rc=(point[0], point[1]), pixel_mm=image.pixel_mm, spec_input=spec.input)
-    return [_query(body, array, image.device, image.patient, image.study, image.series, image.facts)]
+    return [_query(body.device, array, image.device, image.patient, image.study, image.series, image.facts, image.covariates)]
 
 
-def _in_dicom_words(spec: DiseaseSpec) -> DiseaseSpec:
+def in_dicom_words(spec: DiseaseSpec) -> DiseaseSpec:
     """The spec with a device key that DICOM knows: BIDS spells one name otherwise; where tables name devices, the scanner's own names stand in."""
     from pydicom.datadict import tag_for_keyword
 
@@ -87,23 +89,36 @@ def _photograph(frame: NDArray[Any], facts: dict[str, Any], spec: DiseaseSpec) -
     return fit(frame if frame.dtype == np.uint8 else np.clip(np.rint(frame), 0, 255).astype(np.uint8), spec.input)
 
 
-def _volume(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> Query:
+def volume(
+    content: bytes | Path | Sequence[bytes], spec: DiseaseSpec, pseudonymiser: Pseudonymiser, *, device: str | None = None
+) -> tuple[Query, bool]:
+    """A head, and whether it is synthetic.
+
+    Args:
+        content: As `read_series` takes it.
+        spec: In words of DICOM.
+        device: What the client says it came from, where the file names none.
+    """
     from components.core.imaging.mr_series import read_series
     from components.core.imaging.resample import head_on_grid
 
     shape, spacing = spec.input.shape, spec.input.spacing_mm
     assert spacing is not None
-    series = read_series(body.content, spec=spec, pseudonymiser=pseudonymiser, most_expansion=MOST_EXPANSION)
+    series = read_series(content, spec=spec, pseudonymiser=pseudonymiser, most_expansion=MOST_EXPANSION)
     grid = head_on_grid(series.volume, shape=(shape[1], shape[2], shape[3]), spacing_mm=(spacing[0], spacing[1], spacing[2]))
     one = series.image
-    return _query(body, grid[None], one.device, one.patient, one.study, one.series, one.facts)
+    query = _query(device, grid[None], one.device, one.patient, one.study, one.series, one.facts, series.covariates)
+    return query, bool(series.volume.description)
 
 
-def _query(body: Body, array: NDArray[Any], device: DeviceIdentity, patient: str | None, study: str, series: str, facts: dict[str, Any]) -> Query:
+def _query(
+    told_device: str | None, array: NDArray[Any], device: DeviceIdentity, patient: str | None, study: str, series: str, facts: dict[str, Any],
+    told: dict[str, Any],
+) -> Query:  # fmt: skip
     return Query(
-        array=array, device_key=body.device_or(device.key), manufacturer=device.manufacturer, device_model=device.model,
+        array=array, device_key=device_or(device.key, told_device), manufacturer=device.manufacturer, device_model=device.model,
         software=device.software or None, patient=patient, study=study, series=series,
-        acquisition={key: value for key, value in facts.items() if _loggable(value)}, source="dicom",
+        acquisition={key: value for key, value in facts.items() if _loggable(value)}, source="dicom", covariates=told,
     )  # fmt: skip
 
 

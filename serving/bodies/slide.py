@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from components.core.imaging.errors import NotUsable
+from components.core.inference_log.tables import SLIDE
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
 from serving.bodies.body import Body
@@ -24,6 +25,7 @@ MOST_EXPANSION = 300  # glass packs 300 times, tissue 20 to 60 times
 MOST_VIEW_PIXELS = 1 << 28  # of the level that tissue is looked for in
 MOST_TILE_BYTES = 512 << 20
 MOST_READ_PIXELS = 1 << 32  # of all tiles at the level that they are read from
+MOST_VIEW_SIDE = 1024  # of the picture of the whole slide that an explanation is drawn on
 
 
 def fits(spec: DiseaseSpec) -> bool:
@@ -41,6 +43,8 @@ def warm() -> None:
 
 def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:
     """One sample of many tiles."""
+    from PIL import Image
+
     from components.core.imaging import tissue
     from components.core.imaging.slide_device import device_columns
     from components.core.imaging.slides import open_slide
@@ -53,10 +57,11 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
         level, factor = slide.level_for(wanted)
         side = int(spec.input.shape[-1])
         tile_um = side * factor * level.mpp
-        view = max((one for one in slide.levels if one.mpp <= tile_um / tissue.PER_TILE), key=lambda one: one.mpp, default=slide.levels[0])
-        if view.width * view.height > MOST_VIEW_PIXELS:
+        source = max((one for one in slide.levels if one.mpp <= tile_um / tissue.PER_TILE), key=lambda one: one.mpp, default=slide.levels[0])
+        if source.width * source.height > MOST_VIEW_PIXELS:
             raise NotUsable("a slide without a level that is coarse enough to look for tissue")
-        corners = tissue.grid(slide, tile_um)
+        seen = tissue.view(slide, tile_um)
+        corners = tissue.grid(slide, tile_um, seen)
         if not len(corners):
             raise NotUsable("no tissue found")
         if len(corners) * side * side * 3 > MOST_TILE_BYTES or len(corners) * (side * factor) ** 2 > MOST_READ_PIXELS:
@@ -65,13 +70,15 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
         for n, (x, y) in enumerate(corners.tolist()):
             arrays[n] = slide.tile(x, y, level, factor, side).transpose(2, 0, 1)
         places = np.round((corners + tile_um / slide.mpp / 2) * slide.mpp, 2).astype(np.float64)
+        shrunk = -(-max(seen.shape) // MOST_VIEW_SIDE)
+        picture = np.asarray(Image.fromarray(seen).reduce(shrunk)) if shrunk > 1 else seen
         device = device_columns(slide, spec, pseudonymiser)
         facts = {"acq_microns_per_pixel": round(factor * level.mpp, 4), "acq_rows": slide.height, "acq_columns": slide.width}
     return [
         Query(
             array=arrays[len(arrays) // 2], device_key=body.device_or(device["device_key"]), manufacturer=device["manufacturer"],
-            device_model=device["model"], software=device["software"] or None, acquisition=facts, source="slide", part={"tiles": len(arrays)},
-            tiles=Tiles(arrays, places),
+            device_model=device["model"], software=device["software"] or None, acquisition=facts, source=SLIDE, part={"tiles": len(arrays)},
+            tiles=Tiles(arrays, places, tile_um, picture, shrunk * tile_um / tissue.PER_TILE),
         )
     ]  # fmt: skip
 

@@ -53,6 +53,7 @@ class StudyAnswer:
     """All that goes back to the archive.
 
     Args:
+        about: What an item is: a finding in a series, an image, or a series as a whole.
         sources: pydicom data sets of the judged images without pixels; of a series in the order of its slices.
         tools: Other algorithms that took part: name, version, what they were made from.
         queries, answered: Of each item, for the inference log.
@@ -62,7 +63,7 @@ class StudyAnswer:
 
     items: tuple[Item, ...]
     sources: tuple[Any, ...]
-    about: Literal["series", "image"]
+    about: Literal["series", "image", "volume"]
     synthetic: bool
     tools: tuple[tuple[str, str, str], ...] = ()
     pictures: tuple[NDArray[np.uint8], ...] = ()

@@ -20,6 +20,8 @@ class ImageFacts:
         burned_in: Whether pixels may name the patient; None where the header does not say.
         contrast: Whether a contrast agent is named.
         side: `L`, `R`, or "" where neither is said.
+        acquisition: MR Acquisition Type, in capitals.
+        echo_ms: Echo time; None where the header does not say.
     """
 
     sop: str
@@ -40,6 +42,8 @@ class ImageFacts:
     side: str
     described: str
     patient: str
+    acquisition: str = ""
+    echo_ms: float | None = None
 
 
 def of_image(row: Tags) -> ImageFacts:
@@ -65,6 +69,8 @@ def of_image(row: Tags) -> ImageFacts:
         side=side if side in ("L", "R") else "",
         described=" ".join(text(row, tag) for tag in ("0008103E", "00181030", "00180024")).lower(),
         patient=text(row, "00100020"),
+        acquisition=text(row, "00180023").upper(),
+        echo_ms=echo[0] if (echo := _vector(texts(row, "00180081"), 1)) else None,
     )
 
 

@@ -63,5 +63,5 @@ class Photographs:
         return Query(
             array=fit(image.frames[0], self.model.spec.input), device_key=device.key, manufacturer=device.manufacturer, device_model=device.model,
             software=device.software or None, patient=image.patient, study=image.study, series=image.series, acquisition=loggable(image.facts),
-            source="dicom",
+            source="dicom", covariates=image.covariates,
         )  # fmt: skip

@@ -29,6 +29,9 @@ from serving.pacs.codes import (
 from serving.pacs.identity import Identity
 from serving.pacs.overlay import MAKER, PRODUCT, SERIES_NUMBER, stamped
 
+WHOLE = {"volume": "Series"}
+"""What an item without a place is called, where it is not an image."""
+
 
 def report(
     answer: StudyAnswer, package: ModelPackage, rules: PacsRules, identity: Identity, made: datetime, *, outlines: Any | None = None,
@@ -114,7 +117,7 @@ def _group(item: Item, number: int, answer: StudyAnswer, package: ModelPackage, 
     decision = coded(UNDECIDED if said["abstain"] else rules.decisions[said["decision"]])
     common: dict[str, Any] = {
         "tracking_identifier": hd.sr.TrackingIdentifier(
-            uid=identity.uid("finding", str(number)), identifier=f"{rules.finding[2] if item.place else 'Image'} {number}"
+            uid=identity.uid("finding", str(number)), identifier=f"{rules.finding[2] if item.place else WHOLE.get(answer.about, 'Image')} {number}"
         ),
         "finding_type": coded(rules.finding) if item.place else None,  # an image as such is no finding: its decision may well be that there is none
         "finding_sites": [hd.sr.FindingSite(coded(rules.site))], "algorithm_id": model,
@@ -147,10 +150,12 @@ def _text(name: tuple[str, str, str], value: str) -> Any:
 def sentence(item: Item, number: int, answer: StudyAnswer, package: ModelPackage, rules: PacsRules) -> str:
     """One finding in words."""
     said, place = item.answer, item.place
-    head = (
-        f"{rules.finding[2]} {number}: {place.diameter_mm:.1f} mm" if place is not None else f"Image {number}{_side(answer.sources[item.images[0]])}"
-    )
-    if place is not None:
+    if place is None and answer.about == "volume":
+        head = f"Series of {len(item.images)} images as a whole"
+    elif place is None:
+        head = f"Image {number}{_side(answer.sources[item.images[0]])}"
+    else:
+        head = f"{rules.finding[2]} {number}: {place.diameter_mm:.1f} mm"
         x, y, z = place.position_mm
         head += f" at x {x:.0f}, y {y:.0f}, z {z:.0f} mm (left, posterior, superior)"
     reasons = "; ".join(said["reasons"])
@@ -175,6 +180,8 @@ def conclusion(answer: StudyAnswer, rules: PacsRules) -> str:
     parts = [part for part in (counted, f"{silent} without a decision" if silent else "") if part]
     if answer.about == "series":
         head = f"{len(answer.items)} {what}{'' if len(answer.items) == 1 else 's'} found in {len(answer.sources)} images"
+    elif answer.about == "volume":
+        head = f"Series of {len(answer.sources)} images judged for {rules.finding[2]}"
     else:
         head = f"{len(answer.items)} image{'' if len(answer.items) == 1 else 's'} judged for {what}"
     return f"{head}: {', '.join(parts)}." if parts else f"{head}."

@@ -15,6 +15,7 @@ from components.core.pacs_rules import PacsRules
 from components.core.pseudonym import Pseudonymiser
 from serving.nodules import detector
 from serving.pacs.chest_ct import ChestCt
+from serving.pacs.head_mr import HeadMr
 from serving.pacs.ledger import Ledger
 from serving.pacs.loop import Loop, Station
 from serving.pacs.photograph import Photographs
@@ -39,8 +40,13 @@ def station(model: Predictor, rules: PacsRules | None, pseudonymiser: Pseudonymi
         return Station(model, rules, ChestCt(model, detector(own_detector, allow_synthetic=allow_synthetic), pseudonymiser))
     if spec.input.layout == "image" and spec.input.shape[0] == 3:
         return Station(model, rules, Photographs(model, rules, pseudonymiser))
+    if spec.input.layout == "volume" and spec.input.modality == "MR":
+        return Station(model, rules, HeadMr(model, pseudonymiser))
     raise SpecError(
-        "cannot be asked about an archive's images", where=f"disease {spec.name}", got=spec.input.layout, allowed="CT patches, photographs"
+        "cannot be asked about an archive's images",
+        where=f"disease {spec.name}",
+        got=spec.input.layout,
+        allowed="CT patches, photographs, MR volumes",
     )
 
 

@@ -133,12 +133,30 @@ def _sequence(image: ImageFacts, rules: PacsRules) -> str | None:
     return None if fits else "another sequence, or none named"
 
 
+def _not_sequence(image: ImageFacts, rules: PacsRules) -> str | None:
+    named = [word for word in rules.not_sequence if word.lower() in image.described]
+    return f"its description says {named[0]}" if named else None
+
+
+def _acquisition(image: ImageFacts, rules: PacsRules) -> str | None:
+    return None if rules.acquisition in ("any", image.acquisition) else f"not acquired in {rules.acquisition}, or not said"
+
+
+def _echo(image: ImageFacts, rules: PacsRules) -> str | None:
+    if rules.echo_ms is None:
+        return None
+    least, most = rules.echo_ms
+    if image.echo_ms is None:
+        return "no echo time"
+    return None if least <= image.echo_ms <= most else f"echo time {image.echo_ms:.1f} ms, allowed {least:g} to {most:g} ms"
+
+
 def _frames(image: ImageFacts, _: PacsRules) -> str | None:
     return None if image.frames == 1 else "several frames in one object"
 
 
 IMAGE_RULES: tuple[Callable[[ImageFacts, PacsRules], str | None], ...] = (
-    _modality, _sop_class, _excluded, _body_part, _burned_in, _contrast, _sequence, _frames,
+    _modality, _sop_class, _excluded, _body_part, _burned_in, _contrast, _sequence, _not_sequence, _acquisition, _echo, _frames,
 )  # fmt: skip
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.core.atomic import atomic_file
 from components.core.errors import DataError, ServiceError
 from serving.predictor import Query
-from serving.slide_view import View
 
 MOST, DAYS = 5_000, 30
 MAX_COMMENT = 500
@@ -84,19 +84,18 @@ class CaseStore:
         except (OSError, sqlite3.DatabaseError) as error:
             raise ServiceError("cases cannot be kept", where=str(folder), got=type(error).__name__) from None
 
-    def add(self, query: Query, answer: Mapping[str, Any], positive: Sequence[str], now: datetime, *, slide: View | None = None) -> str:
-        """Keep a sample and its answer; returns the case's id.
+    def add(self, query: Query, answer: Mapping[str, Any], positive: Sequence[str], now: datetime, heat: NDArray[np.floating] | None = None) -> str:
+        """Keep a sample and its answer; returns the case's id. Of a slide its view is kept, not its tiles.
 
         Args:
             positive: The classes that make a case urgent.
-            slide: Of a whole slide, which is kept as this picture with its heat.
+            heat: (h, w) in [0, 1] of a slide, which cannot be made again from what is kept.
         """
         name = secrets.token_hex(16)
         data = io.BytesIO()
-        if slide is None:
-            np.savez_compressed(data, array=np.asarray(query.array, dtype=np.float32))
-        else:
-            np.savez_compressed(data, array=slide.picture.astype(np.float32), heat=slide.heat)
+        shown = np.asarray(query.array, dtype=np.float32) if query.tiles is None else query.tiles.view.transpose(2, 0, 1)
+        arrays: dict[str, Any] = {"array": shown} | ({} if heat is None else {"heat": np.round(255 * heat).astype(np.uint8)})
+        np.savez_compressed(data, **arrays)
         with atomic_file(self._pixels(name)) as partial:
             partial.write_bytes(data.getvalue())
         kept = {
@@ -143,7 +142,7 @@ class CaseStore:
         return found.get(0, 0), found.get(1, 0)
 
     def get(self, name: str) -> tuple[Case, Query, list[Reading]]:
-        """A case, its sample and its readings, the newest first. Raises DataError where there is none."""
+        """A case, its sample and its readings, the newest first; of a slide its view stands for the sample. Raises DataError where there is none."""
         with self._lock:
             row = self._db.execute("select id, time, disease, request_id, urgency, answer, read, query from cases where id = ?", (name,)).fetchone()
             told = self._db.execute(
@@ -151,21 +150,22 @@ class CaseStore:
             ).fetchall()
         if row is None:
             raise DataError("no such case, or it is no longer kept", where="case")
-        try:
-            with np.load(self._pixels(name), allow_pickle=False) as found:
-                array = found["array"]
-        except (OSError, ValueError, KeyError):
-            raise DataError("the pixels of this case are gone", where="case") from None
+        array = self._kept(name, "array")
+        if array is None:
+            raise DataError("the pixels of this case are gone", where="case")
         readings = [Reading(datetime.fromisoformat(t), *rest) for t, *rest in told]
         return _case(row[:7]), Query(array=array, **json.loads(row[7])), readings
 
-    def heat(self, name: str) -> np.ndarray | None:
-        """(h, w) in [0, 1] that was kept with the pixels: of whole slides, which cannot be asked about again."""
+    def heat(self, name: str) -> NDArray[np.uint8] | None:
+        """(h, w) that was kept with a slide; None for everything else."""
+        return self._kept(name, "heat")
+
+    def _kept(self, name: str, what: str) -> NDArray[Any] | None:
         try:
             with np.load(self._pixels(name), allow_pickle=False) as found:
-                return found["heat"] if "heat" in found.files else None
-        except (OSError, ValueError):
-            raise DataError("the pixels of this case are gone", where="case") from None
+                return found[what]
+        except (OSError, ValueError, KeyError):
+            return None
 
     def tell(self, name: str, reading: Reading) -> None:
         """Add what a reader said; the case moves to those that were read."""

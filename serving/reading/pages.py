@@ -14,7 +14,6 @@ import csv
 import io
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,14 +27,16 @@ from starlette.routing import Route
 
 from components.core.atomic import write_text
 from components.core.errors import DataError, DxflowError
+from components.core.inference_log.tables import SLIDE
 from components.core.spec import DiseaseSpec
+from serving import slide_answer
 from serving.access.audit import Audit
 from serving.access.layer import COOKIE, IDENTITY
 from serving.access.policy import Denied, Identity, Policy
 from serving.predictor import Predictor
 from serving.reading import words
 from serving.reading.cases import AGREE, DISAGREE, MAX_COMMENT, OWN, Case, CaseStore, Reading, now
-from serving.slide_view import METHOD
+from serving.turns import Turns
 
 HERE = Path(__file__).parent
 STATIC = {"reading.css": "text/css", "viewer.js": "text/javascript"}
@@ -52,15 +53,15 @@ class ReadingPage:
 
     Args:
         predictors: Disease -> what answers now.
-        executor: Where models work.
+        turns: Whose turn it is to ask a model.
         inbox: Disease -> folder from which the monitor takes late labels.
     """
 
     def __init__(
-        self, cases: CaseStore, predictors: Callable[[], Mapping[str, Predictor]], executor: Executor, policy: Policy, audit: Audit | None,
+        self, cases: CaseStore, predictors: Callable[[], Mapping[str, Predictor]], turns: Turns, policy: Policy, audit: Audit | None,
         inbox: Callable[[str], Path],
     ) -> None:  # fmt: skip
-        self._cases, self._predictors, self._executor, self._policy = cases, predictors, executor, policy
+        self._cases, self._predictors, self._turns, self._policy = cases, predictors, turns, policy
         self._audit, self._inbox = audit, inbox
         case = "/read/case/{name}"
         self.app = Starlette(
@@ -108,11 +109,13 @@ class ReadingPage:
     async def heat(self, request: Request) -> Response:
         case, query, _ = self._cases.get(request.path_params["name"])
         predictor = self._predictor(case.disease)
-        kept = self._cases.heat(case.id)
-        if kept is not None:
-            classes = [predictor.spec.target.classes[k] for k in predictor.explained(case.answer)]
-            return _heat(kept[None, None], METHOD, classes)
-        found = await asyncio.get_running_loop().run_in_executor(self._executor, predictor.explain, query)
+        if query.source == SLIDE:
+            kept = self._cases.heat(case.id)
+            if kept is None:
+                raise DataError("there is no heat-map of this one", where="case")
+            headers = {"X-Method": slide_answer.METHOD, "X-Classes": ",".join(predictor.explained(case.answer))}
+            return Response(kept.tobytes(), media_type="application/octet-stream", headers=HEADERS | headers)
+        found = await asyncio.get_running_loop().run_in_executor(self._turns.executor, self._turns.alone, predictor.explain, query)
         if found is None or found.heat is None:
             raise DataError("there is no heat-map of this one", where="case")
         return _heat(_volume(found.heat[None], predictor.spec.input.layout), found.method or "", found.classes)

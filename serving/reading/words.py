@@ -80,7 +80,7 @@ def part(answer: Mapping[str, Any], spec: DiseaseSpec) -> str:
         start = float(found["start_s"])
         return f"Window {found['window'] + 1} of a recording: {start:.1f} to {start + (spec.input.window_s or 0):.1f}\u00a0s."
     if "tiles" in found:
-        return f"All {found['tiles']} tiles with tissue were judged together. The picture is made of them, smaller."
+        return f"All {found['tiles']} tiles with tissue were judged together. The picture is the whole slide, smaller."
     if "row" in found:
         return f"Row {found['row'] + 1} of a table."
     return ""

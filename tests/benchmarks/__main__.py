@@ -57,7 +57,11 @@ def main(chosen: list[str]) -> int:
 
 def _line(row: dict[str, Any]) -> str:
     bound = f" (bound {row['bound']}: {'holds' if row['holds'] else 'MISSED'})" if row.get("bound") else ""
-    return f"{row['name']}: {row['value']:.4g} {row['unit']}{bound}"
+    return f"{row['name']}: {_value(row)}{bound}"
+
+
+def _value(row: dict[str, Any]) -> str:
+    return "not measured" if row["value"] is None else f"{row['value']:.4g} {row['unit']}"
 
 
 def page(made: dict[str, Any]) -> str:
@@ -73,7 +77,7 @@ def page(made: dict[str, Any]) -> str:
         for row in made["rows"]:
             if row["group"] == group:
                 holds = "-" if row["holds"] is None else "yes" if row["holds"] else "**no**"
-                lines.append(f"| {row['name']} | {row['value']:.4g} {row['unit']} | {row.get('bound') or '-'} | {holds} |")
+                lines.append(f"| {row['name']} | {_value(row)} | {row.get('bound') or '-'} | {holds} |")
     lines += ["", "Versions: " + ", ".join(f"{name} {version}" for name, version in made["versions"].items()) + ".", ""]
     return "\n".join(lines)
 

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.dataset import Dataset
+from components.core.log_odds import log_odds
 from components.core.metrics import auc
 from components.core.models import build
 from components.core.models.family import Estimator
@@ -32,7 +33,7 @@ from components.core.phantoms import fundus_eye, generator
 from components.core.phantoms.fundus_camera import KNOWN
 from components.core.phantoms.photographs import resized
 from components.core.spec import DiseaseSpec
-from components.evaluate.heatmap import attribution, log_odds
+from components.evaluate.heatmap import attribution
 from components.ingest.step import ingest
 from tests.benchmarks.drift.lodo import variant
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from components.core.imaging.augment import Augment
+from components.core.log_odds import log_odds
 from components.core.models.samples import Samples
 from components.core.models.torch_fit import TorchEstimator, Training
 from components.core.spec import DiseaseSpec
@@ -78,19 +79,13 @@ def test_the_shares_add_up_to_the_score_less_its_constant():
     """Gradient times map, behind a linear head: a sum over 8 x 8 places; interpolation to 32 x 32 repeats each about 16 times."""
     estimator = network()
     maps = heatmap.attribution(SPEC, estimator, X, (1,))
-    score = heatmap.log_odds(estimator.scores(X), (1,))
+    score = log_odds(estimator.scores(X), (1,))
     np.testing.assert_allclose(maps.sum((1, 2)) / 16, score + 0.7, rtol=0.03)
 
 
 def test_the_other_class_is_spoken_for_by_nothing():
     """The first class's score is a constant, so no place raises it."""
     assert heatmap.attribution(SPEC, network(), X, (0,)).max() == 0
-
-
-def test_log_odds_of_a_coarse_class_sum_its_leaves():
-    p = np.array([[0.1, 0.2, 0.3, 0.4]])
-    assert heatmap.log_odds(np.log(p).astype(np.float32), (1, 2))[0] == pytest.approx(np.log(0.5 / 0.5), abs=1e-6)
-    assert heatmap.log_odds(np.log(p).astype(np.float32), (3,))[0] == pytest.approx(np.log(0.4 / 0.6), abs=1e-6)
 
 
 def test_pictures_show_hits_misses_and_false_alarms():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,11 +20,6 @@ import pytest
 from components.monitor.dashboard_workspace import project_id
 from tests.monitor.dashboard_process import ROOT, Served, dashboard
 from tests.monitor.synthetic_state import keys, write
-
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -86,18 +80,6 @@ def test_the_browsers_colours_are_still_where_we_replace_them():
     assert sum(PALETTE[-1] in text for text in found.values()) == 1
     assert sum("dxflowColours" in text for text in found.values()) == 1
     assert sum(text.count("return r!=null?Number.parseFloat(") for text in found.values()) == 1
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield found
-        found.close()
 
 
 @pytest.fixture

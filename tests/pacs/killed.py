@@ -48,7 +48,7 @@ def main() -> None:
     import pandas  # noqa: F401
 
     import serving.pacs.loop  # noqa: F401
-    from tests.pacs.orthanc import Orthanc
+    from tests.orthanc import Orthanc
     from tests.pacs.studies import chest
 
     archive, package = Orthanc(Path(sys.argv[2]), int(sys.argv[1])), Path(sys.argv[3])

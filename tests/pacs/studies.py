@@ -16,6 +16,7 @@ from components.core.pseudonym import Pseudonymiser
 from serving import nodules
 from serving.pacs.answer import Item, Place, StudyAnswer, source
 from serving.predictor import Predictor
+from tests.serving import small_bodies
 from tests.serving.small_dicom import PATIENT_ID, PERSON
 
 SIZE, MIDDLE, RADIUS = 96, (4, 48, 48), 8
@@ -41,6 +42,26 @@ def ct(study: str, series: str, k: int, step_mm: float, hu: NDArray[np.int16], c
     d.PixelSpacing, d.InstanceNumber, d.AcquisitionNumber = [0.7, 0.7], str(k + 1), "1"
     d.RescaleSlope, d.RescaleIntercept, d.RescaleType = "1", "-1024", "HU"
     pixels(d, (hu.astype(np.int32) + 1024).astype("<u2"), bits=16)
+    return changed(d, changes)
+
+
+def head(
+    study: str = "2.25.61", series: str = "2.25.62", *, slices: int = 104, step_mm: float = 1.6, leave_out: Sequence[int] = (), **changes: Any
+) -> list[bytes]:
+    """A sagittal 3D T1 series of `small_bodies.head`: slices from the patient's right to the left, rows from head to foot."""
+    volume = small_bodies.head(shape=(slices, 72, 60), mm=2.5)  # (right to left, back to front, foot to head)
+    return [written(mr(study, series, k, step_mm, volume[k, ::-1, ::-1].T, changes)) for k in range(slices) if k not in leave_out]
+
+
+def mr(study: str, series: str, k: int, step_mm: float, values: NDArray[np.int16], changes: dict[str, Any]) -> Any:
+    d = common(study, series, f"{series}.{k + 1}", "1.2.840.10008.5.1.4.1.1.4", "MR")
+    d.ImageType, d.BodyPartExamined, d.SeriesDescription = ["ORIGINAL", "PRIMARY", "M", "ND"], "HEAD", "t1_mprage_sag_p2_iso"
+    d.ScanningSequence, d.SequenceVariant, d.ScanOptions, d.MRAcquisitionType = ["GR", "IR"], ["SP", "MP"], "IR", "3D"
+    d.RepetitionTime, d.EchoTime, d.EchoTrainLength, d.InversionTime, d.SliceThickness = "2300", "2.98", "1", "900", str(step_mm)
+    d.ImagePositionPatient, d.ImageOrientationPatient = [k * step_mm, -90, 75], [0, 1, 0, 0, 0, -1]
+    d.FrameOfReferenceUID, d.PositionReferenceIndicator = f"{study}.9", ""
+    d.PixelSpacing, d.InstanceNumber, d.PixelRepresentation = [2.5, 2.5], str(k + 1), 0
+    pixels(d, np.ascontiguousarray(values).astype("<u2"), bits=16)
     return changed(d, changes)
 
 

@@ -17,7 +17,7 @@ import pydicom
 import pytest
 
 from components.core.phantoms.chest_ct import generate
-from tests.pacs.orthanc import PASSWORD, USER, Orthanc, needs_orthanc, orthanc
+from tests.orthanc import PASSWORD, USER, Orthanc, needs_orthanc, orthanc
 from tests.pacs.studies import KEY, chest, photograph
 from tests.serving.small_bodies import package
 from tests.serving.small_package import CATALOGUE, DiseaseSpec, build, lung_nodule, reference

@@ -13,8 +13,8 @@ import pydicom
 
 from components.core.inference_log import read_log
 from serving.pacs.ledger import ANSWERED, Ledger
+from tests.orthanc import PASSWORD, USER, needs_orthanc, orthanc
 from tests.pacs.killed import EVENTS
-from tests.pacs.orthanc import PASSWORD, USER, needs_orthanc, orthanc
 from tests.serving.small_package import build, lung_nodule, reference
 
 pytestmark = needs_orthanc

@@ -16,14 +16,17 @@ from components.core.errors import ServiceError
 from components.core.inference_log import InferenceLog, read_log
 from components.core.package import ModelPackage
 from components.core.pseudonym import Pseudonymiser
+from serving import bodies
+from serving.bodies.body import Body
 from serving.journal import Journal
 from serving.pacs.dicomweb import DicomWeb
 from serving.pacs.ledger import ANSWERED, ARRIVING, DECLINED, FAILED, Ledger
 from serving.pacs.loop import Loop, Station
-from serving.pacs.photograph import Photographs
+from serving.pacs.run import station
 from serving.predictor import Predictor
-from tests.pacs.orthanc import PASSWORD, USER, Orthanc, needs_dciodvfy, needs_orthanc, orthanc
-from tests.pacs.studies import KEY, KnownNodule, chest, photograph
+from tests.orthanc import PASSWORD, USER, Orthanc, needs_dciodvfy, needs_orthanc, orthanc
+from tests.pacs import small_head
+from tests.pacs.studies import KEY, KnownNodule, chest, head, photograph
 from tests.serving.small_dicom import MARKS, PATIENT_ID, PERSON
 from tests.serving.small_package import CATALOGUE, DiseaseSpec, build, lung_nodule, reference
 
@@ -51,6 +54,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Predictor]:
     }
     for name, spec in specs.items():
         build(folder / name, spec, reference(DEVICES), synthetic=name != "abstains")
+    specs["head"] = spec = small_head.spec()
+    small_head.package(folder / "head", spec, reference(DEVICES))
     return {name: Predictor(ModelPackage.open(folder / name, allow_synthetic=True), None) for name in specs}
 
 
@@ -91,7 +96,10 @@ def make(archive: Orthanc, models: dict[str, Predictor], tmp_path: Path) -> Iter
         for name in names or ("answers",):
             model, rules = models[name], models[name].spec.pacs
             assert rules is not None
-            stations.append(Station(model, rules, Photographs(model, rules, key) if name == "eye" else KnownNodule(model, key)))
+            if name in ("answers", "abstains"):
+                stations.append(Station(model, rules, KnownNodule(model, key)))
+            else:
+                stations.append(station(model, rules, key, own_detector=None, allow_synthetic=True))
         made.append(Work(archive, tmp_path, stations, stable_s))
         return made[-1]
 
@@ -348,3 +356,51 @@ def test_each_eye_gets_its_answer_and_a_picture(archive: Orthanc, make: Make):
     assert all(d.Columns == 480 and d.Rows > 360 and d.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7" for d in drawn)
     work.loop.once()
     assert (work.states(), work.records(), len(reports(archive))) == ([ANSWERED], 2, 1)
+
+
+@needs_dciodvfy
+def test_a_head_gets_one_report_about_its_3d_t1_series_as_a_whole(archive: Orthanc, make: Make, tmp_path: Path):
+    """The server's own answer to the same series, by hand its exact figure; a post-contrast series beside it is left alone."""
+    files = head(PatientAge="073Y")
+    archive.send([*files, *head(series="2.25.63", slices=64, ContrastBolusAgent="gadobutrol")])
+    work = make("head")
+    assert work.loop.once() == 0
+    (data,) = archive.objects("SR")
+    found = pydicom.dcmread(io.BytesIO(data))
+    assert (found.StudyInstanceUID, found.PatientID, found.PatientName) == ("2.25.61", PATIENT_ID, PERSON)
+    said = words(found)
+    assert "Series of 104 images judged for Alzheimer's disease" in said
+    (tmp_path / "series").mkdir()
+    for n, file in enumerate(files):
+        (tmp_path / "series" / f"{n}.dcm").write_bytes(file)
+    model, rules = work.loop._stations[0].model, work.loop._stations[0].rules
+    (query,) = bodies.read("application/dicom", Body(tmp_path / "series"), model.spec, Pseudonymiser(KEY.encode()))
+    mean = np.clip(query.array / model.spec.input.range[1], 0, 1).mean()
+    odds = np.exp(mean * np.arange(3) + np.array([0, 0, 0.5]))  # the small network, and what sex M adds
+    (answer,) = model.answer([query])
+    assert list(answer["probabilities"].values()) == pytest.approx(odds / odds.sum(), abs=1e-5)
+    decided = rules.decisions[answer["decision"]][2]
+    assert f"Series of 104 images as a whole. Probability of Alzheimer's disease {answer['probabilities']['ad']:.2f}; decision: {decided}." in said
+    assert "SYNTHETIC" in said
+    named = {
+        r.ReferencedSOPInstanceUID
+        for s in found.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+        for r in s.ReferencedSOPSequence
+    }
+    assert named == {f"2.25.62.{k}" for k in range(1, 105)}
+    assert checked(data, tmp_path) == []
+    assert (archive.objects("SEG"), archive.objects("OT"), work.states()) == ([], [], [ANSWERED])
+    log = read_log(work.folder / "log")
+    assert log[["status", "model", "source", "cov_age_years", "cov_sex"]].to_numpy().tolist() == [
+        ["answered", "synthetic/alzheimer-smri", "dicom", 73.0, "M"]
+    ]
+    work.loop.once()
+    assert (len(archive.objects("SR")), work.records()) == (1, 1)
+
+
+def test_a_head_whose_series_is_in_doubt_is_declined_with_the_reason(archive: Orthanc, make: Make):
+    archive.send([*head(slices=70, leave_out=[30]), *head("2.25.64", "2.25.65", slices=70, SeriesDescription="t2_space_sag")])
+    work = make("head")
+    work.loop.once()
+    assert {e.reasons for e in work.ledger.all((DECLINED,))} == {("1 slices missing (1 series)",), ("another sequence, or none named (1 series)",)}
+    assert reports(archive) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from components.core.pacs_rules import PacsRules
@@ -12,9 +13,10 @@ from pipelines import catalog
 from serving.pacs.facts import ImageFacts, of_image
 from serving.pacs.selection import Choice, Declined, choose, slice_mm
 
-LUNG, EYE = catalog.load("lung-nodule").pacs, catalog.load("retinopathy-screening").pacs
+LUNG, EYE, HEAD = (catalog.load(name).pacs for name in ("lung-nodule", "retinopathy-screening", "alzheimer-smri"))
 assert LUNG is not None
 assert EYE is not None
+assert HEAD is not None
 
 
 def slice_(k: int, *, series: str = "1", step_mm: float = 2.0, **changes: Any) -> ImageFacts:
@@ -142,3 +144,70 @@ def test_facts_come_from_the_json_of_a_header_and_oddities_are_absent():
     found = of_image(row)
     assert (found.sop, found.modality, found.image_type, found.position) == ("1.2", "CT", ("ORIGINAL", "PRIMARY"), (1.0, 2.5, -3.0))
     assert (found.orientation, found.pixel_mm, found.burned_in, found.side, found.rows, found.frames) == (None, None, True, "", 512, 1)
+
+
+def head(n: int = 160, *, series: str = "1", step_mm: float = 1.0, **changes: Any) -> list[ImageFacts]:
+    """A sagittal MPRAGE."""
+    usual: dict[str, Any] = {
+        "modality": "MR", "sop_class": "1.2.840.10008.5.1.4.1.1.4", "image_type": ("ORIGINAL", "PRIMARY", "M", "ND"), "body_part": "HEAD",
+        "orientation": (0.0, 1.0, 0.0, 0.0, 0.0, -1.0), "described": "t1_mprage_sag", "acquisition": "3D", "echo_ms": 2.98, "pixel_mm": (1.0, 1.0),
+    }  # fmt: skip
+    return [slice_(k, series=series, **usual | {"position": (k * step_mm, 0.0, 0.0)} | changes) for k in range(n)]
+
+
+@pytest.mark.parametrize("described", ["t1_mprage_sag_p2_iso", "sag 3d fspgr bravo", "t1w_3d_tfe", "mp-rage"])
+@pytest.mark.parametrize("body_part", ["HEAD", "BRAIN", ""])
+def test_a_3d_t1_series_of_a_head_is_chosen_in_whatever_plane_among_the_others_of_its_study(described: str, body_part: str):
+    for plane in ((0.0, 1.0, 0.0, 0.0, 0.0, -1.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)):
+        along = np.cross(plane[:3], plane[3:])
+        wanted = [
+            replace(i, orientation=plane, position=tuple((k * along).tolist())) for k, i in enumerate(head(described=described, body_part=body_part))
+        ]
+        study = {
+            "t1": wanted,
+            "flair": head(series="flair", described="t2_space_dark-fluid_sag flair", echo_ms=388.0),
+            "t2": head(24, series="t2", step_mm=5.0, described="t2_tse_tra", acquisition="2D", echo_ms=91.0),
+            "after": head(series="after", contrast=True),
+            "survey": head(3, series="survey", image_type=("ORIGINAL", "PRIMARY", "LOCALIZER")),
+        }
+        found = choose(study, HEAD)
+        assert isinstance(found, Choice)
+        assert [i.series for i in found.images] == ["1"] * 160
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"described": "gre field sag"}, "another sequence, or none named (1 series)"),
+        ({"described": ""}, "another sequence, or none named (1 series)"),
+        ({"described": "t1_mprage_sag post gd"}, "its description says post (1 series)"),
+        ({"described": "mp2rage_t1 uni"}, "its description says mp2rage (1 series)"),
+        ({"described": "t1 map"}, "its description says map (1 series)"),
+        ({"acquisition": "2D"}, "not acquired in 3D, or not said (1 series)"),
+        ({"acquisition": ""}, "not acquired in 3D, or not said (1 series)"),
+        ({"echo_ms": 105.0}, "echo time 105.0 ms, allowed 0.5 to 12 ms (1 series)"),
+        ({"echo_ms": None}, "no echo time (1 series)"),
+        ({"contrast": True}, "contrast agent (1 series)"),
+        ({"image_type": ("ORIGINAL", "PRIMARY", "P", "ND")}, "image type P (1 series)"),
+        ({"image_type": ("DERIVED", "SECONDARY", "MPR")}, "image type DERIVED (1 series)"),
+        ({"body_part": "CSPINE"}, "another body part (1 series)"),
+        ({"step_mm": 5.0}, "slices 5.00 mm apart, allowed 0.5 to 2 mm (1 series)"),
+        ({"n": 40}, "40 images, allowed 60 to 512 (1 series)"),
+        ({"frames": 160, "n": 1}, "several frames in one object (1 series)"),
+        ({"burned_in": True}, "burned-in annotation (1 series)"),
+        ({"sop_class": "1.2.840.10008.5.1.4.1.1.4.1"}, "another kind of object (1 series)"),
+    ],
+)
+def test_on_doubt_about_a_head_there_is_no_answer(changes: dict[str, Any], reason: str):
+    assert reasons(head(**changes), rules=HEAD) == (reason,)
+
+
+def test_two_heads_that_are_as_fine_as_each_other_are_doubt():
+    """A scanner may store a series with its brightness evened out beside the plain one."""
+    assert reasons(head(), head(series="2"), rules=HEAD) == ("2 series fit equally well",)
+
+
+def test_acquisition_type_and_echo_time_come_from_the_header():
+    row = {"00180023": {"vr": "CS", "Value": ["3D"]}, "00180081": {"vr": "DS", "Value": [2.98]}}
+    assert (of_image(row).acquisition, of_image(row).echo_ms) == ("3D", 2.98)
+    assert (of_image({}).acquisition, of_image({}).echo_ms) == ("", None)

@@ -164,9 +164,9 @@ def _trained(job: tuple[str, str, int, NDArray[np.bool_]]) -> Answers:
     import torch
 
     from components.core import calibration, fusion
+    from components.core.log_odds import log_odds
     from components.core.models import build
     from components.core.models.samples import Samples
-    from components.evaluate.heatmap import log_odds
 
     torch.set_num_threads(1)
     dataset, family, seed, test = job

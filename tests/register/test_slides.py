@@ -14,10 +14,12 @@ from components.core import aggregates, calibration
 from components.core.dataset import Dataset
 from components.core.dataset_writer import Sample
 from components.core.devices import normalise
+from components.core.erasure import Ids
 from components.core.package import ModelPackage
 from components.core.spec import DiseaseSpec
 from components.evaluate.groups import TINY
 from components.evaluate.step import evaluate
+from components.register.erasure import changes
 from components.register.step import register
 from serving.predictor import Predictor, Query
 from tests.evaluate.small_kinds import made
@@ -111,3 +113,21 @@ def test_without_an_aggregate_there_is_one_calibration(tmp_path: Path):
     (folder / "calibration.json").write_text(json.dumps(told))
     package = ModelPackage(folder, {}, "")
     assert package.sample_calibration == package.calibration
+
+
+def test_the_package_says_what_became_of_each_slide(run: tuple[Path, ModelPackage]):
+    """As evaluate has it, of validation and test alone, with the patient, so that one can be taken out."""
+    root, package = run
+    groups = package.groups
+    assert groups is not None
+    told = pd.read_parquet(root / "evaluation" / "predictions.parquet")
+    told = told[told["split"].isin(("val", "test"))].set_index("sample_id").loc[groups["sample_id"]]
+    assert len(groups) == 2 * SLIDES // 3
+    np.testing.assert_array_equal(groups[["score_normal", "score_tumour"]].to_numpy(), told[["score_normal", "score_tumour"]].to_numpy())
+    assert groups["label"].tolist() == told["label"].tolist()
+    assert groups["patient_id"].tolist() == groups["group_id"].tolist()
+    assert set(package.reference["group_id"]) == set(groups["group_id"])
+    somebody = str(groups["patient_id"][0])
+    files, rows = changes(package, Ids(keys=frozenset({somebody})))
+    assert (rows["groups.parquet"], rows["reference.parquet"]) == (1, SIDE * SIDE)
+    assert somebody.encode() not in files["groups.parquet"]

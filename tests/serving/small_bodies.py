@@ -169,18 +169,29 @@ def mr_slices(*, shape: tuple[int, int, int] = (40, 48, 40), mm: float = 4.0) ->
     return found
 
 
-def slide(folder: Path, *, side: int = 480, claims: int | None = None) -> bytes:
+def corner() -> NDArray[np.uint8]:
+    """(480, 672, 3) at 1 micron: tissue over tiles 2 to 7 from above and 1 to 12 from the left, brighter (tumour to the small network) in tiles
+    2 to 3 from above and 10 to 12 from the left, in the upper right corner."""
+    image = np.full((480, 672, 3), 245, dtype=np.uint8)
+    image[96:384, 48:624] = (70, 30, 55)
+    image[96:192, 480:624] = (120, 50, 95)
+    return image
+
+
+def slide(folder: Path, *, side: int = 480, claims: int | None = None, image: NDArray[np.uint8] | None = None) -> bytes:
     """A pyramidal TIFF of two levels at 1 and 2 microns: glass, and tissue from a fifth to four fifths of each side.
 
     Args:
+        image: (H, W, 3) in place of that.
         claims: What level 0 says of its width and height, instead of the truth; all its tiles are then the same few bytes.
     """
     import tifffile
 
-    image = np.full((side, side, 3), 245, dtype=np.uint8)
-    inner = slice(side // 5, side - side // 5)
-    tissue = pixels(side, side, seed=5)[inner, inner].astype(np.int16)
-    image[inner, inner] = np.clip(tissue * np.array([1.0, 0.4, 0.8]), 40, 220).astype(np.uint8)
+    if image is None:
+        image = np.full((side, side, 3), 245, dtype=np.uint8)
+        inner = slice(side // 5, side - side // 5)
+        tissue = pixels(side, side, seed=5)[inner, inner].astype(np.int16)
+        image[inner, inner] = np.clip(tissue * np.array([1.0, 0.4, 0.8]), 40, 220).astype(np.uint8)
     path = folder / "slide.tif"
     with tifffile.TiffWriter(path) as tiff:
         for n in range(2):

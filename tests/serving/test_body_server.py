@@ -17,11 +17,12 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from components.core.errors import DataError
-from serving import bodies
+from pipelines.serving_verbs import predict
+from serving import bodies, client
 from serving.bodies.body import Body
-from serving.client import predict
 from serving.options import MAX_BODY_BYTES
 from tests.serving import small_bodies
 from tests.serving.fuzzing import MARKS, PSEUDONYMISER, mutants, seeds
@@ -102,30 +103,55 @@ def test_a_raw_body_a_json_and_a_tensor_of_one_file_get_the_answer_computed_by_h
     assert probabilities([json.loads(a) for a in answered]) == pytest.approx(wanted, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", GOOD)
-def test_our_own_client_tells_a_file_s_kind_by_its_bytes_and_gives_the_answer_about_every_part(server: Process, kind: str, tmp_path: Path):
-    name, make = GOOD[kind]
+def test_our_own_client_asks_for_one_window_and_says_in_one_line_why_a_file_is_not_sent(server: Process, tmp_path: Path):
     file = tmp_path / "study"
-    file.write_bytes(make())
-    wanted = [expected(name, q.array) for q in bodies.read(kind, Body(make()), disease(name), PSEUDONYMISER)]
-    answers = predict(server.url, name, file)
-    assert [a["probabilities"][disease(name).target.positive] for a in answers] == pytest.approx(wanted, abs=1e-4)
-    if name == GAIT:
-        assert [a["part"]["window"] for a in predict(server.url, name, file, window=2)] == [2]
-
-
-def test_our_own_client_says_in_one_line_why_a_file_is_not_sent(server: Process, tmp_path: Path):
-    file = tmp_path / "study"
-    for content, says in ((b"", "not a kind of file"), (b"PK\3\4\0\0", "not a kind of file"), (small_bodies.picture(), "allowed: text/csv")):
+    for content, says in (
+        (b"", "not a file that a server takes"),
+        (b"PK\3\4\0\0", "not a file that a server takes"),
+        (small_bodies.picture(), "allowed: text/csv"),
+    ):
         file.write_bytes(content)
         with pytest.raises(DataError, match=says):
-            predict(server.url, GAIT, file)
+            client.predict(server.url, GAIT, file)
+    file.write_bytes(small_bodies.recording(12))
+    assert [a["part"]["window"] for a in client.predict(server.url, GAIT, file, window=2)] == [2]
     with open(file, "wb") as handle:
         handle.truncate(MAX_BODY_BYTES + 1)
     with pytest.raises(DataError, match="64 MB in a request; what is larger goes by reference"):
-        predict(server.url, GAIT, file)
+        client.predict(server.url, GAIT, file)
     with pytest.raises(DataError, match=r"instances\[0\].reference: not in a bucket that this server fetches from"):
-        predict(server.url, GAIT, "s3://gait/walk.csv")
+        client.predict(server.url, GAIT, "s3://gait/walk.csv")
+
+
+def test_the_client_sends_each_kind_of_file_as_what_its_first_bytes_say(server: Process, tmp_path: Path):
+    """Names of files say nothing: a series from an archive has none."""
+    files = [(kind, name, make()) for kind, (name, make) in GOOD.items()]
+    files.append(("application/dicom", FUNDUS, small_bodies.photograph_dicom()[132:]))  # as old archives keep it
+    for kind, name, content in files:
+        (tmp_path / "file").write_bytes(content)
+        wanted = [expected(name, q.array) for q in bodies.read(kind, Body(content), disease(name), PSEUDONYMISER)]
+        answers = client.predict(server.url, name, tmp_path / "file", None, None, 60)
+        assert [a["probabilities"][disease(name).target.positive] for a in answers] == pytest.approx(wanted, abs=1e-4), kind
+
+
+def test_the_command_gives_every_row_of_a_table_its_answer(server: Process, tmp_path: Path):
+    (tmp_path / "table").write_bytes(small_bodies.table(3))
+    asked = [str(tmp_path / "table"), "--model", TABLE, "--url", server.url]
+    found = CliRunner().invoke(predict, [*asked, "--json"])
+    assert [a["part"] for a in json.loads(found.output)] == [{"row": 0}, {"row": 1}, {"row": 2}]
+    lines = CliRunner().invoke(predict, asked).output.splitlines()
+    assert [line.split(";")[0].split()[:2] for line in lines if line.startswith("row ")] == [["row", "0"], ["row", "1"], ["row", "2"]]
+    assert all("scores malignant " in line for line in lines if line.startswith("row "))
+    (tmp_path / "table").write_bytes(small_bodies.table(1))
+    assert json.loads(CliRunner().invoke(predict, [*asked, "--json"]).output)["part"] == {"row": 0}
+
+
+def test_a_slide_is_explained_on_its_own_picture(server: Process, tmp_path: Path):
+    """The small package has no forest for slides: it says so, and there is no heat. Tests of the heat itself are in test_slides.py."""
+    content = small_bodies.slide(tmp_path, image=small_bodies.corner())
+    reply = httpx.post(f"{server.url}/v1/models/{TILES}:explain", content=content, headers={"Content-Type": "image/tiff"}, timeout=60)
+    (found,) = reply.json()["explanations"]
+    assert (reply.status_code, found["abstain"], found["part"]["tiles"], found["heatmap"]) == (200, True, 72, None)
 
 
 def test_parts_say_which_they_are_and_the_client_chooses_window_and_device(server: Process):

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from components.core.package import ModelPackage
+from serving.grpc_face import ENVELOPE
 from serving.sources import from_folder
 from tests.serving import triton_client
 from tests.serving.live_server import Gated, Live, running
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 DEVICE = "0123456789abcdef"
 TABLE = reference({DEVICE: ("SIEMENS", "SOMATOM FORCE")}, patients=3)
 MODEL, BROKEN = "lung-nodule", "lung-broken"
+BODY = 12 << 20
 PREDICT, INFER = f"/v1/models/{MODEL}:predict", f"/v2/models/{MODEL}/infer"
 DICOM = {"Content-Type": "application/dicom", "X-Dxflow-Row": "100", "X-Dxflow-Column": "99"}
 X = np.stack([image(n)[:52, :52][None] for n in range(3)]).astype(np.float32)
@@ -49,7 +51,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     made(root / "models" / "lung")  # one folder deeper, as a mount may have it
     broken = made(root / "broken", BROKEN).folder / "model.onnx"
     broken.write_bytes(broken.read_bytes() + b"\0")
-    with running([from_folder(root / "models"), from_folder(root / "broken")], root / "log", poll_s=0, queue=2) as server:
+    with running([from_folder(root / "models"), from_folder(root / "broken")], root / "log", poll_s=0, queue=2, max_body_bytes=BODY) as server:
         yield server
 
 
@@ -249,6 +251,33 @@ def inside_are(live: Live, n: int = 0) -> None:
     raise AssertionError("it never came")
 
 
+def test_a_message_above_the_limit_is_refused_written_down_and_counted_and_one_at_the_limit_is_not(live: Live) -> None:
+    """Above twice the limit gRPC refuses it unread: nobody knows then which model was asked."""
+    from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as service
+
+    limit, counted = BODY + ENVELOPE, f'dxflow_requests_total{{model="{MODEL}",status="refused"}}'
+    before, refused = len(live.records()), live.metrics().get(counted, 0)
+    with grpc.insecure_channel(live.grpc) as channel:
+
+        def said(size: int) -> str:
+            """What becomes of a message of so many bytes."""
+            message = infer_message(x=X[:0], model_version="9" * size)
+            message.model_version = "9" * (2 * size - message.ByteSize())
+            assert message.ByteSize() == size
+            with pytest.raises(grpc.RpcError) as raised:
+                service.GRPCInferenceServiceStub(channel).ModelInfer(message)
+            return f"{raised.value.code().name} {raised.value.details()}"
+
+        assert said(limit).startswith("UNIMPLEMENTED")  # it came in: what is wrong with it is that there is no such version
+        for size in (limit + 1, 2 * limit):
+            assert said(size) == f"RESOURCE_EXHAUSTED message: larger than allowed; allowed: {limit} bytes"
+        assert said(2 * limit + 1).startswith("RESOURCE_EXHAUSTED")
+    new = live.records().iloc[before:]
+    assert list(new["status"]) == ["refused"] * 3
+    assert [reasons[0].split(";")[0] for reasons in new["reasons"]][1:] == ["message: larger than allowed"] * 2
+    assert live.metrics()[counted] == refused + 3
+
+
 def asking(live: Live, n: int) -> tuple[list[int], list[threading.Thread]]:
     """n clients that send one request each; where their status will be."""
     replies: list[int] = []
@@ -310,6 +339,7 @@ def test_a_request_whose_deadline_passed_is_answered_so_and_never_computed(live:
             with pytest.raises(grpc.RpcError) as raised:
                 service.GRPCInferenceServiceStub(channel).ModelInfer(infer_message(x=X), timeout=2)
         assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    inside_are(live, 1)  # a client of gRPC knows before the server that its deadline passed
     assert replies == []
     gated.go_on.release()
     client.join()

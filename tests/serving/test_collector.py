@@ -23,7 +23,8 @@ from components.core.package import ModelPackage
 from components.core.pseudonym import Pseudonymiser
 from serving import cloud_events
 from serving.collected import OTHER_REASON, UNREADABLE, Collected
-from serving.collector import Collector, GroupCommit
+from serving.collector import Collector
+from serving.group_commit import GroupCommit
 from serving.predictor import Predictor, Query
 from tests.serving.small_dicom import MARKS, PERSON, image
 from tests.serving.small_package import build, lung_nodule, reference
@@ -344,7 +345,7 @@ def ask(app: Collector, headers: dict[str, str], chunks: list[bytes]) -> Any:
 
 def test_bodies_are_limited_one_by_one_and_together_and_a_requests_body_is_never_held(collected: Collected, tmp_path: Path) -> None:
     with InferenceLog(tmp_path) as log, ThreadPoolExecutor(1) as executor:
-        app = Collector(collected, GroupCommit(log, executor), limit=2000, held=1000)
+        app = Collector(collected, GroupCommit(log.write, executor), limit=2000, held=1000)
         structured = {"content-type": cloud_events.STRUCTURED}
         assert ask(app, structured, [b" " * 500] * 5)[0] == 503
         asked = {name.lower(): value for name, value in as_binary(event(1, REQUEST, {}))["headers"].items()}
@@ -379,7 +380,7 @@ def test_nothing_is_acknowledged_before_its_write_returns_and_who_waits_shares_t
         await asyncio.gather(*senders)
 
     with Slow(tmp_path) as log, ThreadPoolExecutor(1) as executor:
-        asyncio.run(work(GroupCommit(log, executor)))
+        asyncio.run(work(GroupCommit(log.write, executor)))
     assert sizes == [1, 50]
     assert list(read_log(tmp_path)["request_id"]) == [f"r{n}" for n in range(51)]
 

@@ -98,10 +98,13 @@ def test_a_server_fuses_says_what_it_used_and_logs_it(tmp_path: Path):
         bare = httpx.post(url, content=data, headers=headers, timeout=60).json()["predictions"][0]
         with_sex = httpx.post(url, content=data, headers=headers | {HEADER: json.dumps({"sex": "F"})}, timeout=60).json()["predictions"][0]
         assert odds(with_sex) / odds(bare) == pytest.approx(np.e, rel=1e-6)
+        data = ct_slice(image(1), PatientSex="F", PatientAge="093Y")
+        by_itself = httpx.post(url, content=data, headers=headers, timeout=60).json()["predictions"][0]
+        assert by_itself["probabilities"] == with_sex["probabilities"]
         refused = httpx.post(url, json={"instances": [{"array": ARRAY.tolist(), "covariates": {"age_years": 200}}]}, timeout=60)
         assert refused.status_code == 400
         assert "instances[0].covariates.age_years" in refused.json()["error"]
     log = read_log(tmp_path / "log")
     answered = log[log["status"] == "answered"]
-    assert answered["cov_sex"].fillna("").tolist() == ["", "F", "M", "", "F"]
-    assert answered["cov_age_years"].dropna().tolist() == [90.0]
+    assert answered["cov_sex"].fillna("").tolist() == ["", "F", "M", "", "F", "F"]
+    assert answered["cov_age_years"].dropna().tolist() == [90.0, 90.0]

@@ -21,10 +21,10 @@ from serving.bodies.body import Body
 from serving.multipart import split_parts
 from serving.predictor import Query
 from serving.references import Allowed, References
+from tests.orthanc import PASSWORD, USER, Orthanc, needs_orthanc, orthanc
 from tests.s3_server import S3Server
 from tests.serving import small_bodies
 from tests.serving.fuzzing import PSEUDONYMISER
-from tests.serving.orthanc import Orthanc, needs_orthanc, orthanc
 from tests.serving.small_bodies import BRAIN, FUNDUS, disease
 from tests.serving.small_dicom import ct_slice, image
 from tests.serving.small_package import lung_nodule
@@ -36,7 +36,7 @@ STUDY = "studies/2.25.21/series/2.25.22"
 @pytest.fixture(scope="module")
 def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     with orthanc(tmp_path_factory.mktemp("orthanc")) as server:
-        server.store([*small_bodies.mr_slices(shape=SHAPE), ct_slice(image())])
+        server.send([*small_bodies.mr_slices(shape=SHAPE), ct_slice(image())])
         yield server
 
 
@@ -72,8 +72,8 @@ def ask(lists: Allowed, *references: Any, name: str = BRAIN, **more: Any) -> lis
 
 @needs_orthanc
 def test_a_series_of_a_pacs_gives_the_sample_that_its_nifti_gives(pacs: Orthanc, monkeypatch: pytest.MonkeyPatch):
-    lists = allowed(monkeypatch, f"http://{pacs.user}:{pacs.password}@127.0.0.1:{pacs.port}")
-    found = ask(lists, f"{pacs.root}/{STUDY}")
+    lists = allowed(monkeypatch, f"http://{USER}:{PASSWORD}@127.0.0.1:{pacs.port}")
+    found = ask(lists, f"{pacs.url}/{STUDY}")
     expected = bodies.read(None, Body(small_bodies.nifti(shape=SHAPE)), disease(BRAIN), PSEUDONYMISER)
     np.testing.assert_array_equal(found[0].array, expected[0].array)
     assert found[0].series == PSEUDONYMISER.id("series", "2.25.22")
@@ -81,24 +81,24 @@ def test_a_series_of_a_pacs_gives_the_sample_that_its_nifti_gives(pacs: Orthanc,
 
 @needs_orthanc
 def test_one_instance_of_a_pacs_gives_the_sample_that_its_file_gives(pacs: Orthanc, monkeypatch: pytest.MonkeyPatch):
-    lists = allowed(monkeypatch, f"http://{pacs.user}:{pacs.password}@127.0.0.1:{pacs.port}")
-    found = ask(lists, f"{pacs.root}/studies/2.25.2/series/2.25.3/instances/2.25.1", name="lung-nodule", row=100, column=100)
+    lists = allowed(monkeypatch, f"http://{USER}:{PASSWORD}@127.0.0.1:{pacs.port}")
+    found = ask(lists, f"{pacs.url}/studies/2.25.2/series/2.25.3/instances/2.25.1", name="lung-nodule", row=100, column=100)
     expected = bodies.read(None, Body(ct_slice(image()), row=100, column=100), lung_nodule(), PSEUDONYMISER)
     np.testing.assert_array_equal(found[0].array, expected[0].array)
 
 
 @needs_orthanc
 def test_a_wrong_password_an_absent_series_and_too_much_are_said_without_secrets(pacs: Orthanc, monkeypatch: pytest.MonkeyPatch):
-    right = f"http://{pacs.user}:{pacs.password}@127.0.0.1:{pacs.port}"
+    right = f"http://{USER}:{PASSWORD}@127.0.0.1:{pacs.port}"
     for hosts, path, limits, kind, what in (
-        (right.replace(pacs.password, "another-word"), STUDY, {}, ServiceError, "refuses"),
+        (right.replace(PASSWORD, "another-word"), STUDY, {}, ServiceError, "refuses"),
         (right, "studies/2.25.21/series/2.25.99", {}, DataError, "nothing there"),
         (right, STUDY, {"MB": 0.01}, DataError, "larger than allowed"),
     ):
         with monkeypatch.context() as own, pytest.raises(kind, match=what) as error:
-            ask(allowed(own, hosts, **limits), f"{pacs.root}/{path}")
+            ask(allowed(own, hosts, **limits), f"{pacs.url}/{path}")
         text = str(error.value)
-        assert not any(secret in text for secret in (pacs.password, "another-word", str(pacs.port), "2.25.21", "dicom-web"))
+        assert not any(secret in text for secret in (PASSWORD, "another-word", str(pacs.port), "2.25.21", "dicom-web"))
         assert "instances[0].reference" in text
 
 

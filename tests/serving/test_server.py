@@ -386,8 +386,8 @@ def test_the_client_of_dxflow_predict_sends_dicom_and_arrays(server: Server, tmp
     (tmp_path / "slice.dcm").write_bytes(GOOD)
     np.save(tmp_path / "patch.npy", image()[75:127, 74:126][None])
     answers = [
-        client.predict(server.url, "lung-nodule", tmp_path / "slice.dcm", 100.5, 99.5, 30),
-        client.predict(server.url, "synthetic/lung-lenient", tmp_path / "patch.npy", None, None, 30),
+        *client.predict(server.url, "lung-nodule", tmp_path / "slice.dcm", 100.5, 99.5, 30),
+        *client.predict(server.url, "synthetic/lung-lenient", tmp_path / "patch.npy", None, None, 30),
     ]
     server.answered += [a["request_id"] for a in answers]
     assert [a["device"]["status"] for a in answers] == ["known", "unseen"]
@@ -421,8 +421,12 @@ def test_an_array_may_say_what_a_dicom_file_would_have_told(server: Server) -> N
 
 def test_the_client_says_in_one_line_what_failed(server: Server, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text(PERSON)
-    with pytest.raises(DataError, match="body: not a DICOM file"):
+    with pytest.raises(DataError, match="body: not a file that this model takes; allowed: application/dicom"):
         client.predict(server.url, "lung-nodule", tmp_path / "note.txt", 1, 1, 30)
+    for content, what in ((b"PK\3\4\0", "not a file that a server takes; allowed: DICOM, PNG"), (b"\x93NUMPY\1", "a damaged .npy file")):
+        (tmp_path / "scan").write_bytes(content)
+        with pytest.raises(DataError, match=what):
+            client.predict(server.url, "lung-nodule", tmp_path / "scan", 1, 1, 30)
     with pytest.raises(DataError, match=r"cannot read the file"):
         client.predict(server.url, "lung-nodule", tmp_path / "absent.dcm", 1, 1, 30)
     with pytest.raises(SpecError, match="no such model at the server; got 'skin'"):
@@ -440,7 +444,7 @@ def test_the_log_has_each_answer_and_each_refusal_exactly_once_with_its_figures_
     assert refused["request_id"].is_unique
     told = dict(zip(refused["request_id"], refused["reasons"].map("".join), strict=True))
     by_the_client = {i: text for i, text in told.items() if i not in server.refused}  # the client tells the user, not us, the id
-    assert list(by_the_client.values()) == ["body: not a DICOM file"]
+    assert list(by_the_client.values()) == ["body: not a file that this model takes; allowed: application/dicom"]
     assert told == server.refused | by_the_client
     assert len(server.refused) > 40
     table = everything[everything["status"] != "refused"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 from components.core import aggregates
 from components.core.errors import DataError
 from components.core.imaging.slides import open_slide
+from components.core.inference_log.events import RESPONSE
 from components.core.spec import DiseaseSpec
-from serving import bodies
+from serving import bodies, slide_answer
+from serving.bodies import slide
 from serving.bodies.body import Body
+from serving.cloud_events import Event
+from serving.collected import Collected
 from serving.predictor import Predictor, Query, Tiles
-from serving.slide_view import view
 from tests.serving import small_bodies
 from tests.serving.fuzzing import PSEUDONYMISER
 from tests.serving.small_bodies import TILES, disease
@@ -96,37 +100,108 @@ def test_the_forest_of_the_package_answers_for_the_slide(tmp_path: Path):
     assert answer["reasons"] == ["this model answers for tiles only: its package holds no aggregate"]
 
 
+COLD, HOT = (1 / (1 + np.exp(-GAIN * (np.mean(colour) / 255 - MIDDLE))) for colour in ((70, 30, 55), (120, 50, 95)))
+"""P(tumour) of the two kinds of tissue of `small_bodies.corner`, by hand."""
+
+
+def corner_heat() -> NDArray[np.float64]:
+    """(80, 112): 8 pixels a tile."""
+    heat = np.zeros((80, 112))
+    heat[16:64, 8:104] = COLD
+    heat[16:32, 80:104] = HOT
+    return heat
+
+
+def test_the_heat_of_a_slide_lies_in_the_corner_where_its_tumour_is(tmp_path: Path):
+    """Pixel by pixel what each tile says, computed by hand; none on the glass."""
+    assert (COLD < 0.1, HOT > 0.9) == (True, True)
+    predictor = Predictor(build(tmp_path / "package", spec_of("mean"), reference(DEVICES, patients=2)), None)
+    (query,) = queries(small_bodies.slide(tmp_path, image=small_bodies.corner()))
+    found = predictor.explain(query)
+    assert found is not None
+    assert (found.method, found.classes, found.pixel_um) == ("tile probabilities", ("tumour",), 6.0)
+    assert found.heat is not None
+    np.testing.assert_allclose(found.heat, corner_heat(), atol=1e-4)
+    assert found.overlay is not None
+    from PIL import Image
+
+    shown = np.asarray(Image.open(io.BytesIO(found.overlay))).astype(int)
+    shown = shown[:: shown.shape[0] // 80, :: shown.shape[1] // 112]
+    plain = query.tiles.view.astype(int)  # type: ignore[union-attr]
+    assert np.array_equal(shown[:16], plain[:16])
+    moved = np.abs(shown - plain).sum(-1)
+    assert moved[16:32, 80:104].min() > 2 * moved[32:64, 8:104].max()
+    assert found.answered.answer == predictor.answer([query])[0]
+
+
+def test_a_slide_without_an_answer_has_no_heat_and_a_tile_has_its_own(tmp_path: Path):
+    predictor = Predictor(build(tmp_path / "package", spec_of("heatmap-forest"), reference(DEVICES, patients=2)), None)  # without its forest
+    (query,) = queries(small_bodies.slide(tmp_path))
+    found = predictor.explain(query)
+    assert found is not None
+    assert (found.answered.answer["abstain"], found.heat, found.overlay) == (True, None, None)
+    tile = predictor.explain(Query(query.array))
+    assert tile is not None
+    assert tile.heat is not None
+    assert (tile.heat.shape, tile.method) == ((48, 48), "occlusion")
+
+
+@pytest.mark.parametrize("shrunk", [2, 3, 16, 40])
+def test_tiles_of_a_large_slide_leave_no_gap_between_them_and_the_hottest_is_never_lost(shrunk: int):
+    """A view whose pixels are no part of a tile's side, or larger than one."""
+    rows, columns = np.mgrid[:50, :70]
+    places = np.stack([columns.ravel(), rows.ravel()], 1) * 48.0 + 24.0
+    view = np.zeros((-(-400 // shrunk), -(-560 // shrunk), 3), np.uint8)
+    values = np.full(len(places), 0.25)
+    hot = 33 * 70 + 61
+    values[hot] = 0.75
+    found = slide_answer.heat(Tiles(np.empty(0), places, 48.0, view, 6.0 * shrunk), values)
+    assert found[: 400 // shrunk, : 560 // shrunk].min() == 0.25  # a last pixel that is hardly covered may stay cold
+    assert found.max() == 0.75
+    row, column = np.argwhere(found == 0.75).mean(0)
+    assert (row * shrunk / 8, column * shrunk / 8) == pytest.approx((33, 61), abs=max(1.0, shrunk / 8))
+
+
+def test_the_view_of_a_large_slide_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slide, "MOST_VIEW_SIDE", 40)
+    (query,) = queries(small_bodies.slide(tmp_path, image=small_bodies.corner()))
+    assert query.tiles is not None
+    assert (query.tiles.view.shape, query.tiles.view_um) == ((27, 38, 3), 18.0)
+
+
+def test_how_sure_a_slide_is_comes_from_slides_and_without_any_nothing_is_said(tmp_path: Path):
+    """A reference of tiles gives tiles their interval; a slide has one only where the package knows how slides came out."""
+    tiles = reference(DEVICES).rename(columns={"score_benign": "score_normal", "score_malignant": "score_tumour"})
+    draw = np.random.default_rng(0)
+    label = np.arange(120) % 2
+    p = np.clip(np.where(label, 0.9, 0.6) + draw.normal(0, 0.05, 120), 0.01, 0.99)  # the hottest tile of a healthy slide is hot, too
+    rows = {"group_id": [f"g{n}" for n in range(120)], "split": "test", "label": label, "score_normal": 1 - p, "score_tumour": p}
+    out = io.BytesIO()
+    pd.DataFrame(rows).to_parquet(out, index=False)
+    more: dict[str, dict[str, Any]] = {"with": {"groups.parquet": out.getvalue()}, "without": {}}
+    (query,) = queries(small_bodies.slide(tmp_path, image=small_bodies.corner()))
+    sure = {}
+    for name, files in more.items():
+        whole, tile = Predictor(build(tmp_path / name, spec_of("max"), tiles, more=files), None).answer([query, Query(query.array)])
+        sure[name] = whole["uncertainty"]
+        assert tile["uncertainty"]["low"] is not None
+    assert sure["without"]["low"] is sure["without"]["set"] is None
+    assert sure["without"]["entropy"] == sure["with"]["entropy"] > 0
+    assert sure["with"]["set"] == ["tumour"]
+    assert sure["with"]["low"] > 0.5
+
+
+def test_a_collector_knows_an_answer_about_a_slide_from_one_about_a_tile(tmp_path: Path):
+    package = build(tmp_path / "package", spec_of("mean"), reference(DEVICES, patients=2))
+    found = queries(small_bodies.slide(tmp_path))
+    answers = [one | {"request_id": "0" * 32} for one in Predictor(package, None).answer([*found, Query(found[0].array)])]
+    event = Event("1", "kserve", RESPONSE, package.disease, None, 1, {"predictions": answers})
+    assert [r["source"] for r in Collected([package], PSEUDONYMISER).records(event, "key", "2026-01-01T00:00:00+00:00")] == ["slide", "cloudevent"]
+
+
 def test_a_slide_that_claims_more_than_it_holds_or_is_cut_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match="unpack to more than is believable"):
         queries(small_bodies.slide(tmp_path, claims=40_000))
     whole = small_bodies.slide(tmp_path)
     with pytest.raises(DataError, match="not a slide that OpenSlide reads"):
         queries(whole[: len(whole) // 2])
-
-
-def test_a_slide_is_explained_by_the_probability_of_each_tile_where_it_lies(tmp_path: Path):
-    """6 x 6 tiles of 48 pixels need no shrinking: the picture is the tissue, the heat constant on each tile."""
-    predictor = Predictor(build(tmp_path / "package", spec_of("mean"), reference(DEVICES, patients=2)), None)
-    (query,) = queries(small_bodies.slide(tmp_path))
-    assert query.tiles is not None
-    found = predictor.explain(query)
-    assert found is not None
-    assert found.heat is not None
-    assert (found.method, found.classes, found.heat.shape) == ("probability of each tile", ("tumour",), (288, 288))
-    with open_slide(tmp_path / "slide.tif", pixels=10**9) as slide:
-        expected = np.asarray(slide.read(96, 96, slide.levels[0], 288, 288))
-    seen = predictor.slide(query, found.answered)
-    np.testing.assert_array_equal(seen.picture, expected.transpose(2, 0, 1))
-    for p, (x, y) in zip(by_hand(query.tiles.arrays), query.tiles.places.tolist(), strict=True):
-        np.testing.assert_allclose(found.heat[int(y) - 120 : int(y) - 72, int(x) - 120 : int(x) - 72], p, atol=1e-4)
-
-
-def test_a_slide_of_any_number_of_tiles_is_a_picture_that_a_browser_takes():
-    """Shrunk by whole pixels; where there are gaps between tiles there is glass, and no heat."""
-    places = np.array([[24.0, 24.0], [24.0 + 48 * 99, 24.0 + 48 * 49]])
-    tiles = Tiles(np.stack([np.full((3, 48, 48), level, np.uint8) for level in (10, 200)]), places)
-    seen = view(tiles, np.array([0.25, 0.75]), 48.0)
-    assert seen.picture.shape == (3, 50 * 6, 100 * 6)
-    assert (seen.picture[0, 0, 0], seen.picture[0, -1, -1], seen.picture[0, 0, -1]) == (10, 200, 245)
-    assert (seen.heat[0, 0], seen.heat[-1, -1], seen.heat[0, -1]) == (0.25, 0.75, 0)
-    assert view(tiles, None, 48.0).heat.max() == 0

@@ -10,13 +10,14 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core.covariates import agreed
 from components.core.errors import DataError
 from components.core.imaging.deidentify import DeviceIdentity
 from components.core.imaging.dicom import frame_in_unit
@@ -53,6 +54,7 @@ class CtVolume:
         study, patient, series: Pseudonyms.
         facts: `acq_*` of the first slice's header.
         ignored: Files that are no CT image, by reason.
+        covariates: What all slices tell of the patient, as in `ImageHeader`.
     """
 
     hu: NDArray[np.int16]
@@ -68,6 +70,7 @@ class CtVolume:
     facts: dict[str, Any]
     synthetic: bool
     ignored: dict[str, int]
+    covariates: dict[str, Any] = field(default_factory=dict)
 
     def place_mm(self, voxel: Sequence[float] | NDArray[np.floating]) -> Triple:
         """Patient coordinates of a point given in voxels (slice, row, column)."""
@@ -139,6 +142,7 @@ def volume_of(sources: Mapping[str, Source], *, where: str, spec: DiseaseSpec, p
         hu=hu, step_mm=(step, rows_mm, columns_mm), origin_mm=planes[0].position, axes=axes, files=tuple(p.file for p in planes),
         sops=tuple(p.image.sop for p in planes), study=image.study, series=series[0], patient=image.patient, device=image.device,
         facts=image.facts, synthetic=any(p.image.synthetic for p in planes), ignored=ignored,
+        covariates=agreed(p.image.covariates for p in planes),
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,6 +33,7 @@ class DicomImage:
         facts: `acq_*` columns of the manifest.
         acquired_at: Shifted by the key's offset, UTC.
         patient, study, series, sop: Pseudonyms.
+        covariates: As in `ImageHeader`.
     """
 
     frames: NDArray[Any]
@@ -45,6 +46,7 @@ class DicomImage:
     study: str
     series: str
     sop: str
+    covariates: dict[str, Any] = field(default_factory=dict)
 
 
 def read_dicom(data: bytes | Path, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float | None = None) -> DicomImage:
@@ -72,7 +74,7 @@ def _read(handle: BinaryIO, size: int, spec: DiseaseSpec, pseudonymiser: Pseudon
     frames = np.stack([frame_in_unit(handle, image, i, spec=spec) for i in range(len(image.frames))])
     return DicomImage(
         frames=frames, pixel_mm=image.pixel_mm, device=image.device, facts=image.facts, acquired_at=image.acquired, synthetic=image.synthetic,
-        patient=image.patient, study=image.study, series=image.series, sop=image.sop,
+        patient=image.patient, study=image.study, series=image.series, sop=image.sop, covariates=image.covariates,
     )  # fmt: skip
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, BinaryIO
 
+from components.core.covariates import of_dicom
 from components.core.imaging import vocabulary
 from components.core.imaging.deidentify import MODALITIES, PHOTOMETRICS, DeviceIdentity, device_identity, shifted_iso, when
 from components.core.imaging.errors import NotUsable
@@ -50,6 +51,7 @@ class ImageHeader:
         frames: One entry for each frame.
         facts: `acq_*` columns of the manifest.
         acquired_at: ISO time, shifted.
+        covariates: What the header tells of the covariates that the spec names, by `components/core/covariates.py`; of nobody else anything.
     """
 
     patient: str | None
@@ -79,6 +81,7 @@ class ImageHeader:
     device: DeviceIdentity
     facts: dict[str, Any]
     acquired_at: str | None
+    covariates: dict[str, Any] = field(default_factory=dict)
 
     @property
     def encapsulated(self) -> bool:
@@ -198,7 +201,7 @@ def _image(fields: Fields, handle: BinaryIO, size: int, spec: DiseaseSpec, pseud
         pixels_length=-1 if at.length == UNDEFINED else at.length, padding=_padding(fields, signed), pixel_mm=pixel_mm,
         swapped=syntax == BIG_ENDIAN and allocated == 8 and at.words,
         frames=_frames(fields, frames, shared, own, spec), device=identity, facts=facts,
-        acquired_at=_acquired(fields, pseudonymiser),
+        acquired_at=_acquired(fields, pseudonymiser), covariates=_covariates(fields, spec),
     )  # fmt: skip
 
 
@@ -293,6 +296,14 @@ def _tag(keyword: str) -> int:
     if tag is None:
         raise SpecError("not a DICOM keyword", where="device.key", got=f"'{keyword}'", allowed="e.g. Manufacturer, DeviceSerialNumber")
     return int(tag)
+
+
+def _covariates(fields: Fields, spec: DiseaseSpec) -> dict[str, Any]:
+    """Nothing of a person is read where the spec does not ask for it."""
+    if not spec.covariates:
+        return {}
+    age, sex = (fields.raw(tag).strip(b" \0").decode("ascii", "replace") for tag in (0x00101010, 0x00100040))
+    return of_dicom(spec.covariates, age=age, sex=sex)
 
 
 def _padding(fields: Fields, signed: bool) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""An MR volume out of DICOM: one multi-frame object, or the slices of one series in a folder; anything irregular is refused, never guessed.
+"""An MR volume out of DICOM: one multi-frame object, or the slices of one series, in a folder or in memory. Anything irregular is refused.
 
 DICOM counts x to the patient's left and y to the back (PS3.3 C.7.6.2.1.1), NIfTI to the right and to the front; so the affine turns both.
 """
@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core.covariates import agreed
 from components.core.imaging.dicom import frame_in_unit
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.header import Frame, ImageHeader, read_header
@@ -28,14 +29,16 @@ UNEVEN = 0.1  # share of the usual distance of slices by which another may diffe
 ALIGNED = 0.999  # cosine between directions that count as one
 FEWEST_SLICES = 2
 Content = bytes | Path
+"""Of one file."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A volume and the header of its first slice."""
+    """A volume, the header of its first slice, and what all slices tell of the patient's covariates."""
 
     volume: Volume
     image: ImageHeader
+    covariates: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,21 @@ class _Slice:
     frame: Frame
 
 
-def read_series(content: Content, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float) -> Series:
+def read_series(content: Content | Sequence[bytes], *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float) -> Series:
     """Read one volume.
 
     Args:
-        content: One file, or a folder that holds the files of one series and nothing else.
+        content: One file, or the files of one series and nothing else: in a folder, or in memory.
         most_expansion: As in `read_dicom`, for each file.
 
     Raises:
         NotUsable: Not the images of one regular stack of one series, over the spec's limits, or damaged.
     """
-    files = sorted(p for p in content.iterdir() if p.is_file()) if isinstance(content, Path) and content.is_dir() else [content]
+    files: Sequence[Content]
+    if isinstance(content, Path):
+        files = sorted(p for p in content.iterdir() if p.is_file()) if content.is_dir() else [content]
+    else:
+        files = [content] if isinstance(content, bytes) else content
     slices: list[_Slice] = []
     for file in files:
         slices.extend(_slices(file, spec, pseudonymiser, most_expansion))
@@ -77,7 +84,8 @@ def read_series(content: Content, *, spec: DiseaseSpec, pseudonymiser: Pseudonym
     for k, one in enumerate(slices):
         with _open(one.content) as handle:
             data[:, :, k] = frame_in_unit(handle, one.image, one.number, spec=spec).T
-    return Series(Volume(data, affine, first.image.bits_stored, "SYNTHETIC" if first.image.synthetic else ""), first.image)
+    volume = Volume(data, affine, first.image.bits_stored, "SYNTHETIC" if first.image.synthetic else "")
+    return Series(volume, first.image, agreed(s.image.covariates for s in slices))
 
 
 def _slices(file: Content, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float) -> Iterator[_Slice]:

@@ -49,16 +49,23 @@ def tissue(rgb: NDArray[np.uint8]) -> Mask:
     return colour >= max(LOWEST, otsu(colour))
 
 
-def grid(slide: Slide, tile_um: float) -> NDArray[np.int64]:
+def view(slide: Slide, tile_um: float) -> NDArray[np.uint8]:
+    """(H, W, 3): the whole slide, `PER_TILE` pixels along a tile of `tile_um` microns."""
+    return slide.thumbnail(tile_um / PER_TILE)
+
+
+def grid(slide: Slide, tile_um: float, seen: NDArray[np.uint8] | None = None) -> NDArray[np.int64]:
     """Upper left corners of the tiles to read.
 
     Tiles of `tile_um` microns lie side by side from the slide's corner, only whole ones; one is kept when at least `SHARE` of it is tissue.
 
+    Args:
+        seen: `view` of the same slide, where somebody has it already.
+
     Returns:
         (n, 2) level-0 pixels (x, y), row by row.
     """
-    mpp = tile_um / PER_TILE
-    mask = tissue(slide.thumbnail(mpp)).astype(np.float32)
+    mask = tissue(view(slide, tile_um) if seen is None else seen).astype(np.float32)
     rows, columns = (math.floor(side * slide.mpp / tile_um + 1e-6) for side in (slide.height, slide.width))
     if not rows or not columns:
         return np.empty((0, 2), dtype=np.int64)

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+SLIDE = "slide"
+"""`source` of an answer about a whole slide: its scores are the slide's, its image figures those of one tile."""
 IMAGE_FEATURES = ("mean", "sd", "p01", "p50", "p99", "noise_sd", "sharpness")
 """The figures of `components/core/devices.py` that records of every age have, in the spec's unit (sharpness: unitless)."""
 

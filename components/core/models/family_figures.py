@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.errors import DataError
+from components.core.log_odds import log_odds
 from components.core.metrics import auc
 from components.core.models.family import Epoch
 from components.core.spec import DiseaseSpec
@@ -33,16 +34,10 @@ def validation_figures(spec: DiseaseSpec, labels: NDArray[np.int64] | NDArray[np
         log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         loss = float(-np.mean(log_p[np.arange(len(y)), y]))
         if among := list(spec.positive_indices):
-            pairs = [(np.isin(y, among), _log_odds(log_p, among))]
+            pairs = [(np.isin(y, among), log_odds(log_p, among))]
         else:
             pairs = [(y == k, log_p[:, k]) for k in range(s.shape[1])]
     if not np.isfinite(loss):
         raise DataError("scores that are not finite on validation", where=f"{spec.name}: train")
     areas = [auc(positive, score) for positive, score in pairs if 0 < positive.sum() < len(positive)]
     return {"val_loss": loss} | ({"val_auc": float(np.mean(areas))} if areas else {})
-
-
-def _log_odds(log_p: NDArray[np.float64], among: list[int]) -> NDArray[np.float64]:
-    """Logarithm of the odds of some classes against the others: ranks like the sum of their probabilities, without its ties near 1."""
-    others = [k for k in range(log_p.shape[1]) if k not in among]
-    return np.logaddexp.reduce(log_p[:, among], axis=1) - np.logaddexp.reduce(log_p[:, others], axis=1)

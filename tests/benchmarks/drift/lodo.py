@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 
 from components.core.dataset import Dataset
 from components.core.devices import DeviceProfile, ProfileAccumulator, normalise, pooled
+from components.core.log_odds import log_odds
 from components.core.metrics import auc
 from components.core.models import build
 from components.core.models.samples import Samples
 from components.core.phantoms import fundus_camera, generator, inertial_units, skin_lesion_camera
 from components.core.spec import DiseaseSpec
-from components.evaluate.heatmap import log_odds
 from components.ingest.step import ingest
 
 DISEASES = Path(__file__).parents[3] / "pipelines" / "diseases"

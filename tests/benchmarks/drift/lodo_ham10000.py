@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from components.core.dataset import Dataset
 from components.core.devices import DeviceProfile, ProfileAccumulator, normalise, pooled
+from components.core.log_odds import log_odds
 from components.core.metrics import auc
 from components.core.models import build
 from components.core.models.samples import Samples
 from components.core.spec import DiseaseSpec
-from components.evaluate.heatmap import log_odds
 from components.ingest.step import ingest
 from tests.benchmarks.drift.lodo import DISEASES, variant
 from tests.benchmarks.drift.lodo_phantoms import words

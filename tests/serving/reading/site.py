@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,10 @@ from serving.bodies.body import Body
 from serving.predictor import Predictor, Query
 from serving.reading.cases import CaseStore, now
 from serving.reading.pages import ReadingPage
+from serving.turns import Turns
 from tests.serving import small_bodies
 from tests.serving.fuzzing import PSEUDONYMISER
-from tests.serving.small_bodies import GAIT, TILES
+from tests.serving.small_bodies import GAIT
 from tests.serving.small_package import CATALOGUE, build, lung_nodule, onnx_bytes, reference
 
 DEVICE, PATIENT = "0" * 16, "feedfacefeedface"
@@ -64,14 +64,16 @@ class Site:
         decision = {"kind": "threshold", "classes": list(mri.target.classes), "thresholds": [0.4], "positive": mri.target.positive}
         packages.append(build(folder / "mri", mri, table, synthetic=True, onnx=onnx_bytes(tuple(mri.input.shape)), decision=decision))
         packages.append(build(folder / "gait", small_bodies.disease(GAIT), reference({DEVICE: ("MAKER", "UNIT")}), synthetic=True))
-        slides = DiseaseSpec.model_validate(small_bodies.disease(TILES).model_dump() | {"aggregate": {"method": "mean"}})
-        packages.append(build(folder / "slides", slides, reference({DEVICE: ("MAKER", "SCANNER")}), synthetic=True))
+        slides = DiseaseSpec.model_validate(small_bodies.disease(small_bodies.TILES).model_dump() | {"aggregate": {"method": "max"}})
+        packages.append(
+            build(folder / "slides", slides, known, synthetic=True, decision=decision | {"classes": ["normal", "tumour"], "positive": "tumour"})
+        )
         self.predictors = {p.disease: Predictor(p, None) for p in packages}
         self.store = CaseStore(folder / "reading")
         self.inbox = folder / "inbox"
         self.audit = Audit(folder / "audit", folder / "heads", signing_key())
-        self.executor = ThreadPoolExecutor(1)
-        self.page = ReadingPage(self.store, lambda: self.predictors, self.executor, policy, self.audit, lambda disease: self.inbox / disease)
+        self.turns = Turns(8)
+        self.page = ReadingPage(self.store, lambda: self.predictors, self.turns, policy, self.audit, lambda disease: self.inbox / disease)
         self.app = Access(self.page.app, policy, self.audit, lambda: set(self.predictors))
         self.ids: dict[str, str] = {}
         for name, disease, array in (
@@ -81,16 +83,22 @@ class Site:
             ("volume", "alzheimer-smri", brain(tuple(mri.input.shape))),
         ):
             self.add(name, disease, array)
+        body = Body(small_bodies.slide(folder, image=small_bodies.corner()))
+        (query,) = bodies.read("image/tiff", body, slides, PSEUDONYMISER)
+        self.keep("slide", slides.name, query)
         self.url = ""
-        self.walk, self.slide = self.add_recording(small_bodies.recording(12)), self.add_slide(small_bodies.slide(folder))
+        self.walk = self.add_recording(small_bodies.recording(12))
 
     def add(self, name: str, disease: str, array: np.ndarray) -> None:
-        predictor = self.predictors[disease]
         query = Query(array=array, device_key=DEVICE, manufacturer="SIEMENS", device_model="SOMATOM Force", patient=PATIENT, study=f"study-{name}")
-        (answer,) = predictor.answer([query])
-        answer["request_id"] = f"{len(self.ids):032x}"
+        self.keep(name, disease, query)
+
+    def keep(self, name: str, disease: str, query: Query) -> None:
+        predictor = self.predictors[disease]
+        (found,) = predictor.work([query])
+        found.answer["request_id"] = f"{len(self.ids):032x}"
         positive = [predictor.spec.target.classes[k] for k in predictor.spec.positive_indices]
-        self.ids[name] = self.store.add(query, answer, positive, now())
+        self.ids[name] = self.store.add(query, found.answer, positive, now(), heat=predictor.slide_heat(query, found))
 
     def add_recording(self, content: bytes) -> list[str]:
         """The ids of its windows, in order of time."""
@@ -98,12 +106,6 @@ class Site:
         queries = bodies.read("text/csv", Body(content), predictor.spec, PSEUDONYMISER)
         answers = [answer | {"request_id": f"{len(self.ids):032x}-{n}"} for n, answer in enumerate(predictor.answer(queries))]
         return [self.store.add(query, answer, ["freeze"], now()) for query, answer in zip(queries, answers, strict=True)]
-
-    def add_slide(self, content: bytes) -> str:
-        predictor = self.predictors[TILES]
-        (query,) = bodies.read("image/tiff", Body(content), predictor.spec, PSEUDONYMISER)
-        (one,) = predictor.work([query])
-        return self.store.add(query, one.answer | {"request_id": "5" * 32}, ["tumour"], now(), slide=predictor.slide(query, one))
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -24,9 +23,6 @@ from serving.reading import words
 from serving.reading.cases import CaseStore, now, urgency
 from serving.reading.words import ASSISTS, SYNTHETIC
 from tests.serving.reading.site import PATIENT, Site, patch, running
-
-CHROMIUM = shutil.which("chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
 @pytest.fixture(scope="module")
@@ -131,14 +127,19 @@ def test_samples_of_one_request_that_are_no_windows_stay_apart(site: Site) -> No
     assert len(site.store.recording(site.ids["folder 0"])) == 1
 
 
-def test_a_slide_is_read_as_one_picture_with_the_probability_of_each_tile(site: Site) -> None:
-    text = get(site, f"/read/case/{site.slide}").text
-    assert "All 36 tiles with tissue were judged together." in text
-    assert 'data-shape="3,1,288,288"' in text
-    heat = get(site, f"/read/case/{site.slide}/heat")
-    assert (len(heat.content), heat.headers["x-method"], heat.headers["x-classes"]) == (288 * 288, "probability of each tile", "tumour")
-    assert len(set(np.frombuffer(heat.content, np.uint8)[:48])) == 1
-    assert len(get(site, f"/read/case/{site.slide}/pixels").content) == 4 * 3 * 288 * 288
+def test_a_slide_is_shown_whole_with_the_heat_of_its_tiles(site: Site) -> None:
+    """Its picture, not one of its tiles; the heat was kept with it, since the tiles are not."""
+    case = f"/read/case/{site.ids['slide']}"
+    text = get(site, case).text
+    assert 'data-shape="3,1,80,112"' in text
+    assert "tiles with tissue were judged together." in text
+    pixels = np.frombuffer(get(site, f"{case}/pixels").content, "<f4").reshape(3, 80, 112)
+    assert pixels[:, 24, 90].tolist() == [120, 50, 95]
+    assert pixels[:, 0, 0].tolist() == [245, 245, 245]
+    reply = get(site, f"{case}/heat")
+    assert (reply.headers["x-method"], reply.headers["x-classes"]) == ("tile probabilities", "tumour")
+    heat = np.frombuffer(reply.content, np.uint8).reshape(80, 112)
+    assert (heat[16:32, 80:104].min() > 230, heat[32:64].max() < 25, heat[:16].max()) == (True, True, 0)
 
 
 def test_nothing_comes_from_elsewhere_and_nothing_is_kept_by_the_browser(site: Site) -> None:
@@ -247,18 +248,6 @@ def test_our_own_client_says_who_asks_where_the_server_wants_to_know(tmp_path: P
                 ask(url, "lung-nodule", b"", {}, 60)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield found
-        found.close()
-
-
 def test_a_reader_works_through_the_list_by_keyboard(site: Site, browser: Any) -> None:
     page = browser.new_page(viewport={"width": 1280, "height": 860})
     problems: list[str] = []
@@ -271,6 +260,13 @@ def test_a_reader_works_through_the_list_by_keyboard(site: Site, browser: Any) -
     page.keyboard.press("ArrowDown")
     assert page.text_content("#slice-at") != first
     assert page.evaluate("document.getElementById('view').toDataURL()") != before
+    page.goto(f"{site.url}/read/case/{site.ids['slide']}")
+    page.wait_for_selector("canvas[data-drawn=plain]")
+    page.keyboard.press("h")
+    page.wait_for_selector("canvas[data-drawn=heat]")
+    red, green, blue, _ = page.evaluate("Array.from(document.getElementById('view').getContext('2d').getImageData(90, 24, 1, 1).data)")
+    assert red - green > 70 - 5  # dark red over tissue of (120, 50, 95)
+    assert blue < 95
     page.goto(f"{site.url}/read/case/{site.ids['urgent']}")
     page.wait_for_selector("canvas[data-drawn=plain]")
     plain = page.evaluate("document.getElementById('view').toDataURL()")

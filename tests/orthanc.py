@@ -1,4 +1,4 @@
-"""An Orthanc of one test, with its DICOMweb plug-in, on a free port and in a folder of its own."""
+"""A real Orthanc with its DICOMweb plug-in, behind a password, on a free loopback port and in a folder of its own."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serving.small_server import free_port
+from tests.s3_server import die_with_us, free_port
 
 PROGRAM = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin:/usr/local/sbin")
 PLUGIN = next(
     (p for p in map(Path, ("/usr/share/orthanc/plugins/libOrthancDicomWeb.so", "/usr/lib/orthanc/libOrthancDicomWeb.so")) if p.exists()), None
 )
-USER, PASSWORD = "loop", "a-password-of-the-tests"
+USER, PASSWORD = "a-user", "a-password-of-the-tests"
 
-needs_orthanc = pytest.mark.skipif(PROGRAM is None or PLUGIN is None, reason="Orthanc with its DICOMweb plug-in is not installed")
+needs_orthanc = pytest.mark.skipif(
+    PROGRAM is None or PLUGIN is None, reason="Orthanc with its DICOMweb plug-in is not installed (Debian: orthanc, orthanc-dicomweb)"
+)
 needs_dciodvfy = pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (dicom3tools) is not installed")
 
 
@@ -45,14 +47,13 @@ class Orthanc:
     def start(self) -> None:
         config = {
             "Name": "tests", "StorageDirectory": str(self.folder), "IndexDirectory": str(self.folder), "HttpPort": self.port,
-            "DicomServerEnabled": False,
-            "RemoteAccessAllowed": False, "AuthenticationEnabled": True, "RegisteredUsers": {USER: PASSWORD}, "Plugins": [str(PLUGIN)],
-            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+            "DicomServerEnabled": False, "RemoteAccessAllowed": False, "HttpBindAddresses": ["127.0.0.1"], "AuthenticationEnabled": True,
+            "RegisteredUsers": {USER: PASSWORD}, "Plugins": [str(PLUGIN)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         }  # fmt: skip
         file = self.folder / "orthanc.json"
         file.write_text(json.dumps(config), encoding="utf-8")
         with open(self.folder / "output.txt", "ab") as output:
-            self.process = subprocess.Popen([str(PROGRAM), str(file)], stdout=output, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen([str(PROGRAM), str(file)], stdout=output, stderr=subprocess.STDOUT, preexec_fn=die_with_us)
         for _ in range(600):
             assert self.process.poll() is None, (self.folder / "output.txt").read_text()
             try:

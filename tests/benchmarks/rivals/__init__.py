@@ -1,0 +1,132 @@
+"""Other people's model servers, each in an environment of its own, on the same network with the same engine, precision and threads.
+
+Each is written as its documentation shows it for one ONNX model that is asked with a picture; `session` is the same for all and for ours: two
+threads that do not spin. `environment` makes the environment at first use, under `DXFLOW_BENCH_ENVS` or the user's cache.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+START_S = 90
+SAME = ("onnxruntime==1.32.0", "pillow==13.0.0", "numpy==2.4.6")
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One server.
+
+    Args:
+        packages: What its environment holds beside `SAME`; empty: it runs in ours.
+        path, headers, body: How it is asked; `body` takes the PNG's bytes. What takes no raw bytes is sent base64 in its own JSON.
+        command: Arguments for its Python from (port, folder of the package, folder for its own files).
+    """
+
+    packages: tuple[str, ...]
+    path: str
+    headers: dict[str, str]
+    body: Callable[[bytes], bytes]
+    command: Callable[[int, Path, Path], list[str]]
+
+
+def _script(name: str) -> Callable[[int, Path, Path], list[str]]:
+    return lambda port, folder, _: [str(HERE / f"{name}_server.py"), str(port), str(folder / "model.onnx")]
+
+
+def _mlserver(port: int, folder: Path, own: Path) -> list[str]:
+    (own / "settings.json").write_text(json.dumps({
+        "http_port": port, "grpc_port": port + 1, "metrics_port": port + 2, "host": "127.0.0.1", "debug": False, "parallel_workers": 1,
+    }))  # fmt: skip
+    (own / "model-settings.json").write_text(
+        json.dumps({"name": "plain", "implementation": "mlserver_server.Plain", "parameters": {"uri": str(folder / "model.onnx")}})
+    )
+    # its worker processes import the main module again, which must be its own script
+    start = "import os, sys; os.execv(os.path.join(os.path.dirname(sys.executable), 'mlserver'), ['mlserver', 'start', sys.argv[1]])"
+    return ["-c", start, str(own)]
+
+
+def _base64(png: bytes) -> str:
+    return base64.b64encode(png).decode()
+
+
+JSON, PNG = {"Content-Type": "application/json"}, {"Content-Type": "image/png"}
+RIVALS = {
+    "FastAPI": Rival((), "/predict", PNG, bytes, _script("fastapi")),
+    "LitServe": Rival(
+        ("litserve==0.2.19",), "/predict", JSON, lambda png: json.dumps({"image": _base64(png)}).encode(), _script("litserve")
+    ),
+    "BentoML": Rival(("bentoml==1.4.40",), "/predict", PNG, bytes, _script("bentoml")),
+    "MLServer": Rival(
+        ("mlserver==1.7.1",), "/v2/models/plain/infer", JSON,
+        lambda png: json.dumps({"inputs": [
+            {"name": "image", "shape": [1], "datatype": "BYTES", "data": [_base64(png)], "parameters": {"content_type": "base64"}}
+        ]}).encode(),
+        _mlserver,
+    ),
+    "KServe, torch eager": Rival((), "/v1/models/plain:predict", PNG, bytes, lambda port, *_: [str(HERE / "kserve_server.py"), str(port)]),
+}  # fmt: skip
+
+
+def environment(name: str) -> Path | None:
+    """The Python of a rival's environment, made if absent; None where its packages cannot be had."""
+    packages = RIVALS[name].packages
+    if not packages:
+        return Path(sys.executable)
+    folder = Path(os.environ.get("DXFLOW_BENCH_ENVS") or Path.home() / ".cache" / "dxflow-bench") / name.lower()
+    python = folder / "bin" / "python"
+    if (folder / ".complete").exists():
+        return python
+    try:
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python), *packages, *SAME], check=True)
+    except subprocess.CalledProcessError:
+        return None
+    (folder / ".complete").touch()
+    return python
+
+
+@contextmanager
+def running(name: str, port: int, folder: Path, own: Path, png: bytes) -> Iterator[bool]:
+    """The server, once it answers; False where its environment cannot be made or it never does. It ends with all its processes."""
+    python = environment(name)
+    if python is None:
+        yield False
+        return
+    rival = RIVALS[name]
+    own.mkdir(parents=True)
+    with open(own / "output", "w") as output:
+        process = subprocess.Popen(
+            [str(python), *rival.command(port, folder, own)], cwd=own, env={**os.environ, "PYTHONPATH": str(HERE)}, stdout=output, stderr=output,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield _answers(process, port, rival, png)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _answers(process: subprocess.Popen[bytes], port: int, rival: Rival, png: bytes) -> bool:
+    until = time.monotonic() + START_S
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            connection.request("POST", rival.path, rival.body(png), rival.headers)
+            if connection.getresponse().status == 200:
+                return True
+        except OSError:
+            pass
+        time.sleep(0.2)
+    return False
