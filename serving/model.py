@@ -34,7 +34,7 @@ from serving.predictor import Answered, Explained, Predictor, Query
 from serving.reading.cases import CaseStore
 from serving.references import Allowed, References
 from serving.telemetry import here, stage
-from serving.turns import Ticket, Turns
+from serving.turns import Late, Ticket, Turns
 
 Ask = Callable[[Predictor, list[Query], list[dict[str, float]]], list[Answered]]
 log = logging.getLogger("dxflow.serving")
@@ -199,7 +199,9 @@ class DiseaseModel(kserve.Model):
         ids = [f"{ticket.request_id}-{n}" if len(found) > 1 else ticket.request_id for n in range(len(found))]
         try:
             figures = predictor.figures(found)
-            answered = self._turns.alone(ask, predictor, found, figures)
+            answered = self._turns.alone(ticket, ask, predictor, found, figures)
+        except Late:  # what became of it is written down where that is told
+            raise
         except Exception:
             failed = [records.failed(i, query, predictor, ticket.started) for i, query in zip(ids, found, strict=True)]
             self._journal.write(ticket.request_id, failed)

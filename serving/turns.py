@@ -94,10 +94,14 @@ class Turns:
         finally:
             self.inside -= 1
 
-    def alone(self, work: Callable[..., T], *given: Any) -> T:
-        """`work(*given)`, on the calling thread, while nobody else has the engine."""
-        with self.engine:
+    def alone(self, ticket: Ticket | None, work: Callable[..., T], *given: Any) -> T:
+        """`work(*given)`, on the calling thread, while nobody else has the engine. Raises Late where the ticket's deadline passes before that."""
+        if not self.engine.acquire(timeout=-1 if ticket is None else max(0.0, ticket.left_s())):
+            raise Late
+        try:
             return work(*given)
+        finally:
+            self.engine.release()
 
     async def run(self, ticket: Ticket, work: Callable[[], T]) -> T:
         """`work` on a thread, when its turn comes. Raises Late; whatever `work` raises."""

@@ -2,7 +2,7 @@
 
 Importing this module imports Evidently and litestar (seconds): only the command that serves does.
 
-What is different from `evidently ui`: the snapshots are loaded before the first request and with the garbage collector paused (half the time);
+What is different from `evidently ui`: the snapshots are loaded before the first request, in a fraction of the time (`dashboard_load.py`);
 nothing can be written through the API (the workspace is derived, and a page in a browser must not be able to change it); no usage statistics;
 only requests that name this machine are answered while it listens on loopback; routes that would ask a language model are absent.
 """
@@ -42,14 +42,14 @@ from evidently.ui.service.components.security import SecurityComponent, TokenSec
 from evidently.ui.service.components.storage import LocalStorageComponent
 from evidently.ui.service.components.telemetry import TelemetryComponent
 from evidently.ui.service.local_service import LocalConfig, LocalServiceComponent
-from evidently.ui.service.storage.common import NO_USER, NoopAuthManager
-from evidently.ui.service.storage.local import create_local_project_manager
-from evidently.ui.service.storage.local.base import LocalState, load_project
+from evidently.ui.service.storage.common import NO_USER
+from evidently.ui.service.storage.local.base import load_project
 from litestar.config.allowed_hosts import AllowedHostsConfig
 from litestar.static_files import create_static_files_router
 
 from components.core.errors import ServiceError
 from components.monitor import dashboard, dashboard_look, prometheus
+from components.monitor.dashboard_load import load
 from components.monitor.dashboard_series import labels
 from components.monitor.dashboard_state import NAME, REPORT, signature
 from components.monitor.dashboard_workspace import Changes, project_id
@@ -70,11 +70,10 @@ class Dashboard:
     def __init__(self, state: Path, workspace: Path, url: str) -> None:
         self.state, self.workspace, self.url = state, workspace, url
         self.seen = signature(state)
-        self.built = dashboard.build(state, workspace, url=url)
-        gc.disable()  # loading allocates hundreds of thousands of objects and frees none
+        gc.disable()  # building and loading allocate hundreds of thousands of objects, and what they keep stays
         try:
-            self.memory = LocalState.load(str(workspace), None)
-            self.manager = create_local_project_manager(str(workspace), autorefresh=False, auth=NoopAuthManager(), state=self.memory)
+            self.built = dashboard.build(state, workspace, url=url)
+            self.memory, self.manager = load(workspace)
         finally:
             gc.enable()
             gc.freeze()

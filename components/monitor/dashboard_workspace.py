@@ -10,6 +10,9 @@ A value that is absent is not written at all: one NaN would lose a whole answer 
 
 from __future__ import annotations
 
+import collections
+import functools
+import itertools
 import json
 import math
 import shutil
@@ -18,14 +21,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from components.core.atomic import write_text
 from components.monitor.dashboard_series import SCORES, labels, roll_up
 from components.monitor.dashboard_state import VERDICTS, Alarm, DiseaseState
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SPACE = uuid.UUID("6b1f3c52-9a0e-4c8e-8d5b-0d7f0b1c9e11")  # namespace of every identifier below
 METRIC = "evidently:metric_v2:"
@@ -77,13 +77,16 @@ def _build_project(workspace: Path, state: DiseaseState, order: int, changes: Ch
     project = project_id(state.disease)
     folder = workspace / project
     touched: list[str] = []
-    points = roll_up(state.history)
+    points = roll_up(state.history).to_dict("records")  # ordered by `at`; as dicts, because a frame for each point is slow
+    newest = max((row["until"] for row in points), default=None)
     wanted = set()
-    for _, rows in points.groupby("at", sort=True):
-        at, until = (rows[name].max().to_pydatetime() for name in ("at", "until"))
+    for start, group in itertools.groupby(points, key=lambda row: row["at"]):
+        rows = list(group)
+        end = max(row["until"] for row in rows)
+        at, until = start.to_pydatetime(), end.to_pydatetime()
         snapshot = str(uuid.uuid5(SPACE, f"{state.disease} {at.isoformat()} {until.isoformat()}"))
         wanted.add(snapshot)
-        if _write(folder / "snapshots" / f"{snapshot}.json", _snapshot(state, at, until, int(rows["windows"].max()), rows)):
+        if _write(folder / "snapshots" / f"{snapshot}.json", _snapshot(state, at, until, rows, newest=end == newest)):
             touched.append(snapshot)
     gone = [path for path in sorted((folder / "snapshots").glob("*.json")) if path.stem not in wanted]
     for path in gone:
@@ -123,15 +126,17 @@ def _facts(state: DiseaseState) -> str:
 # Snapshots --------------------------------------------------------------------------------------------------------------------------------
 
 
-def _snapshot(state: DiseaseState, at: datetime, until: datetime, windows: int, rows: pd.DataFrame) -> dict[str, Any]:
+def _snapshot(state: DiseaseState, at: datetime, until: datetime, rows: Sequence[Mapping[Any, Any]], *, newest: bool) -> dict[str, Any]:
+    """One point of all charts, from the rows of `roll_up` that have it."""
     values: dict[str, dict[str, Any]] = {}
     for name in (*SCORES, "n"):
-        column = rows[name] / rows["windows"] if name == "n" else rows[name]  # a week must not look seven times as busy as a day
-        for key, label, value in zip(rows["device_key"], rows["label"], column, strict=True):
-            _add(values, DEVICE, {"score": name, "device": label}, value, key=f"{name} {key}")
-    for panel, named in counts(state, at, until, rows).items():
+        for row in rows:
+            value = row["n"] / row["windows"] if name == "n" else row[name]  # a week must not look seven times as busy as a day
+            _add(values, f"{name} {row['device_key']}", DEVICE, ("score", name), ("device", row["label"]), value)
+    for panel, named in counts(state, at, until, rows, newest=newest).items():
         for name, value in named.items():
-            _add(values, COUNT, {"panel": panel, "name": name}, value, key=f"{panel} {name}")
+            _add(values, f"{panel} {name}", COUNT, ("panel", panel), ("name", name), value)
+    windows = max(row["windows"] for row in rows)
     span = f"{at:%d %b %Y}" if windows == 1 else f"{at:%d %b} to {until:%d %b %Y}, {windows} windows"
     return {
         "report": {"items": []}, "name": f"{state.disease}, {span}", "timestamp": at.replace(tzinfo=None).isoformat(), "metadata": {}, "tags": [],
@@ -139,39 +144,45 @@ def _snapshot(state: DiseaseState, at: datetime, until: datetime, windows: int, 
     }  # fmt: skip
 
 
-def _add(values: dict[str, dict[str, Any]], metric: str, params: dict[str, str], value: float, *, key: str) -> None:
-    if not math.isfinite(value):
-        return
+def _add(values: dict[str, dict[str, Any]], key: str, metric: str, one: tuple[str, str], other: tuple[str, str], value: float) -> None:
+    if math.isfinite(value):
+        identifier, result = _result(key, metric, one, other)
+        values[identifier] = {**result, "value": round(float(value), 6)}
+
+
+@functools.lru_cache(maxsize=10_000)  # a year asks a hundred times for each
+def _result(key: str, metric: str, *params: tuple[str, str]) -> tuple[str, dict[str, Any]]:
+    """Identifier and form of a result; what it returns is shared, so nothing may be written into it."""
     identifier = uuid.uuid5(SPACE, f"{metric} {key}").hex
-    values[identifier] = {
-        "type": "evidently:metric_result_v2:SingleValue", "display_name": " ".join(params.values()), "value": round(float(value), 6), "widget": None,
-        "tests": [], "metric_value_location": {"metric": {"metric_id": identifier, "params": {"type": METRIC + metric, **params}}, "param": {}},
+    return identifier, {
+        "type": "evidently:metric_result_v2:SingleValue", "display_name": " ".join(value for _, value in params), "value": math.nan, "widget": None,
+        "tests": [], "metric_value_location": {"metric": {"metric_id": identifier, "params": {"type": METRIC + metric, **dict(params)}}, "param": {}},
     }  # fmt: skip
 
 
-def counts(state: DiseaseState, at: datetime, until: datetime, rows: pd.DataFrame) -> dict[str, dict[str, float]]:
+def counts(state: DiseaseState, at: datetime, until: datetime, rows: Sequence[Mapping[Any, Any]], *, newest: bool) -> dict[str, dict[str, float]]:
     """Figures of all devices together at one point: panel -> name -> value.
 
     `coverage` is a share (0 to 1), absent while nothing was answered; the others are numbers of devices or alarms.
     """
     alarms = [a for a in state.alarms if a.since < until and (a.open or a.last >= at)]
-    unseen, silent = int((rows["status"] == "unseen").sum()), int((rows["status"] == "silent").sum())
-    judged = rows[rows["status"] != "silent"]["verdict"]
+    status = collections.Counter(row["status"] for row in rows)
+    judged = collections.Counter(row["verdict"] for row in rows if row["status"] != "silent")
     made: dict[str, dict[str, float]] = {
-        "now": {"alarms": len(alarms), "unseen devices": unseen, "silent devices": silent},
+        "now": {"alarms": len(alarms), "unseen devices": status["unseen"], "silent devices": status["silent"]},
         "alarms": {"alarms": len(alarms)},
-        "devices": {"unseen": unseen, "silent": silent},
-        "verdicts": {name: int((judged == name).sum()) for name in VERDICTS},
+        "devices": {"unseen": status["unseen"], "silent": status["silent"]},
+        "verdicts": {name: judged[name] for name in VERDICTS},
     }
-    if state.coverage is not None and until >= state.history["window_end"].max():
+    if state.coverage is not None and newest:
         made["now"]["% of all answers have a label"] = 100 * state.coverage
-    answered = int(rows["answered"].sum())
+    answered = sum(row["answered"] for row in rows)
     if answered:
-        made["coverage"] = {"all devices": int(rows["labelled"].sum()) / answered}
+        made["coverage"] = {"all devices": sum(row["labelled"] for row in rows) / answered}
     return made
 
 
-def _widgets(state: DiseaseState, at: datetime, span: str, windows: int, rows: pd.DataFrame) -> list[dict[str, Any]]:
+def _widgets(state: DiseaseState, at: datetime, span: str, windows: int, rows: Sequence[Mapping[Any, Any]]) -> list[dict[str, Any]]:
     note = "**SYNTHETIC DATA: says nothing about patients.** " if state.synthetic else ""
     page = state.report_of(at) if windows == 1 else None
     link = f" [The monitor's page of this window](/monitor/{page})." if page else ""
@@ -181,7 +192,7 @@ def _widgets(state: DiseaseState, at: datetime, span: str, windows: int, rows: p
         return f"{value:.3f}" if math.isfinite(value) else "-"
 
     table = []
-    for row in rows.to_dict("records"):
+    for row in rows:
         figures = [str(row["n"]), *(shown(row[name]) for name in ("score_mean", "auc_estimated", "auc_true"))]
         table.append([row["label"], row["status"], row["verdict"], row["words"] or "", *figures, f"{row['labelled']} of {row['answered']}"])
     header = ["device", "status", "verdict", "what changed", "requests", "mean score", "estimated AUC", "true AUC", "labels"]

@@ -115,7 +115,7 @@ class ReadingPage:
                 raise DataError("there is no heat-map of this one", where="case")
             headers = {"X-Method": slide_answer.METHOD, "X-Classes": ",".join(predictor.explained(case.answer))}
             return Response(kept.tobytes(), media_type="application/octet-stream", headers=HEADERS | headers)
-        found = await asyncio.get_running_loop().run_in_executor(self._turns.executor, self._turns.alone, predictor.explain, query)
+        found = await asyncio.get_running_loop().run_in_executor(self._turns.executor, self._turns.alone, None, predictor.explain, query)
         if found is None or found.heat is None:
             raise DataError("there is no heat-map of this one", where="case")
         return _heat(_volume(found.heat[None], predictor.spec.input.layout), found.method or "", found.classes)

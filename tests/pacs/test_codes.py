@@ -20,6 +20,9 @@ RETINOPATHY = {
 }
 """Looked up in NLM's value sets 2.16.840.1.113883.3.526.3.327, as of 2021, for the first, and .3.526.3.1283, as of 2025, for the others, whose
 full names are "retinopathy due to diabetes mellitus (disorder)" and "mild nonproliferative retinopathy due to ..."."""
+DEMENTIA = {"26929004": "Alzheimer's disease", "386805003": "Mild cognitive disorder"}
+"""Looked up as the displays of `http://snomed.info/sct` codings in public FHIR conditions, several of each."""
+LOOKED_UP = RETINOPATHY | DEMENTIA
 OURS = [value for value in vars(codes).values() if isinstance(value, tuple)]
 
 
@@ -31,15 +34,15 @@ def codes_of(file: str) -> list[Code]:
 USED = sorted({code for file in CATALOGUE.glob("*.toml") for code in codes_of(file.name)} | set(OURS))
 
 
-@pytest.mark.parametrize("code", [c for c in USED if c[1] in ("SCT", "DCM") and c[0] not in RETINOPATHY], ids=" ".join)
+@pytest.mark.parametrize("code", [c for c in USED if c[1] in ("SCT", "DCM") and c[0] not in LOOKED_UP], ids=" ".join)
 def test_a_code_of_dicoms_own_lists_has_the_meaning_that_stands_there(code: Code):
     """pydicom's dictionary is made from DICOM PS3.16."""
     found = Collection(code[1])
     assert code[2].lower() in {concept.meaning.lower() for name in found.dir() if (concept := getattr(found, name)).value == code[0]}
 
 
-def test_each_grade_of_retinopathy_has_the_code_of_that_grade():
-    assert {value: meaning for value, _, meaning in USED if value in RETINOPATHY} == RETINOPATHY
+def test_what_no_list_of_dicom_has_is_what_was_looked_up_and_each_grade_of_retinopathy_has_its_own():
+    assert {value: meaning for value, _, meaning in USED if value in LOOKED_UP} == LOOKED_UP
     rules = DiseaseSpec.from_toml(CATALOGUE / "retinopathy-grading.toml").pacs
     assert rules is not None
     for grade in ("mild", "moderate", "severe", "proliferative"):

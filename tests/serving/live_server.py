@@ -33,7 +33,7 @@ class Gated(Predictor):
         self.begun, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
         self.samples = 0
 
-    def work(self, queries: Any) -> Any:
+    def work(self, queries: Any, figures: Any = None) -> Any:
         self.begun.release()
         assert self.go_on.acquire(timeout=300)
         self.samples += len(queries)
