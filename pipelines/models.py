@@ -70,8 +70,10 @@ def _registered(model: str, allow_synthetic: bool) -> registry.Version:
 def _of_disease(disease: str, allow_synthetic: bool) -> registry.Version:
     try:
         return registry.find(disease, alias="champion")
-    except (SpecError, GateError, ServiceError):
+    except (SpecError, GateError, ServiceError) as error:
         if not allow_synthetic:
+            if isinstance(error, SpecError) and f"{SYNTHETIC}{disease}" in registry.names():
+                raise GateError("trained on synthetic data only", where=f"model {disease}", allowed="--allow-synthetic, to try things out") from None
             raise
     return registry.find(f"{SYNTHETIC}{disease}", alias="candidate")
 

@@ -44,7 +44,9 @@ def pacs(models: tuple[str, ...], url: str | None, failed: bool, retry: bool, as
             return
         if done is not None:
             click.echo(f"{done} studies are judged again by the next pass")
-        if failed:
+        if failed and not rows:
+            click.echo("no study failed or was declined")
+        elif failed:
             table(["study", "model", "state", "attempts", "reasons"], [[*list(r.values())[:4], "; ".join(r["reasons"])] for r in rows])
         return
     if not models or url is None:

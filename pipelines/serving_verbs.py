@@ -81,25 +81,27 @@ def collect(models: tuple[str, ...], port: int, host: str, log: Path | None, all
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file")
 @click.option("--model", required=True, help="The model's name at the server, e.g. lung-nodule.")
 @click.option("--url", default="http://127.0.0.1:8080", show_default=True)
 @click.option("--row", type=float, help="Point of interest, in pixels from the top.")
 @click.option("--column", type=float, help="Point of interest, in pixels from the left.")
+@click.option("--window", type=click.IntRange(0), help="One window of a recording. Default: all.")
 @click.option("--timeout", "timeout_s", type=float, default=30.0, show_default=True)
 @AS_JSON
-def predict(file: Path, model: str, url: str, row: float | None, column: float | None, timeout_s: float, as_json: bool) -> None:
-    """Ask a running server about one file, or about every sample of a folder in the disease's own format."""
+def predict(file: str, model: str, url: str, row: float | None, column: float | None, window: int | None, timeout_s: float, as_json: bool) -> None:
+    """Ask a running server about one file (DICOM, PNG, JPEG, NIfTI, CSV, TIFF), about one that it fetches itself (s3://bucket/key, a DICOMweb
+    address), or about every sample of a folder in the disease's own format."""
     from pipelines.terminal import answer_text, replay_text
     from serving.client import predict as work
 
-    if file.is_dir():
+    if Path(file).is_dir():
         from pipelines.replay import replay
 
-        found = replay(url, model, file, timeout_s)
+        found = replay(url, model, Path(file), timeout_s)
         click.echo(json.dumps(found) if as_json else replay_text(found))
         return
-    answers = work(url, model, file, row, column, timeout_s)
+    answers = work(url, model, file, row, column, timeout_s, window)
     click.echo(json.dumps(answers[0] if len(answers) == 1 else answers) if as_json else answer_text(answers))
 
 

@@ -259,6 +259,8 @@ def monitor_text(found: dict[str, Any], folder: Path) -> str:
     lines = [f"events     {found['events']}" + (f" ({left}, left out)" if left else "")]
     if found["lost"] or found["damaged"]:
         lines.append(f"log        {found['lost']} records lost, {found['damaged']} damaged")
+    if found["verdicts"]:
+        lines.append(f"labels     {found['verdicts']} new from the reading page")
     lines.append(f"window     the next one begins {found['next_window']}" if found["next_window"] else "window     none is over yet")
     for alarm in found["open_alarms"]:
         lines.append(f"alarm      {alarm['kind'].replace('_', ' ')}, {alarm['label']}: {alarm['evidence']}, since {alarm['since'][:10]}")

@@ -1,8 +1,9 @@
-"""Ask a running server about one file, whatever kind of file it is."""
+"""Ask a running server about one file of any kind that it takes, or about one that it fetches itself."""
 
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -15,29 +16,46 @@ from serving.kinds import HEAD, sniffed
 
 NPY = b"\x93NUMPY"
 KINDS = "DICOM, PNG, JPEG, TIFF, NIfTI, CSV or .npy, by its first bytes"
+POINTS = ("row", "column", "window")
+MOST_MB = 64
+"""As the server's `MAX_BODY_BYTES`: what is larger is not even read here."""
 
 
-def predict(url: str, model: str, file: Path, row: float | None, column: float | None, timeout_s: float) -> list[dict[str, Any]]:
-    """Send a file as what its first bytes say, or the array of a `.npy` file, by protocol v1.
+def predict(
+    url: str, model: str, file: Path | str, row: float | None = None, column: float | None = None, timeout_s: float = 30.0, window: int | None = None
+) -> list[dict[str, Any]]:
+    """Send a file, or the name of one, by protocol v1.
 
     Args:
         url: Of the server, e.g. http://127.0.0.1:8080.
         model: A disease; `synthetic/<disease>` is taken too.
+        file: DICOM, PNG, JPEG, NIfTI, CSV or TIFF, told by its first bytes; an array in a `.npy` file; or, with ://, a reference that the server
+            fetches (`s3://bucket/key`, a DICOMweb address).
         row, column: Point of interest in pixels of the image, for diseases that look at a patch.
+        window: Of a recording, from 0; None: all.
 
     Returns:
-        The answers as `serving/predictor.py` describes them, with `request_id`: one, or of a table or a recording one for each row or window.
+        The answers as `serving/predictor.py` describes them, with `request_id`: several where the file holds several samples.
 
     Raises:
         DataError: The file, or the server refuses it. SpecError: No such model there. ServiceError: No server, or it fails.
     """
-    return ask(url, model, *_body(Path(file), row, column), timeout_s)
+    given = {name: value for name, value in zip(POINTS, (row, column, window), strict=True) if value is not None}
+    if "://" in str(file):
+        document = {"instances": [{"reference": str(file), **given}]}
+        return ask(url, model, json.dumps(document).encode(), {"Content-Type": "application/json"}, timeout_s)
+    body, headers = _body(Path(file))
+    return ask(url, model, body, headers | {f"X-Dxflow-{name.title()}": repr(value) for name, value in given.items()}, timeout_s)
 
 
 def ask(url: str, model: str, body: bytes, headers: dict[str, str], timeout_s: float) -> list[dict[str, Any]]:
-    """The answers to one v1 request; errors as `predict`."""
+    """The answers to one v1 request; errors as `predict`. Who asks says `DXFLOW_TOKEN`, where the server wants to know."""
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise SpecError("not the address of a server", where="--url", allowed="http:// or https://")
+    if token := os.environ.get("DXFLOW_TOKEN", "").strip():
+        if not token.isascii() or not token.isprintable():
+            raise SpecError("not a token", where="DXFLOW_TOKEN", allowed="what dxflow token prints, or one of the OpenID provider")
+        headers = headers | {"Authorization": f"Bearer {token}"}
     name = urllib.parse.quote(model.removeprefix(SYNTHETIC), safe="")
     request = urllib.request.Request(f"{url.rstrip('/')}/v1/models/{name}:predict", data=body, headers=headers)  # noqa: S310 - checked above
     try:
@@ -50,8 +68,11 @@ def ask(url: str, model: str, body: bytes, headers: dict[str, str], timeout_s: f
         raise ServiceError("no answer from the server", where=url, got=reason) from None
 
 
-def _body(file: Path, row: float | None, column: float | None) -> tuple[bytes, dict[str, str]]:
+def _body(file: Path) -> tuple[bytes, dict[str, str]]:
     try:
+        if file.stat().st_size > MOST_MB << 20:
+            allowed = f"{MOST_MB} MB in a request; what is larger goes by reference, s3://bucket/key"
+            raise DataError("larger than a server takes", where=str(file), got=f"{file.stat().st_size >> 20} MB", allowed=allowed)
         data = file.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the file: {error.strerror}", where=str(file)) from None
@@ -68,11 +89,7 @@ def _body(file: Path, row: float | None, column: float | None) -> tuple[bytes, d
     kind = sniffed(data[:HEAD])
     if not kind:
         raise DataError("not a file that a server takes", where=str(file), allowed=KINDS)
-    headers = {"Content-Type": kind}
-    for name, value in (("X-Dxflow-Row", row), ("X-Dxflow-Column", column)):
-        if value is not None:
-            headers[name] = repr(float(value))
-    return data, headers
+    return data, {"Content-Type": kind}
 
 
 def _refusal(error: urllib.error.HTTPError, model: str, url: str) -> DxflowError:
@@ -80,6 +97,10 @@ def _refusal(error: urllib.error.HTTPError, model: str, url: str) -> DxflowError
         text = str(json.load(error)["error"])
     except (ValueError, KeyError, TypeError, OSError):
         text = f"HTTP {error.code}"
+    if error.code == 401:
+        text = f"{text}; allowed: DXFLOW_TOKEN"
     if error.code == 404:
         return SpecError("no such model at the server", where="--model", got=f"'{model}'", allowed=f"one that {url}/v1/models lists")
+    for name in POINTS:  # the server knows the header, our user the option
+        text = text.replace(f"header X-Dxflow-{name.title()}", f"--{name}")
     return DataError(text) if error.code < 500 else ServiceError(text, where=url)

@@ -105,6 +105,10 @@ class DiseaseModel(kserve.Model):
         def one(samples: list[Query], predictor: Predictor) -> list[Query]:
             if predictor.spec.input.layout == "table":  # rows have no places
                 raise NotImplementedError
+            if len(samples) != 1 and samples[0].source == "recording":
+                raise DataError(
+                    "one window at a time", where="header X-Dxflow-Window", got=f"{len(samples)} windows", allowed=f"0 to {len(samples) - 1}"
+                )
             if len(samples) != 1:
                 raise DataError("one sample at a time", where="instances", got=len(samples), allowed=1)
             return samples

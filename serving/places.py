@@ -86,11 +86,12 @@ class Place:
             raise NotReady(self.reason or "it is being loaded")
         return predictor
 
-    def renew(self, *, anew: bool = False) -> bool:
+    def renew(self, *, anew: bool = False, tell: bool = True) -> bool:
         """Load what the source has now, unless it is what serves. Errors become the reason; one at a time, in any thread but the one that answers.
 
         Args:
             anew: Load it also where the source cannot say whether it changed.
+            tell: Log why it does not load, once.
 
         Returns:
             Whether all is well: what the source has is what serves.
@@ -107,21 +108,26 @@ class Place:
                 elif predictor.package.disease != self.name:
                     raise DataError("the package of another disease", where=self.source.text, got=predictor.package.disease, allowed=self.name)
             except Exception as error:
-                self._failed(error)
+                self._failed(error, tell=tell)
                 return False
             self._taken(predictor)
             self.swaps += self.predictor is not None
             self.predictor, self.reason, self._digest = predictor, None, digest
             return True
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, *, tell: bool) -> None:
         self.failures += 1
         # A defect's message may hold anything, so only its kind is told.
         reason = str(error) if isinstance(error, DxflowError) else f"a defect of the server ({type(error).__name__})"
-        if reason != self.reason:  # once, not at every look
-            stays = f"version {self.predictor.package.version} stays" if self.predictor else "not ready"
-            log.error("model %s: %s: %s", self.name, stays, reason)
+        news = reason != self.reason  # once, not at every look
         self.reason, self.error = reason, error
+        if news and tell:
+            self.tell()
+
+    def tell(self) -> None:
+        """Log why the newest package does not answer."""
+        stays = f"version {self.predictor.package.version} stays" if self.predictor else "not ready"
+        log.error("model %s: %s: %s", self.name, stays, self.reason)
 
 
 class Places:
@@ -140,11 +146,14 @@ class Places:
         """Called with each predictor that takes a place from now on, before it does."""
         every = [Place(source, loaded, self._taken) for source in sources]
         for place in every:
-            place.renew()
+            place.renew(tell=False)
         if not any(place.predictor for place in every):
             if len(every) == 1 and every[0].error:
                 raise every[0].error
             raise SpecError("no model loads", where="MODEL", got="; ".join(f"{place.source.text}: {place.reason}" for place in every))
+        for place in every:  # where none loads, the error says it
+            if place.reason:
+                place.tell()
         names = [place.name for place in every]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise SpecError("two models of one disease on one server", where="MODEL", got=twice, allowed="one each")

@@ -81,6 +81,7 @@ def serve(sources: Sequence[Source], options: Options) -> None:
                 places.watched(options.poll_s),
             ):
                 server.run(sockets=[listener])
+            gc.unfreeze()  # else libraries report what stays as leaks, a page of them, when the process ends
     finally:
         listener.close()
 

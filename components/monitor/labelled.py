@@ -45,21 +45,23 @@ def take(*, package: Path, log: Path, state: Path, file: Path, now: datetime) ->
 
 
 def take_inbox(log: Path, state: Path, model: ModelPackage, now: datetime) -> int:
-    """Add what lies in the disease's `inbox` folder, where the reading page leaves readers' verdicts; returns how many files were taken.
+    """Add what lies in the disease's `inbox` folder, where the reading page leaves readers' verdicts; returns how many of them are new labels.
 
     A file that is no delivery gets the ending `.refused` and is not looked at again.
     """
     files = sorted((state / model.disease / "inbox").glob("*.csv"))
     answers = answers_of(log, model) if files else None
+    added = 0
     for file in files:
         assert answers is not None
         try:
-            store(state, model).add(list(_rows(file)), answers, received=now)
+            taken = store(state, model).add(list(_rows(file)), answers, received=now)
+            added += taken.counts["new"] + taken.counts["corrected"]
         except DataError:
             file.rename(file.with_name(f"{file.name}.refused"))
             continue
         file.unlink()
-    return len(files)
+    return added
 
 
 def _rows(file: Path) -> Iterator[Label]:

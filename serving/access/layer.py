@@ -61,7 +61,8 @@ class Access:
         if refusal is not None:
             request_id = uuid.uuid4().hex
             self._note(action, **facts, status=refusal[0], request_id=request_id)
-            await _refuse(send, *refusal, request_id)
+            browser = method == "GET" and path.startswith("/read") and "text/html" in headers.get("accept", "")
+            await (_to_login(send) if browser and refusal[0] == 401 else _refuse(send, *refusal, request_id))
             return
         scope[IDENTITY] = identity
 
@@ -106,6 +107,12 @@ def _cookie(text: str) -> str | None:
         if name == COOKIE and value:
             return value
     return None
+
+
+async def _to_login(send: Send) -> None:
+    """A person with a browser is asked who they are; a program gets the 401."""
+    await send({"type": "http.response.start", "status": 303, "headers": [(b"location", b"/read/login"), (b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _refuse(send: Send, status: int, text: str, request_id: str) -> None:

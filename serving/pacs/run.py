@@ -34,7 +34,7 @@ def station(model: Predictor, rules: PacsRules | None, pseudonymiser: Pseudonymi
     spec = model.spec
     if rules is None:
         raise SpecError(
-            "no [pacs] part: which images of an archive are meant is not said", where=f"disease {spec.name}", allowed="a disease with one"
+            "no PACS loop: no [pacs] part says which images of an archive are meant", where=f"disease {spec.name}", allowed="a disease with one"
         )
     if spec.input.unit == "HU":
         return Station(model, rules, ChestCt(model, detector(own_detector, allow_synthetic=allow_synthetic), pseudonymiser))

@@ -35,12 +35,15 @@ create index if not exists by_urgency on cases (read, urgency desc, time);
 create table if not exists readings (
   case_id text not null references cases(id) on delete cascade, time text not null, who text not null, verdict text not null, label text,
   comment text not null);
+create view if not exists listed as select cases.*, case when json_extract(answer, '$.part.window') is null then id
+  else substr(request_id, 1, 32) || '/' || coalesce(json_extract(answer, '$.part.file'), '') end as recording from cases;
 """
+"""Windows of one recording share a request, and in it the file. Samples of one request that are no windows may be of different patients."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One of the list. `answer` is what the client got."""
+    """One of the list. `answer` is what the client got; of a recording's windows `list` gives the most urgent one, and `windows` says how many."""
 
     id: str
     time: datetime
@@ -49,6 +52,7 @@ class Case:
     urgency: float
     answer: Mapping[str, Any]
     read: bool
+    windows: int = 1
 
 
 @dataclass(frozen=True)
@@ -110,18 +114,31 @@ class CaseStore:
         return name
 
     def list(self, *, read: bool = False, most: int = 200) -> list[Case]:
-        """The most urgent first; of equal ones the oldest first."""
+        """The most urgent first; of equal ones the oldest first. A recording is one of the list, whatever the number of its windows."""
         with self._lock:
             rows = self._db.execute(
-                "select id, time, disease, request_id, urgency, answer, read from cases where read = ? order by urgency desc, time limit ?",
+                "select id, time, disease, request_id, max(urgency), answer, read, count(*) from listed where read = ? "
+                "group by recording order by 5 desc, time limit ?",
                 (int(read), most),
+            ).fetchall()  # the other columns are those of the row with the largest urgency: SQLite's promise where max() stands alone
+        return [_case(row) for row in rows]
+
+    def recording(self, name: str) -> list[Case]:
+        """All windows, read or not, of the recording that the case is one of, in order of time; raises DataError where there is none."""
+        with self._lock:
+            rows = self._db.execute(
+                "select id, time, disease, request_id, urgency, answer, read from listed where recording = "
+                "(select recording from listed where id = ?) order by json_extract(answer, '$.part.window')",
+                (name,),
             ).fetchall()
+        if not rows:
+            raise DataError("no such recording, or it is no longer kept", where="case")
         return [_case(row) for row in rows]
 
     def counts(self) -> tuple[int, int]:
-        """(open, read)."""
+        """(open, read), as `list` counts: a recording with windows of both is one of both."""
         with self._lock:
-            found = dict(self._db.execute("select read, count(*) from cases group by read").fetchall())
+            found = dict(self._db.execute("select read, count(distinct recording) from listed group by read").fetchall())
         return found.get(0, 0), found.get(1, 0)
 
     def get(self, name: str) -> tuple[Case, Query, list[Reading]]:
@@ -218,8 +235,8 @@ def urgency(answer: Mapping[str, Any], positive: Sequence[str]) -> float:
 
 
 def _case(row: Sequence[Any]) -> Case:
-    name, time, disease, request_id, urgent, answer, read = row
-    return Case(name, datetime.fromisoformat(time), disease, request_id, urgent, json.loads(answer), bool(read))
+    name, time, disease, request_id, urgent, answer, read, *windows = row
+    return Case(name, datetime.fromisoformat(time), disease, request_id, urgent, json.loads(answer), bool(read), *windows)
 
 
 def now() -> datetime:

@@ -1,6 +1,6 @@
 """The routes of the reading page, a Starlette application of its own behind the server's guard and access layer.
 
-GET  /read                    work-list, the most urgent first; ?read=1 those that were read
+GET  /read                    work-list, the most urgent first; ?read=1 those that were read; ?of=<id> all windows of that case's recording
 GET  /read/case/<id>          image, answer, verdict
 GET  /read/case/<id>/pixels   float32, little-endian, (C, D, H, W); GET .../heat: uint8, (D, H, W)
 POST /read/case/<id>          verdict, label, comment
@@ -13,7 +13,7 @@ import asyncio
 import csv
 import io
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ from starlette.routing import Route
 from components.core.atomic import write_text
 from components.core.errors import DataError, DxflowError
 from components.core.inference_log.tables import SLIDE
+from components.core.spec import DiseaseSpec
 from serving import slide_answer
 from serving.access.audit import Audit
 from serving.access.layer import COOKIE, IDENTITY
 from serving.access.policy import Denied, Identity, Policy
 from serving.predictor import Predictor
 from serving.reading import words
-from serving.reading.cases import AGREE, DISAGREE, MAX_COMMENT, OWN, CaseStore, Reading, now
+from serving.reading.cases import AGREE, DISAGREE, MAX_COMMENT, OWN, Case, CaseStore, Reading, now
 from serving.turns import Turns
 
 HERE = Path(__file__).parent
@@ -77,17 +78,16 @@ class ReadingPage:
         )
 
     async def work_list(self, request: Request) -> Response:
-        read = request.query_params.get("read") == "1"
+        read, of = request.query_params.get("read") == "1", request.query_params.get("of")
         rows = []
-        for case in self._cases.list(read=read):
+        for case in self._cases.recording(of) if of else self._cases.list(read=read):
             predictor = self._predictors().get(case.disease)
             told = words.said(case.answer, predictor.package) if predictor else None
-            rows.append(
-                {"case": case, "said": told, "title": predictor.spec.title if predictor else case.disease, "device": words.device(case.answer)}
-            )
+            title, part = (predictor.spec.title, words.part(case.answer, predictor.spec)) if predictor else (case.disease, "")
+            rows.append({"case": case, "said": told, "title": title, "part": part, "device": words.device(case.answer)})
         opened, done = self._cases.counts()
         synthetic = any(row["case"].answer["synthetic"] for row in rows)
-        return self._page("list.html.j2", request, rows=rows, read=read, open=opened, done=done, synthetic=synthetic)
+        return self._page("list.html.j2", request, rows=rows, read=read, of=of, open=opened, done=done, synthetic=synthetic)
 
     async def show(self, request: Request) -> Response:
         case, query, readings = self._cases.get(request.path_params["name"])
@@ -98,7 +98,7 @@ class ReadingPage:
             "case.html.j2", request, case=case, said=words.said(case.answer, predictor.package), device=words.device(case.answer), title=spec.title,
             limits=words.limits(predictor.package), readings=readings, classes=spec.target.classes, shape=shape, layout=spec.input.layout,
             unit=spec.input.unit, synthetic=case.answer["synthetic"], range=spec.input.range, max_comment=MAX_COMMENT,
-            explainable=spec.input.layout != "table" and not case.answer["abstain"],
+            explainable=spec.input.layout != "table" and not case.answer["abstain"], part=words.part(case.answer, spec), axes=_axes(case, spec),
         )  # fmt: skip
 
     async def pixels(self, request: Request) -> Response:
@@ -118,9 +118,7 @@ class ReadingPage:
         found = await asyncio.get_running_loop().run_in_executor(self._turns.executor, self._turns.alone, None, predictor.explain, query)
         if found is None or found.heat is None:
             raise DataError("there is no heat-map of this one", where="case")
-        volume = _volume(found.heat[None], predictor.spec.input.layout)[0]
-        headers = {"X-Method": found.method or "", "X-Classes": ",".join(found.classes)}
-        return Response(np.round(255 * volume).astype(np.uint8).tobytes(), media_type="application/octet-stream", headers=HEADERS | headers)
+        return _heat(_volume(found.heat[None], predictor.spec.input.layout), found.method or "", found.classes)
 
     async def tell(self, request: Request) -> Response:
         """A reader's verdict: kept with the case, as a late label for the monitor, and in the audit log (without its text)."""
@@ -189,6 +187,20 @@ def _volume(array: np.ndarray, layout: str) -> np.ndarray:
     if layout == "volume":
         return array
     return array[:, None] if array.ndim == 3 else array.reshape(len(array), 1, 1, -1)
+
+
+def _heat(volume: np.ndarray, method: str, classes: Sequence[str]) -> Response:
+    """(1, D, H, W) in [0, 1] as bytes."""
+    headers = HEADERS | {"X-Method": method, "X-Classes": ",".join(classes)}
+    return Response(np.round(255 * volume).astype(np.uint8).tobytes(), media_type="application/octet-stream", headers=headers)
+
+
+def _axes(case: Case, spec: DiseaseSpec) -> dict[str, Any]:
+    """What stands at the curves of a recording: the channels' names, and its first and last second."""
+    if spec.recording is None or spec.input.layout != "window":
+        return {"names": (), "start": 0.0, "end": 0.0}
+    start = float((case.answer.get("part") or {}).get("start_s", 0.0))
+    return {"names": spec.recording.channels, "start": start, "end": start + (spec.input.window_s or 0.0)}
 
 
 async def _form(request: Request) -> dict[str, str]:

@@ -158,9 +158,9 @@ def test_verdicts_of_the_reading_page_are_taken_by_the_next_run_and_once(package
     assert erase_labels(tmp_path / "state", ids, dry=True) == {"lung-nodule": 1}
     assert erase_labels(tmp_path / "state", ids, dry=False) == {"lung-nodule": 1}
     assert not (inbox / "0.csv").exists()
-    run(package, tmp_path, 4.5)
+    assert run(package, tmp_path, 4.5)["verdicts"] == 39
     (row,) = history(tmp_path).query("device_key == @SAME and n > 0").to_dict("records")
     assert row["labelled"] == 39
     assert [p.name for p in inbox.iterdir()] == ["broken.csv.refused"]
-    run(package, tmp_path, 4.6)
+    assert run(package, tmp_path, 4.6)["verdicts"] == 0
     assert history(tmp_path).query("device_key == @SAME and n > 0")["labelled"].tolist() == [39]

@@ -18,8 +18,9 @@ import pytest
 
 from components.core.phantoms.chest_ct import generate
 from tests.orthanc import PASSWORD, USER, Orthanc, needs_orthanc, orthanc
-from tests.pacs.studies import KEY, chest
-from tests.serving.small_package import build, lung_nodule, reference
+from tests.pacs.studies import KEY, chest, photograph
+from tests.serving.small_bodies import package
+from tests.serving.small_package import CATALOGUE, DiseaseSpec, build, lung_nodule, reference
 from tests.serving.small_server import free_port
 
 pytestmark = needs_orthanc
@@ -35,6 +36,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
         reference({"a" * 16: ("A", "B")}),
         synthetic=True,
     )
+    eye = DiseaseSpec.from_toml(CATALOGUE / "retinopathy-screening.toml")
+    build(folder / "eye", eye, reference({"a" * 16: ("A", "B")}), synthetic=True)
     generate(folder / "phantom", patients=1, seed=20161, workers=1)
     with orthanc(folder / "orthanc") as server:
         server.send(sorted((folder / "phantom").rglob("*.dcm")))
@@ -73,6 +76,27 @@ def test_a_whole_series_is_found_outlined_answered_and_stored(archive: Orthanc, 
         assert [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")] == []
     listed = json.loads(command(archive, "--failed", "--json").communicate()[0].splitlines()[-1])["failed"]
     assert [(row["study"], row["reasons"]) for row in listed] == [("2.25.73", ["burned-in annotation (1 series)"])]
+
+
+def test_photographs_of_both_eyes_get_a_report_and_pictures(archive: Orthanc):
+    """By the command: a loop that the tests put together by hand says nothing about who builds it."""
+    archive.send([photograph("2.25.91", "R"), photograph("2.25.91", "L", seed=1, number=2)])
+    done = command(archive, str(archive.folder.parent / "eye"), "--stable-s", "0", "--days", "0", "--allow-synthetic", "--once")
+    out, err = done.communicate()
+    assert done.returncode == 0, err
+    (answered,) = (e for e in map(json.loads, out.splitlines()) if e["event"] == "answered")
+    assert (answered["model"], answered["findings"]) == ("synthetic/retinopathy-screening", 2)
+    pictures = [pydicom.dcmread(io.BytesIO(data)) for data in archive.objects("OT")]
+    assert [(p.StudyInstanceUID, p.SeriesDescription) for p in pictures] == [("2.25.91", "SYNTHETIC dxflow overlay")] * 2
+
+
+@pytest.mark.parametrize("name", ["parkinson-fog", "breast-metastasis"])
+def test_a_disease_without_a_loop_is_one_line(archive: Orthanc, name: str, tmp_path: Path):
+    package(tmp_path / name, name)
+    done = command(archive, str(tmp_path / name), "--once")
+    out, err = done.communicate()
+    assert (done.returncode, out) == (2, "")
+    assert err == (f"dxflow: disease {name}: no PACS loop: no [pacs] part says which images of an archive are meant; allowed: a disease with one\n")
 
 
 def test_a_wrong_password_is_one_line_and_no_study_is_touched(archive: Orthanc):

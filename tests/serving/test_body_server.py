@@ -19,9 +19,11 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from components.core.errors import DataError
 from pipelines.serving_verbs import predict
 from serving import bodies, client
 from serving.bodies.body import Body
+from serving.options import MAX_BODY_BYTES
 from tests.serving import small_bodies
 from tests.serving.fuzzing import MARKS, PSEUDONYMISER, mutants, seeds
 from tests.serving.small_bodies import BRAIN, FUNDUS, GAIT, PIXELS, TABLE, TILES, disease, package
@@ -101,6 +103,26 @@ def test_a_raw_body_a_json_and_a_tensor_of_one_file_get_the_answer_computed_by_h
     assert probabilities([json.loads(a) for a in answered]) == pytest.approx(wanted, abs=1e-4)
 
 
+def test_our_own_client_asks_for_one_window_and_says_in_one_line_why_a_file_is_not_sent(server: Process, tmp_path: Path):
+    file = tmp_path / "study"
+    for content, says in (
+        (b"", "not a file that a server takes"),
+        (b"PK\3\4\0\0", "not a file that a server takes"),
+        (small_bodies.picture(), "allowed: text/csv"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=says):
+            client.predict(server.url, GAIT, file)
+    file.write_bytes(small_bodies.recording(12))
+    assert [a["part"]["window"] for a in client.predict(server.url, GAIT, file, window=2)] == [2]
+    with open(file, "wb") as handle:
+        handle.truncate(MAX_BODY_BYTES + 1)
+    with pytest.raises(DataError, match="64 MB in a request; what is larger goes by reference"):
+        client.predict(server.url, GAIT, file)
+    with pytest.raises(DataError, match=r"instances\[0\].reference: not in a bucket that this server fetches from"):
+        client.predict(server.url, GAIT, "s3://gait/walk.csv")
+
+
 def test_the_client_sends_each_kind_of_file_as_what_its_first_bytes_say(server: Process, tmp_path: Path):
     """Names of files say nothing: a series from an archive has none."""
     files = [(kind, name, make()) for kind, (name, make) in GOOD.items()]
@@ -138,6 +160,9 @@ def test_parts_say_which_they_are_and_the_client_chooses_window_and_device(serve
     one = httpx.post(f"{server.url}/v1/models/{GAIT}:predict", content=small_bodies.recording(12), headers=headers, timeout=60).json()["predictions"]
     assert [a["part"]["window"] for a in one] == [3]
     assert (one[0]["device"]["key"], one[0]["device"]["status"]) == (key, "known")
+    headers.pop("X-Dxflow-Window")
+    whole = httpx.post(f"{server.url}/v1/models/{GAIT}:explain", content=small_bodies.recording(12), headers=headers, timeout=60)
+    assert whole.json()["error"] == "header X-Dxflow-Window: one window at a time; got 6 windows; allowed: 0 to 5"
     for name, value in (("X-Dxflow-Window", "1.5"), ("X-Dxflow-Window", "-1"), ("X-Dxflow-Device", "Miller"), ("X-Dxflow-Window", "nan")):
         reply = httpx.post(f"{server.url}/v1/models/{GAIT}:predict", content=b"x", headers=headers | {name: value}, timeout=60)
         assert (reply.status_code, name in reply.json()["error"], value in reply.json()["error"]) == (400, True, False)

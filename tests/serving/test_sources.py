@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from components.core.errors import DataError, SpecError
+from components.core import registry
+from components.core.errors import DataError, GateError, SpecError
 from components.core.package import ModelPackage
 from components.core.storage import open_store
 from pipelines import models
@@ -61,6 +62,24 @@ def test_when_no_model_loads_the_reasons_of_all_are_told(tmp_path: Path) -> None
     sources = [models.source(text, allow_synthetic=False) for text in (str(tmp_path), "skin-lesion:7", "no-disease")]
     with pytest.raises(SpecError, match=r"no model loads; got .*: not a model package.*; skin-lesion:7: .*; no-disease: MODEL: no such model"):
         Places(sources, allow_synthetic=False)
+
+
+def test_one_model_that_does_not_load_is_said_once_and_beside_others_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    absent = models.source("no-disease", allow_synthetic=False)
+    with pytest.raises(SpecError, match="no such model"):
+        Places([absent], allow_synthetic=False)
+    assert caplog.messages == []
+    made(tmp_path / "p")
+    Places([from_folder(tmp_path / "p"), absent], allow_synthetic=False)
+    (line,) = caplog.messages
+    assert "not ready: MODEL: no such model" in line
+
+
+def test_a_disease_with_a_synthetic_model_only_names_the_switch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    registry.client().create_registered_model(registry.mlflow_name("synthetic/lung-nodule"))
+    with pytest.raises(GateError, match=r"model lung-nodule: trained on synthetic data only; allowed: --allow-synthetic"):
+        models.fetch("lung-nodule", allow_synthetic=False)
 
 
 def test_a_package_of_another_disease_does_not_take_a_place(tmp_path: Path) -> None:

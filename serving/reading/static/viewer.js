@@ -6,6 +6,8 @@
   const drawn = canvas.dataset.layout === "window" || canvas.dataset.layout === "table";
   const at = (id) => document.getElementById(id);
   const slice = at("slice"), level = at("level"), span = at("width"), heatBox = at("heat"), says = at("heat-says");
+  const names = (canvas.dataset.names || "").split(","), AXIS = canvas.dataset.layout === "window" ? 22 : 0;
+  for (const radio of [at("agree"), at("disagree")]) if (radio) radio.addEventListener("change", () => { at("label").required = at("disagree").checked; });
   const base = `/read/case/${canvas.dataset.case}`;
   const RAMP = [[255, 237, 160], [254, 178, 76], [240, 59, 32], [128, 0, 38]];
 
@@ -48,12 +50,12 @@
   }
 
   function lanes(context) {
-    const lane = canvas.height / channels, step = canvas.width / width;
+    const lane = (canvas.height - AXIS) / channels, step = canvas.width / width;
     context.fillStyle = "#fff"; context.fillRect(0, 0, canvas.width, canvas.height);
     if (heat && heatBox.checked) for (let x = 0; x < width; x++) {
       const [r, g, b] = colour(heat[x]);
       context.fillStyle = `rgba(${r},${g},${b},${0.55 * heat[x] / 255})`;
-      context.fillRect(x * step, 0, step + 1, canvas.height);
+      context.fillRect(Math.round(x * step), 0, Math.round((x + 1) * step) - Math.round(x * step), canvas.height - AXIS);
     }
     context.strokeStyle = "#16202a"; context.lineWidth = 1.5;
     for (let c = 0; c < channels; c++) {
@@ -61,10 +63,22 @@
       context.beginPath();
       row.forEach((v, x) => context.lineTo((x + 0.5) * step, (c + 0.9) * lane - 0.8 * lane * (v - least) / (most - least || 1)));
       context.stroke();
+      context.font = "13px system-ui, sans-serif";
+      const name = `${names[c] || `channel ${c + 1}`}: ${short(least)} to ${short(most)} ${canvas.dataset.unit}`;
+      context.fillStyle = "rgba(255,255,255,.75)"; context.fillRect(2, c * lane + 2, context.measureText(name).width + 8, 17);
+      context.fillStyle = "#16202a"; context.fillText(name, 6, c * lane + 15);
+      context.fillStyle = "#d5dce2"; context.fillRect(0, (c + 1) * lane - 1, canvas.width, 1);
+    }
+    context.fillStyle = "#55636f"; context.font = "13px system-ui, sans-serif";
+    const start = Number(canvas.dataset.start), end = Number(canvas.dataset.end);
+    if (AXIS) for (let s = Math.ceil(start); s <= end; s++) {
+      const x = (s - start) / (end - start) * canvas.width;
+      context.fillRect(x, canvas.height - AXIS, 1, 6);
+      context.fillText(`${s} s`, Math.min(x + 3, canvas.width - 30), canvas.height - 4);
     }
   }
 
-  if (drawn) { canvas.width = 900; canvas.height = Math.min(900, 90 * channels); }
+  if (drawn) { canvas.width = 900; canvas.height = Math.min(900, 90 * channels) + AXIS; }
   else { canvas.width = width; canvas.height = height; canvas.style.aspectRatio = `${width} / ${height}`; }
   const draw = () => { const c = canvas.getContext("2d"); (drawn ? lanes : image)(c); canvas.dataset.drawn = heat && heatBox.checked ? "heat" : "plain"; };
   draw();
@@ -96,7 +110,8 @@
     h: () => { if (!heatBox.disabled) { heatBox.checked = !heatBox.checked; toggled(); } },
     ArrowUp: () => move(slice, -1), ArrowDown: () => move(slice, 1), "[": () => move(level, -1), "]": () => move(level, 1),
     "-": () => move(span, -1), "+": () => move(span, 1), "=": () => move(span, 1),
-    a: () => at("agree") && at("agree").click(), d: () => { if (at("disagree")) { at("disagree").click(); at("label").focus(); } },
+    a: () => { if (at("agree")) { at("agree").click(); at("agree").focus(); } },  // Enter then saves
+    d: () => { if (at("disagree")) at("disagree").click(); at("label").focus(); },
     l: () => { location.href = "/read"; },
   };
   document.addEventListener("keydown", (e) => {

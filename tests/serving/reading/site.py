@@ -25,6 +25,7 @@ from serving.reading.pages import ReadingPage
 from serving.turns import Turns
 from tests.serving import small_bodies
 from tests.serving.fuzzing import PSEUDONYMISER
+from tests.serving.small_bodies import GAIT
 from tests.serving.small_package import CATALOGUE, build, lung_nodule, onnx_bytes, reference
 
 DEVICE, PATIENT = "0" * 16, "feedfacefeedface"
@@ -62,6 +63,7 @@ class Site:
         table = known.rename(columns={"score_benign": f"score_{mri.target.classes[0]}", "score_malignant": f"score_{mri.target.classes[1]}"})
         decision = {"kind": "threshold", "classes": list(mri.target.classes), "thresholds": [0.4], "positive": mri.target.positive}
         packages.append(build(folder / "mri", mri, table, synthetic=True, onnx=onnx_bytes(tuple(mri.input.shape)), decision=decision))
+        packages.append(build(folder / "gait", small_bodies.disease(GAIT), reference({DEVICE: ("MAKER", "UNIT")}), synthetic=True))
         slides = DiseaseSpec.model_validate(small_bodies.disease(small_bodies.TILES).model_dump() | {"aggregate": {"method": "max"}})
         packages.append(
             build(folder / "slides", slides, known, synthetic=True, decision=decision | {"classes": ["normal", "tumour"], "positive": "tumour"})
@@ -85,6 +87,7 @@ class Site:
         (query,) = bodies.read("image/tiff", body, slides, PSEUDONYMISER)
         self.keep("slide", slides.name, query)
         self.url = ""
+        self.walk = self.add_recording(small_bodies.recording(12))
 
     def add(self, name: str, disease: str, array: np.ndarray) -> None:
         query = Query(array=array, device_key=DEVICE, manufacturer="SIEMENS", device_model="SOMATOM Force", patient=PATIENT, study=f"study-{name}")
@@ -96,6 +99,13 @@ class Site:
         found.answer["request_id"] = f"{len(self.ids):032x}"
         positive = [predictor.spec.target.classes[k] for k in predictor.spec.positive_indices]
         self.ids[name] = self.store.add(query, found.answer, positive, now(), heat=predictor.slide_heat(query, found))
+
+    def add_recording(self, content: bytes) -> list[str]:
+        """The ids of its windows, in order of time."""
+        predictor = self.predictors[GAIT]
+        queries = bodies.read("text/csv", Body(content), predictor.spec, PSEUDONYMISER)
+        answers = [answer | {"request_id": f"{len(self.ids):032x}-{n}"} for n, answer in enumerate(predictor.answer(queries))]
+        return [self.store.add(query, answer, ["freeze"], now()) for query, answer in zip(queries, answers, strict=True)]
 
 
 @contextmanager

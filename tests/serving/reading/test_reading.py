@@ -13,8 +13,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from starlette.applications import Starlette
 
+from components.core.errors import DataError, SpecError
+from serving.access.layer import Access
 from serving.access.policy import Policy, new_token
+from serving.client import ask
+from serving.reading import words
 from serving.reading.cases import CaseStore, now, urgency
 from serving.reading.words import ASSISTS, SYNTHETIC
 from tests.serving.reading.site import PATIENT, Site, patch, running
@@ -60,15 +65,31 @@ def test_urgency_puts_positives_first_then_what_only_a_reader_can_tell() -> None
 
 def test_a_case_says_its_answer_in_words_with_uncertainty_device_and_limits(site: Site) -> None:
     text = get(site, f"/read/case/{site.ids['urgent']}").text
-    for words in (
+    for told in (
         "The model&#39;s answer: malignant.", "Probability of malignant: ", "(95 % interval)", "SIEMENS SOMATOM Force: the model was tested on it",
         "Tested on one split only.", "The line between the two answers lies at 40\u00a0%",
     ):  # fmt: skip
-        assert words in text
+        assert told in text
     nothing = get(site, f"/read/case/{site.ids['nothing']}").text
     assert "The model gives no answer for this one." in nothing
     assert "Image without content." in nothing
     assert 'value="agree"' not in nothing
+
+
+@pytest.mark.parametrize(
+    ("p", "line", "told"),
+    [
+        (0.77, 0.466, ("77\u00a0%", "47\u00a0%")), (0.4652, 0.4671, ("46.5\u00a0%", "46.7\u00a0%")),
+        (0.46551, 0.46572, ("46.55\u00a0%", "46.57\u00a0%")), (0.5, 0.5, ("50\u00a0%", "50\u00a0%")),
+        (0.465726, 0.465727, ("47\u00a0%", "47\u00a0%, just above this probability")), (0.998, 0.995, ("99.8\u00a0%", "99.5\u00a0%")),
+    ],
+)  # fmt: skip
+def test_a_probability_beside_the_line_never_reads_as_if_it_were_on_it(p: float, line: float, told: tuple[str, str], site: Site) -> None:
+    answer = dict(site.store.get(site.ids["urgent"])[0].answer)
+    answer |= {"probabilities": {"benign": 1 - p, "malignant": p}, "operating_point": answer["operating_point"] | {"thresholds": [line]}}
+    lines = words.said(answer, site.predictors["lung-nodule"].package).lines
+    assert lines[0] == f"Probability of malignant: {told[0]}."
+    assert f"The line between the two answers lies at {told[1]}." in lines
 
 
 def test_pixels_are_those_of_the_sample_and_the_heat_lies_on_its_grid(site: Site) -> None:
@@ -83,10 +104,35 @@ def test_pixels_are_those_of_the_sample_and_the_heat_lies_on_its_grid(site: Site
     )
 
 
+def test_a_recording_is_one_of_the_list_and_its_windows_say_which_second_they_are(site: Site) -> None:
+    text = get(site, "/read").text
+    assert sum(name in text for name in site.walk) == 1, "twelve rows alike would bury everybody else"
+    assert f"All {len(site.walk)} windows" in text
+    assert f"To read <b>{len(site.store.list())}</b>" in text
+    whole = get(site, f"/read?of={site.walk[0]}").text
+    places = [whole.index(f"/read/case/{name}") for name in site.walk]
+    assert places == sorted(places)
+    case = get(site, f"/read/case/{site.walk[2]}").text
+    assert "Window 3 of a recording: 2.6 to 7.7\u00a0s." in case
+    assert f"/read?of={site.walk[2]}" in case
+    assert "Drag on the image" not in case
+
+
+def test_samples_of_one_request_that_are_no_windows_stay_apart(site: Site) -> None:
+    """A folder's samples come many in a request, and are of different patients."""
+    before = len(site.store.list())
+    for n in range(2):
+        site.add(f"folder {n}", "lung-nodule", patch(-0.9, 20 + n))
+    assert len(site.store.list()) == before + 2
+    assert len(site.store.recording(site.ids["folder 0"])) == 1
+
+
 def test_a_slide_is_shown_whole_with_the_heat_of_its_tiles(site: Site) -> None:
     """Its picture, not one of its tiles; the heat was kept with it, since the tiles are not."""
     case = f"/read/case/{site.ids['slide']}"
-    assert 'data-shape="3,1,80,112"' in get(site, case).text
+    text = get(site, case).text
+    assert 'data-shape="3,1,80,112"' in text
+    assert "tiles with tissue were judged together." in text
     pixels = np.frombuffer(get(site, f"{case}/pixels").content, "<f4").reshape(3, 80, 112)
     assert pixels[:, 24, 90].tolist() == [120, 50, 95]
     assert pixels[:, 0, 0].tolist() == [245, 245, 245]
@@ -175,12 +221,31 @@ def test_beyond_loopback_a_reader_signs_in_with_a_token(tmp_path: Path, monkeypa
     site = Site(tmp_path, Policy("0.0.0.0", tokens=tmp_path / "tokens"))
     with running(site.app) as url, httpx.Client(base_url=url) as client:
         assert client.get("/read").status_code == 401
+        person = client.get("/read", headers={"Accept": "text/html"})  # a browser: nobody can do anything with a line of JSON
+        assert (person.status_code, person.headers["location"]) == (303, "/read/login")
         assert client.get("/read/login").status_code == 200
         assert client.post("/read/login", data={"token": "wrong"}).status_code == 401
         reply = client.post("/read/login", data={"token": token})
         assert (reply.status_code, reply.headers["location"]) == (303, "/read")
         assert all(word in reply.headers["set-cookie"] for word in ("HttpOnly", "SameSite=strict", "Path=/read"))
         assert "dr-b" in client.get("/read").text
+
+
+def test_our_own_client_says_who_asks_where_the_server_wants_to_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No argument, which would show in the list of processes. Behind the layer stands no model here: who passes it is told 404."""
+    monkeypatch.setenv("DXFLOW_HOME", str(tmp_path / "home"))
+    token, line = new_token("ward-7", ["reader"])
+    (tmp_path / "tokens").write_text(line)
+    (tmp_path / "tokens").chmod(0o600)
+    app = Access(Starlette(), Policy("0.0.0.0", tokens=tmp_path / "tokens"), None, set)
+    with running(app) as url:
+        for told, kind, says in (
+            ("", DataError, "a bearer token is needed; allowed: DXFLOW_TOKEN"), ("wrong", DataError, "the token is not known; allowed: DXFLOW_TOKEN"),
+            (token, SpecError, "no such model at the server"), ("two\nlines", SpecError, "DXFLOW_TOKEN: not a token"),
+        ):  # fmt: skip
+            monkeypatch.setenv("DXFLOW_TOKEN", told)
+            with pytest.raises(kind, match=says):
+                ask(url, "lung-nodule", b"", {}, 60)
 
 
 def test_a_reader_works_through_the_list_by_keyboard(site: Site, browser: Any) -> None:
@@ -214,9 +279,19 @@ def test_a_reader_works_through_the_list_by_keyboard(site: Site, browser: Any) -
     page.keyboard.press("]")
     assert page.evaluate("document.getElementById('view').toDataURL()") != plain
     page.keyboard.press("a")
-    page.keyboard.press("Tab")
-    page.click("button:has-text('back to the list')")
-    page.wait_for_url("**/read")
+    page.keyboard.press("Enter")
+    page.wait_for_url(lambda url: site.ids["urgent"] not in url)
     assert site.store.get(site.ids["urgent"])[2][0].verdict == "agree"
+    page.goto(f"{site.url}/read/case/{site.ids['nothing']}")
+    page.wait_for_selector("canvas[data-drawn=plain]")
+    page.keyboard.press("d")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Tab")
+    page.keyboard.type("a shadow")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url(lambda url: site.ids["nothing"] not in url)
+    (reading,) = site.store.get(site.ids["nothing"])[2]
+    assert (reading.verdict, reading.label, reading.comment) == ("own reading", "benign", "a shadow")
     assert problems == []
     page.close()
