@@ -88,6 +88,10 @@ def _compared(root: Path, folder: Path, png: bytes, n: int, network: str, rivals
     if EAGER in others:
         ratio = mean / others[EAGER]
         rows.append(_row(f"{network}: ours against KServe's custom-model example, torch eager", ratio, "x", ">= 2", ratio >= 2))
+        with _ours(root, folder, "openvino") as port:
+            fast = _many(port, _path(folder), png, n)
+        rows.append(_row(f"requests a second, {network}, {CLIENTS} clients: ours with --engine openvino (float32)", fast, "1/s"))
+        rows.append(_row(f"{network}: ours with --engine openvino against KServe's example", fast / others[EAGER], "x"))
     return rows
 
 
@@ -214,11 +218,11 @@ def _probed(port: int, path: str, body: bytes) -> NDArray[np.float64]:
 
 
 @contextmanager
-def _ours(root: Path, folder: Path) -> Iterator[int]:
+def _ours(root: Path, folder: Path, engine: str = "onnxruntime") -> Iterator[int]:
     from tests.serving.small_server import serving, started
 
     port = free_port()
     own = root / f"run-{port}"
     own.mkdir()
-    with started(serving([folder], own / "log", port=port), own, port=port, ready="/v2/health/ready"):
+    with started(serving([folder], own / "log", port=port, engine=engine), own, port=port, ready="/v2/health/ready"):
         yield port

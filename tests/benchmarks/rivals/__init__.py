@@ -69,7 +69,8 @@ RIVALS = {
     ),
     "BentoML": Rival(("bentoml==1.4.40",), "/predict", PNG, bytes, _script("bentoml")),
     "MLServer": Rival(
-        ("mlserver==1.7.1",), "/v2/models/plain/infer", JSON,
+        ("mlserver==1.7.1", "uvloop==0.21.0"),  # its worker process does not start with a newer uvloop
+        "/v2/models/plain/infer", JSON,
         lambda png: json.dumps({"inputs": [
             {"name": "image", "shape": [1], "datatype": "BYTES", "data": [_base64(png)], "parameters": {"content_type": "base64"}}
         ]}).encode(),
