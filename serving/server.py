@@ -25,7 +25,7 @@ from components.core.errors import DxflowError, ServiceError
 from components.core.home import home
 from components.core.inference_log import InferenceLog, compact
 from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
-from serving import telemetry
+from serving import memory, telemetry
 from serving.access.audit import Audit, signing_key
 from serving.access.policy import Policy
 from serving.journal import Journal, exposed
@@ -58,6 +58,7 @@ def serve(sources: Sequence[Source], options: Options) -> None:
         if made:
             print("dxflow: made a new pseudonym key: known devices are unseen under another key", file=sys.stderr)
         quiet()
+        memory.keep()
         policy = Policy(options.host, tokens=options.tokens, oidc=options.oidc)
         places = Places(sources, allow_synthetic=options.allow_synthetic, wanted=Wanted(options.engine, options.precision))
         with InferenceLog(options.log) as answers, Turns(options.queue) as turns, audited(options) as audit:

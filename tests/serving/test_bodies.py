@@ -29,7 +29,7 @@ TAKEN = {
     "alzheimer-slices": PICTURES,
     "alzheimer-smri": ("application/dicom", "application/x-nifti"),
     "breast-cytology": ("text/csv",),
-    "breast-metastasis": (*PICTURES, "image/tiff"),
+    "breast-metastasis": ("application/dicom", *PICTURES, "image/tiff"),
     "lung-candidate": PICTURES,
     "lung-nodule": ("application/dicom",),
     "parkinson-fog": ("text/csv",),

@@ -91,4 +91,5 @@ def frame_in_unit(handle: BinaryIO, image: ImageHeader, index: int, *, spec: Dis
 
 def hu_int16(values: NDArray[np.float32]) -> NDArray[np.int16]:
     """Rounded, and limited to what 16 bits hold."""
-    return np.clip(np.rint(values), -32768, 32767).astype(np.int16)
+    whole = np.rint(values)
+    return np.clip(whole, -32768, 32767, out=whole).astype(np.int16)
