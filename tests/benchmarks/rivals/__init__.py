@@ -115,8 +115,12 @@ def running(name: str, port: int, folder: Path, own: Path, png: bytes) -> Iterat
         try:
             yield _answers(process, port, rival, png)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            os.killpg(process.pid, signal.SIGTERM)  # some have processes in groups of their own, which only they can end
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def _answers(process: subprocess.Popen[bytes], port: int, rival: Rival, png: bytes) -> bool:
