@@ -139,7 +139,7 @@ def test_an_explanation_is_an_answer_with_two_pictures(site: Site) -> None:
 
 def test_what_was_asked_waits_on_the_reading_page(site: Site) -> None:
     page = site.ask("GET", "/read", "reader")
-    assert "The model&#39;s answer: " in page.text
+    assert "Probability of malignant: " in page.text
     assert not any(mark in page.text.lower() for mark in MARKS)
 
 
