@@ -13,12 +13,11 @@ from typing import Any
 from components.core.errors import DataError, DxflowError, ServiceError, SpecError
 from components.core.package import SYNTHETIC
 from serving.kinds import HEAD, sniffed
+from serving.options import MAX_BODY_BYTES
 
 NPY = b"\x93NUMPY"
 KINDS = "DICOM, PNG, JPEG, TIFF, NIfTI, CSV or .npy, by its first bytes"
 POINTS = ("row", "column", "window")
-MOST_MB = 64
-"""As the server's `MAX_BODY_BYTES`: what is larger is not even read here."""
 
 
 def predict(
@@ -70,8 +69,8 @@ def ask(url: str, model: str, body: bytes, headers: dict[str, str], timeout_s: f
 
 def _body(file: Path) -> tuple[bytes, dict[str, str]]:
     try:
-        if file.stat().st_size > MOST_MB << 20:
-            allowed = f"{MOST_MB} MB in a request; what is larger goes by reference, s3://bucket/key"
+        if file.stat().st_size > MAX_BODY_BYTES:  # not even read here
+            allowed = f"{MAX_BODY_BYTES >> 20} MB in a request; what is larger goes by reference, s3://bucket/key"
             raise DataError("larger than a server takes", where=str(file), got=f"{file.stat().st_size >> 20} MB", allowed=allowed)
         data = file.read_bytes()
     except OSError as error:

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serving import wire
-from serving.errors import TICKET
+from serving.errors import TICKET, NotOffered
 from serving.model import DiseaseModel
 from serving.places import NotReady, Places
 
@@ -59,12 +59,12 @@ class Plane(DataPlane):
         return await super().model_metadata(model_name) | {"versions": [model.version], "platform": "dxflow"}
 
     def model(self, name: str, version: str = "") -> DiseaseModel:
-        """Raises ModelNotFound; NotImplementedError for a version that is not the one that serves."""
+        """Raises ModelNotFound; NotOffered for a version that is not the one that serves."""
         model = self.get_model_from_registry(name)
         if not isinstance(model, DiseaseModel):
             raise ModelNotFound(name)
         if version and version != model.version:
-            raise NotImplementedError
+            raise NotOffered
         return model
 
 
@@ -85,7 +85,7 @@ class Repository(ModelRepositoryExtension):
             raise NotReady(f"{stays}{place.reason}")
 
     async def unload(self, model_name: str) -> None:
-        raise NotImplementedError
+        raise NotOffered
 
     def index_(self) -> list[dict[str, str]]:
         """Name, version, state and reason of each model, as Triton has them."""

@@ -54,6 +54,10 @@ DRAIN_S = 5.0
 FIELDS = {"id", "inputs", "name", "shape", "datatype", "data", "parameters", "outputs"}
 
 
+class NotOffered(Exception):
+    """What the protocol has and this server, or this model, does not offer."""
+
+
 class TooLarge(Exception):
     """The body passed the limit while it was read, or a gRPC message is above it; then with what the client is told."""
 
@@ -204,7 +208,7 @@ def judge(error: BaseException) -> tuple[int, str] | None:
         return 429, TOO_MANY
     if isinstance(error, TooLarge):
         return 413, str(error)
-    if isinstance(error, NotImplementedError):
+    if isinstance(error, NotOffered | NotImplementedError):  # the latter from KServe's own routes, for versions of a model
         return 501, "not offered by this server"
     if isinstance(error, NotReady):
         return 503, f"the model is not ready: {error.reason}"
@@ -261,7 +265,18 @@ def install(app: Any, reason: Callable[[str], str | None]) -> None:
         """Starlette raises these again after answering; the guard reports them."""
         return reply(500, "a defect of the server", request)
 
-    for kind in (InvalidInput, ModelNotFound, ModelNotReady, NotReady, ServerNotReady, ServerNotLive, NotImplementedError, ServiceError, Late):
+    for kind in (
+        InvalidInput,
+        ModelNotFound,
+        ModelNotReady,
+        NotReady,
+        ServerNotReady,
+        ServerNotLive,
+        NotOffered,
+        NotImplementedError,
+        ServiceError,
+        Late,
+    ):
         app.add_exception_handler(kind, known)
     for kind, handler in (
         (RequestValidationError, malformed), (InferenceError, failed), (UnsupportedProtocol, failed), (Exception, defect),

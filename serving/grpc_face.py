@@ -25,7 +25,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as service
 from components.core.errors import DataError, ServiceError
 from serving import wire
 from serving.endpoints import Plane, Repository
-from serving.errors import TOO_LATE, TooLarge, judge, log, report
+from serving.errors import TOO_LATE, NotOffered, TooLarge, judge, log, report
 from serving.journal import Journal
 from serving.options import Options
 from serving.turns import Late, Ticket, Turns
@@ -106,7 +106,7 @@ class Servicer(service.GRPCInferenceServiceServicer):
 
     async def _load(self, request: Any) -> Any:
         if not self._options.admin:
-            raise NotImplementedError
+            raise NotOffered
         await self._repository.load(request.model_name)
         return pb.RepositoryModelLoadResponse(model_name=request.model_name, isLoaded=True)
 

@@ -27,6 +27,7 @@ from kserve.metrics import POST_HIST_TIME, PRE_HIST_TIME, PREDICT_HIST_TIME, get
 from components.core.errors import DataError
 from components.core.pseudonym import Pseudonymiser
 from serving import bodies, queries, records, wire
+from serving.errors import NotOffered
 from serving.explain import layer_png
 from serving.journal import Journal, milliseconds, now
 from serving.places import Place
@@ -99,12 +100,12 @@ class DiseaseModel(kserve.Model):
             return await self._turn(ticket, read, lambda answers, _: wire.v1_reply(answers))
 
     async def explain(self, ticket: Ticket, body: bytes, headers: Mapping[str, str]) -> Explanation:
-        """Protocol v1's answer about one sample, and where in it the answer comes from; errors as `v1`, and NotImplementedError for tables."""
+        """Protocol v1's answer about one sample, and where in it the answer comes from; errors as `v1`, and NotOffered for tables."""
         found: list[Explained] = []
 
         def one(samples: list[Query], predictor: Predictor) -> list[Query]:
             if predictor.spec.input.layout == "table":  # rows have no places
-                raise NotImplementedError
+                raise NotOffered
             if len(samples) != 1 and samples[0].source == "recording":
                 raise DataError(
                     "one window at a time", where="header X-Dxflow-Window", got=f"{len(samples)} windows", allowed=f"0 to {len(samples) - 1}"
@@ -113,8 +114,8 @@ class DiseaseModel(kserve.Model):
                 raise DataError("one sample at a time", where="instances", got=len(samples), allowed=1)
             return samples
 
-        def ask(predictor: Predictor, samples: list[Query], _: list[dict[str, float]]) -> list[Answered]:
-            explained = predictor.explain(samples[0])
+        def ask(predictor: Predictor, samples: list[Query], figures: list[dict[str, float]]) -> list[Answered]:
+            explained = predictor.explain(samples[0], figures[0])
             assert explained is not None  # no table
             found.append(explained)
             return [explained.answered]

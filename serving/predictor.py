@@ -209,8 +209,9 @@ class Predictor:
         names: dict[int, str] = {}
         if p:
             answered = np.stack(list(p.values()))
-            described = self._uncertainty.describe(answered), self._of_slides.describe(answered)  # what tiles are like says nothing of slides
-            sure = {n: described[n in tiles][k] for k, n in enumerate(p)}
+            for learned, own in ((self._uncertainty, p.keys() - tiles.keys()), (self._of_slides, tiles.keys())):  # tiles say nothing of slides
+                if own:
+                    sure |= dict(zip(own, learned.describe(np.stack([p[n] for n in own])), strict=True))
             names = dict(zip(p, self._decision.names(answered), strict=True))
         package = self.package
         return [
@@ -246,11 +247,15 @@ class Predictor:
         columns = np.stack(list(self._projection.columns([embeddings.get(n) for n in asked]).values()), 1)
         return [n for n, row in zip(asked, columns, strict=True) if self._limits.far(row)]
 
-    def explain(self, query: Query) -> Explained | None:
-        """Answer one sample and say where in it the answer comes from; None where the model answers about rows of a table."""
+    def explain(self, query: Query, figures: dict[str, float] | None = None) -> Explained | None:
+        """Answer one sample and say where in it the answer comes from; None where the model answers about rows of a table.
+
+        Args:
+            figures: Of `self.figures([query])`, where they are there already.
+        """
         if not self._explainer.offered:
             return None
-        (answered,) = self.work([query])
+        (answered,) = self.work([query], None if figures is None else [figures])
         if answered.answer["abstain"]:
             return Explained(answered, None, None, (), None)
         names = self.explained(answered.answer)

@@ -47,11 +47,13 @@ class Ticket:
         request_id: Made by the server.
         within_s: Its deadline, in seconds after it came.
         started: `time.perf_counter()` when it came.
+        gone: Set when its client no longer waits for an answer.
     """
 
     request_id: str
     within_s: float
     started: float = field(default_factory=time.perf_counter)
+    gone: threading.Event = field(default_factory=threading.Event)
 
     def left_s(self) -> float:
         """Until the deadline; not above 0 when it has passed."""
@@ -95,10 +97,16 @@ class Turns:
             self.inside -= 1
 
     def alone(self, ticket: Ticket | None, work: Callable[..., T], *given: Any) -> T:
-        """`work(*given)`, on the calling thread, while nobody else has the engine. Raises Late where the ticket's deadline passes before that."""
+        """`work(*given)`, on the calling thread, while nobody else has the engine.
+
+        Raises:
+            Late: Before that the ticket's deadline passed, or its client went.
+        """
         if not self.engine.acquire(timeout=-1 if ticket is None else max(0.0, ticket.left_s())):
             raise Late
         try:
+            if ticket is not None and (ticket.gone.is_set() or ticket.left_s() <= 0):
+                raise Late
             return work(*given)
         finally:
             self.engine.release()
@@ -129,7 +137,9 @@ class Turns:
             self.counts["late"] += 1
             raise
         except asyncio.CancelledError:  # the client is gone
-            job.cancel()
+            ticket.gone.set()
+            if not job.cancel():  # what becomes of it then is nobody's matter
+                told.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
 
     def figures(self) -> Iterator[Any]:

@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.s3_server import die_with_us, free_port
+from tests.s3_server import die_with_us
+from tests.serving.small_server import free_port
 
 PROGRAM = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin:/usr/local/sbin")
 PLUGIN = next(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.s3_server import die_with_us, free_port
+from tests.s3_server import die_with_us
+from tests.serving.small_server import free_port
 
 needs_redis = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server not found (Debian: apt-get install redis-server)")
 

@@ -24,6 +24,8 @@ from typing import Any
 
 import pytest
 
+from tests.serving.small_server import free_port
+
 AWS = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "DEFAULT_REGION", "ENDPOINT_URL", "ENDPOINT_URL_S3", "CA_BUNDLE", "PROFILE")
 
 
@@ -34,13 +36,6 @@ def minio_binary() -> str | None:
 
 
 needs_minio = pytest.mark.skipif(minio_binary() is None, reason="MinIO not found (go install github.com/minio/minio@latest); moto cannot show this")
-
-
-def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def die_with_us() -> None:

@@ -28,15 +28,20 @@ class Filtered:
     Args:
         x: (n, *input.shape).
 
-    `y` is x, or its blocks, a sample's one after the other (`blocks`); `n` counts samples, `unfinite` values of x that are not finite.
+    `y` is x, or its blocks, a sample's one after the other (`blocks`); `n` counts samples.
     """
 
     def __init__(self, x: NDArray[Any], spec: DiseaseSpec) -> None:
         x = np.asarray(x)
         self.axes, self.n = SPATIAL_AXES[spec.input.layout], len(x)
-        self.unfinite = int((~np.isfinite(x)).sum()) if x.dtype.kind == "f" else 0
+        self._whole = x
         self.y: NDArray[np.float32] = blocks(x, self.axes).astype(np.float32, copy=False)
         self._steps: dict[int, NDArray[np.float32]] = {}
+
+    @cached_property
+    def unfinite(self) -> int:
+        """Values of all of x that are not finite."""
+        return int((~np.isfinite(self._whole)).sum()) if self._whole.dtype.kind == "f" else 0
 
     @property
     def flat(self) -> NDArray[np.float32]:

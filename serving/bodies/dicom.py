@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.errors import DataError
-from components.core.imaging.deidentify import DeviceIdentity
+from components.core.imaging.deidentify import SCANNER, DeviceIdentity
 from components.core.imaging.inflate import UNPACKED_FREELY
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
@@ -23,7 +23,6 @@ PHOTOGRAPHS = {"fundus": ("OP", "OT", "SC"), "dermoscopy": ("XC", "OT", "SC")}
 """Modalities of DICOM that hold a photograph of each of ours (ophthalmic photography, external-camera photography, and what wraps a JPEG)."""
 
 BIDS = {"ManufacturersModelName": "ManufacturerModelName"}
-SCANNER = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "StationName")
 
 
 def fits(spec: DiseaseSpec) -> bool:

@@ -113,12 +113,12 @@ class ReadingPage:
             kept = self._cases.heat(case.id)
             if kept is None:
                 raise DataError("there is no heat-map of this one", where="case")
-            headers = {"X-Method": slide_answer.METHOD, "X-Classes": ",".join(predictor.explained(case.answer))}
-            return Response(kept.tobytes(), media_type="application/octet-stream", headers=HEADERS | headers)
+            return _heat(kept, slide_answer.METHOD, predictor.explained(case.answer))
         found = await asyncio.get_running_loop().run_in_executor(self._turns.executor, self._turns.alone, None, predictor.explain, query)
         if found is None or found.heat is None:
             raise DataError("there is no heat-map of this one", where="case")
-        return _heat(_volume(found.heat[None], predictor.spec.input.layout), found.method or "", found.classes)
+        volume = np.round(255 * _volume(found.heat[None], predictor.spec.input.layout)).astype(np.uint8)
+        return _heat(volume, found.method or "", found.classes)
 
     async def tell(self, request: Request) -> Response:
         """A reader's verdict: kept with the case, as a late label for the monitor, and in the audit log (without its text)."""
@@ -189,10 +189,10 @@ def _volume(array: np.ndarray, layout: str) -> np.ndarray:
     return array[:, None] if array.ndim == 3 else array.reshape(len(array), 1, 1, -1)
 
 
-def _heat(volume: np.ndarray, method: str, classes: Sequence[str]) -> Response:
-    """(1, D, H, W) in [0, 1] as bytes."""
+def _heat(values: np.ndarray, method: str, classes: Sequence[str]) -> Response:
+    """(..., H, W) uint8 as bytes."""
     headers = HEADERS | {"X-Method": method, "X-Classes": ",".join(classes)}
-    return Response(np.round(255 * volume).astype(np.uint8).tobytes(), media_type="application/octet-stream", headers=headers)
+    return Response(values.tobytes(), media_type="application/octet-stream", headers=headers)
 
 
 def _axes(case: Case, spec: DiseaseSpec) -> dict[str, Any]:

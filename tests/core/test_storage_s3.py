@@ -18,7 +18,8 @@ import pytest
 from components.core import storage_s3
 from components.core.errors import DataError, ServiceError
 from components.core.storage import file_sha256, open_store
-from tests.s3_server import Gate, S3Server, clear_aws, free_port, needs_minio
+from tests.s3_server import Gate, S3Server, clear_aws, needs_minio
+from tests.serving.small_server import free_port
 from tests.store_folders import contents, filled
 
 ROOT = Path(__file__).resolve().parents[2]

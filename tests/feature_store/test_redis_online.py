@@ -22,7 +22,7 @@ from feature_store import redis_online, store
 from feature_store.redis_online import RedisAddress, RedisPlace
 from feature_store.store import OnlineProfiles, ProfileAnswer, online_place, publish, write_profiles
 from tests.redis_server import RedisServer, needs_redis
-from tests.s3_server import free_port
+from tests.serving.small_server import free_port
 
 OLD = DeviceProfile("scanner-a", "1", 10, -600.0, 300.0, -1000.0, -700.0, 200.0, 20.0, 0.1)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

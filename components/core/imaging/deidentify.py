@@ -21,6 +21,9 @@ METHODS = {
 }
 """PS3.16 CID 7050 codes of what is done here."""
 
+SCANNER = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "StationName")
+"""What makes a device where a spec names columns of a table or properties of a TIFF."""
+
 MODALITIES = frozenset(("CT", "MR", "MG", "DX", "CR", "US", "PT", "NM", "XA", "RF", "IO", "SC", "SM", "OP", "OPT", "OT", "XC", "ES", "GM"))
 PHOTOMETRICS = frozenset(
     ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "XYB")

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core.imaging.deidentify import SCANNER
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.fields import Fields, parse, quiet
 from components.core.imaging.fragments import ITEM
@@ -33,8 +34,6 @@ WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 WIDTH, HEIGHT, OPTICAL_PATHS, FOCAL_PLANES, ORGANIZATION = 0x00480006, 0x00480007, 0x00480302, 0x00480303, 0x00209311
 MOST_FILES, MOST_TILES = 64, 1 << 20  # levels with labels and overviews; stored tiles of one level
 ALIKE = 0.02  # share by which a level's two downsamples may differ
-SCANNER = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "StationName")
-"""What makes a device, in place of the properties of TIFF that a spec names."""
 Bytes = NDArray[np.uint8]
 
 

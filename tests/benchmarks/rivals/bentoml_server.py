@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,4 +25,5 @@ class Plain:
 if __name__ == "__main__":
     os.environ["PLAIN_MODEL"] = sys.argv[2]
     server = bentoml.serve("bentoml_server:Plain", working_dir=str(Path(__file__).parent), host="127.0.0.1", port=int(sys.argv[1]))
+    signal.signal(signal.SIGTERM, lambda *_: server.stop())  # its workers have sessions of their own
     server.process.wait()
