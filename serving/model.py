@@ -171,7 +171,7 @@ class DiseaseModel(kserve.Model):
         ticket: Ticket,
         read: Callable[[Predictor], list[Query]],
         reply: Callable[[list[dict[str, Any]], Predictor], T],
-        ask: Ask = lambda predictor, samples, figures: predictor.work(samples, figures),
+        ask: Ask | None = None,
     ) -> T:
         """The answer leaves when all of it is in the log, or counted because no disk takes it; meanwhile its thread has the next request."""
 
@@ -179,7 +179,8 @@ class DiseaseModel(kserve.Model):
             predictor = self.place.holder()
             with PRE_HIST_TIME.labels(**self._labels).time(), stage("decode", request):
                 try:
-                    found = read(predictor)
+                    with self._turns.reading:
+                        found = read(predictor)
                 except bodies.NotTaken as error:
                     raise UnsupportedType(str(error)) from None
                 except DataError as error:
@@ -195,12 +196,17 @@ class DiseaseModel(kserve.Model):
             await self._journal.commit(ticket.request_id, written)
         return answer
 
-    def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query], ask: Ask) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query], ask: Ask | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The answers and their records."""
         ids = [f"{ticket.request_id}-{n}" if len(found) > 1 else ticket.request_id for n in range(len(found))]
         try:
-            figures = predictor.figures(found)
-            answered = self._turns.alone(ticket, ask, predictor, found, figures)
+            with self._turns.reading:
+                figures = predictor.figures(found)
+            if ask is not None:
+                answered = self._turns.alone(ticket, ask, predictor, found, figures)
+            else:
+                samples = list(zip(found, figures, strict=True))
+                answered = list(self._turns.together(ticket, predictor.together, samples, predictor.engine.together))
         except Late:  # what became of it is written down where that is told
             raise
         except Exception:

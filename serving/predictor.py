@@ -240,6 +240,10 @@ class Predictor:
             for n, (state, own) in enumerate(zip(states, figures, strict=True))
         ]
 
+    def together(self, samples: Sequence[tuple[Query, dict[str, float]]]) -> list[Answered]:
+        """As `work`, of samples with their figures."""
+        return self.work([query for query, _ in samples], [figures for _, figures in samples])
+
     def _unlike(self, asked: Sequence[int], embeddings: Mapping[int, NDArray[np.float32]]) -> list[int]:
         """Samples whose embedding lies outside the reference's."""
         if self._projection is None or not embeddings:

@@ -32,10 +32,11 @@ Answer = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 
 
 class Engine(Protocol):
-    """Not for several threads at once. `kind` and `precision` say what runs."""
+    """Not for several threads at once. `kind` and `precision` say what runs, `together` how many samples of different requests are worth one run."""
 
     kind: str
     precision: str
+    together: int
 
     def run(self, x: NDArray[np.float32]) -> Answer:
         """(n, *input.shape) in [0, 1] -> scores (n, K) and, where the graph has them, embeddings (n, d)."""
@@ -82,7 +83,7 @@ def open_engine(package: ModelPackage, wanted: Wanted | None = None) -> Engine:
 class OnnxRuntime:
     """Float32 on the CPU."""
 
-    kind, precision = "onnxruntime", "f32"
+    kind, precision, together = "onnxruntime", "f32", 4
 
     def __init__(self, path: Path, feature_name: str | None, *, name: str, threads: int | None = None) -> None:
         import onnxruntime
@@ -107,7 +108,7 @@ class OnnxRuntime:
 class OpenVino:
     """OpenVINO on the CPU. Raises DataError where the graph has an operation that it does not know."""
 
-    kind = "openvino"
+    kind, together = "openvino", 4
 
     def __init__(self, path: Path, feature_name: str | None, precision: str, *, name: str, threads: int | None = None) -> None:
         import openvino
@@ -135,7 +136,7 @@ class OpenVino:
 class TorchEngine:
     """The network as it was trained, on `DXFLOW_DEVICE` or the CUDA device. It gives no embedding."""
 
-    kind = "torch"
+    kind, together = "torch", 32
 
     def __init__(self, package: ModelPackage) -> None:
         try:

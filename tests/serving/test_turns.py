@@ -1,10 +1,12 @@
-"""Two requests at work, one engine: who waits for it when nobody waits for the answer any more is not computed."""
+"""Several requests at work, one engine: who waits for the same model is answered by one call, who nobody waits for any more by none."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -71,3 +73,95 @@ def test_whose_deadline_passes_while_another_has_the_engine_is_told_so_and_never
             return requests.asked
 
     assert asyncio.run(all_of_it()) == ["first", "third"]
+
+
+class Model:
+    """Doubles numbers; refuses negative ones, whoever they come with. `calls`: the items of each call."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[int]] = []
+
+    def work(self, items: list[int]) -> list[int]:
+        self.calls.append(items)
+        if min(items) < 0:
+            raise ValueError("negative")
+        return [2 * item for item in items]
+
+
+class Waiting:
+    """Requests that come, in order, while another has the engine."""
+
+    def __init__(self, turns: Turns, pool: ThreadPoolExecutor) -> None:
+        self._turns, self._pool = turns, pool
+        self._held, self._go_on = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            self._held.set()
+            assert self._go_on.wait(60)
+
+        self._first = pool.submit(turns.alone, None, hold)
+        assert self._held.wait(60)
+
+    def ask(self, work: Callable[[list[int]], list[int]], *given: int, most: int = 4, own: Ticket | None = None) -> Future[Sequence[int]]:
+        before = len(self._turns._desk._waiting)
+        asked = self._pool.submit(self._turns.together, own, work, given, most)
+        while len(self._turns._desk._waiting) == before:
+            threading.Event().wait(0.005)
+        return asked
+
+    def go_on(self) -> None:
+        self._go_on.set()
+        self._first.result(60)
+
+
+@pytest.fixture
+def waiting() -> Iterator[Waiting]:
+    with Turns(8) as turns, ThreadPoolExecutor(8) as pool:
+        yield Waiting(turns, pool)
+
+
+def test_who_waits_for_the_same_model_is_answered_by_one_call_in_order(waiting: Waiting):
+    model = Model()
+    asked = [waiting.ask(model.work, 1), waiting.ask(model.work, 2, 3), waiting.ask(model.work, 4)]
+    waiting.go_on()
+    assert [list(one.result(60)) for one in asked] == [[2], [4, 6], [8]]
+    assert model.calls == [[1, 2, 3, 4]]
+
+
+def test_a_call_takes_no_more_than_the_engine_gains_from_but_a_large_request_whole(waiting: Waiting):
+    model = Model()
+    asked = [waiting.ask(model.work, n) for n in range(3)] + [waiting.ask(model.work, *range(10, 15))] + [waiting.ask(model.work, 3)]
+    waiting.go_on()
+    assert [list(one.result(60)) for one in asked] == [[0], [2], [4], [20, 22, 24, 26, 28], [6]]
+    assert model.calls == [[0, 1, 2, 3], [10, 11, 12, 13, 14]]
+
+
+def test_models_are_not_mixed(waiting: Waiting):
+    one, other = Model(), Model()
+    asked = [waiting.ask(one.work, 1), waiting.ask(other.work, 2), waiting.ask(one.work, 3)]
+    waiting.go_on()
+    assert [list(a.result(60)) for a in asked] == [[2], [4], [6]]
+    assert (one.calls, other.calls) == ([[1, 3]], [[2]])
+
+
+def test_who_fails_does_not_fail_the_others(waiting: Waiting):
+    model = Model()
+    asked = [waiting.ask(model.work, n) for n in (1, -1, 2)]
+    waiting.go_on()
+    assert [list(asked[n].result(60)) for n in (0, 2)] == [[2], [4]]
+    with pytest.raises(ValueError, match="negative"):
+        asked[1].result(60)
+    assert model.calls == [[1, -1, 2], [1], [-1], [2]]
+
+
+def test_who_is_gone_or_late_is_left_out_of_the_call(waiting: Waiting):
+    model, gone, late = Model(), ticket(), ticket(0.3)
+    asked = [waiting.ask(model.work, 1, own=gone), waiting.ask(model.work, 2), waiting.ask(model.work, 3, own=late)]
+    gone.gone.set()
+    with pytest.raises(Late):
+        asked[2].result(60)
+    waiting.go_on()
+    assert list(asked[1].result(60)) == [4]
+    with pytest.raises(Late):
+        asked[0].result(60)
+    assert model.calls == [[2]]
