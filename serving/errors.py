@@ -132,21 +132,30 @@ class Guard:
         request_id = ticket.request_id
         told: dict[str, str] = {}
         scope[TOLD], scope[TICKET] = told, ticket
-        started = over = False
-        read = 0
+        started = over = read = False
 
-        async def counted() -> Message:
-            nonlocal read, over
+        async def whole() -> Message:
+            """The body as one message, under one deadline: a timer for each piece costs more than the pieces."""
+            nonlocal over, read
+            if read:  # after the body only the end of the connection is waited for
+                return await receive()
+            read, size, more = True, 0, True
+            pieces: list[bytes] = []
             try:
-                async with asyncio.timeout(max(0.0, ticket.left_s()) if disease and not started else None):
-                    message = await receive()
+                async with asyncio.timeout(max(0.0, ticket.left_s()) if disease else None):
+                    while more:
+                        message = await receive()
+                        if message["type"] != "http.request":
+                            return message
+                        pieces.append(message.get("body", b""))
+                        size += len(pieces[-1])
+                        if size > self._limit:
+                            over = True
+                            raise TooLarge
+                        more = message.get("more_body", False)
             except TimeoutError:
                 raise Late from None
-            read += len(message.get("body", b""))
-            if read > self._limit:
-                over = True
-                raise TooLarge
-            return message
+            return {"type": "http.request", "body": b"".join(pieces), "more_body": False}
 
         async def named(message: Message) -> None:
             nonlocal started
@@ -162,7 +171,7 @@ class Guard:
             await send(message)
 
         try:
-            await self._app(scope, counted, named)
+            await self._app(scope, whole, named)
         except Exception as error:
             if not over:
                 report(error, request_id)
