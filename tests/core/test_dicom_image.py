@@ -7,6 +7,7 @@ import io
 import struct
 import tracemalloc
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from pydicom.dataset import Dataset
 
 from components.core.imaging.dicom import DicomImage, NotUsable, read_dicom
 from components.core.imaging.header import ImageHeader, read_header
-from components.core.imaging.pixels import codestream_size
+from components.core.imaging.pixels import codestream_size, to_unit, whole_hu
 from components.core.pseudonym import Pseudonymiser
 from tests.ingest.made import JPEG_2000, PSEUDONYMISER, dataset, lung_nodule, plane
 
@@ -34,6 +35,11 @@ def as_bytes(d: Dataset, *, compress: str | None = None) -> bytes:
 def read(d: Dataset | bytes, *, compress: str | None = None, **changes: dict) -> DicomImage:
     data = d if isinstance(d, bytes) else as_bytes(d, compress=compress)
     return read_dicom(data, spec=lung_nodule(**changes), pseudonymiser=PSEUDONYMISER)
+
+
+def header_of(d: Dataset) -> ImageHeader:
+    data = as_bytes(d)
+    return read_header(io.BytesIO(data), size=len(data), spec=lung_nodule(), pseudonymiser=PSEUDONYMISER)
 
 
 def refused(data: Dataset | bytes, **changes: dict) -> NotUsable:
@@ -71,6 +77,28 @@ def test_padding_becomes_air():
     assert read(dataset(hu=np.array([[-900, 976]]), PixelPaddingValue=2000)).frames.tolist() == [[[-900, -1000]]]
     ranged = dataset(hu=np.array([[-900, 976, 977]]), PixelPaddingValue=2000, PixelPaddingRangeLimit=2001)
     assert read(ranged).frames.tolist() == [[[-900, -1000, -1000]]]
+
+
+OFFSETS, PADDINGS = (None, 0.0, -1024.0, -1000.5, 32768.0, -32768.0, 65536.0), (None, (-2000, -1500), (0, 0), (100, 60_000))
+
+
+@pytest.mark.parametrize("slope", [None, 1.0, 2.0])
+@pytest.mark.parametrize("kind", ["<u1", "<i1", "<u2", "<i2", ">u2", ">i2", "<u4"])
+def test_the_short_way_to_hu_is_the_long_one(kind: str, slope: float | None):
+    header, rng, short_ones = header_of(stored([0], bits=12, signed=False)), np.random.default_rng(0), 0
+    low, high = np.iinfo(kind).min, np.iinfo(kind).max
+    for offset in OFFSETS:
+        for padding in PADDINGS:
+            for reach in (1, 0.4):  # all that the type holds, and its middle
+                raw = rng.integers(int(low * reach), int(high * reach), (4, 5), dtype=np.int64, endpoint=True).astype(kind)
+                frame = replace(header.frames[0], slope=slope, intercept=offset)
+                image = replace(header, padding=padding, frames=(frame,))
+                short = whole_hu(raw, image)
+                if short is not None:
+                    short_ones += 1
+                    assert short.dtype == np.int16
+                    np.testing.assert_array_equal(short, to_unit(raw, image, hu=True))
+    assert (short_ones > 0) == (slope != 2 and kind != "<u4")
 
 
 def test_monochrome1_turns_display_values_but_never_hu():

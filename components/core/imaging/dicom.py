@@ -16,7 +16,7 @@ from components.core.imaging.deidentify import DeviceIdentity
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.header import ImageHeader, read_header
 from components.core.imaging.inflate import UNPACKED_FREELY
-from components.core.imaging.pixels import stored_frame, to_unit
+from components.core.imaging.pixels import stored_frame, to_unit, whole_hu
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
 
@@ -71,7 +71,8 @@ def _read(handle: BinaryIO, size: int, spec: DiseaseSpec, pseudonymiser: Pseudon
     unpacked = image.rows * image.columns * len(image.frames) * image.samples * image.bits_allocated // 8
     if most_expansion is not None and unpacked > max(UNPACKED_FREELY, most_expansion * size):
         raise NotUsable("pixels that unpack to more than is believable")
-    frames = np.stack([frame_in_unit(handle, image, i, spec=spec) for i in range(len(image.frames))])
+    found = [frame_in_unit(handle, image, i, spec=spec) for i in range(len(image.frames))]
+    frames = found[0][None] if len(found) == 1 else np.stack(found)
     return DicomImage(
         frames=frames, pixel_mm=image.pixel_mm, device=image.device, facts=image.facts, acquired_at=image.acquired, synthetic=image.synthetic,
         patient=image.patient, study=image.study, series=image.series, sop=image.sop, covariates=image.covariates,
@@ -85,8 +86,10 @@ def frame_in_unit(handle: BinaryIO, image: ImageHeader, index: int, *, spec: Dis
         if spec.input.shape[0] != 3:
             raise NotUsable("colour where the spec has one channel")
         return stored
-    values = to_unit(stored, image, index, hu=spec.input.unit == "HU")
-    return hu_int16(values) if spec.input.unit == "HU" else values
+    if spec.input.unit != "HU":
+        return to_unit(stored, image, index, hu=False)
+    whole = whole_hu(stored, image, index)
+    return hu_int16(to_unit(stored, image, index, hu=True)) if whole is None else whole
 
 
 def hu_int16(values: NDArray[np.float32]) -> NDArray[np.int16]:
