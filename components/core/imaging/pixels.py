@@ -70,7 +70,7 @@ def whole_hu(stored: NDArray[Any], image: ImageHeader, index: int = 0) -> NDArra
     if frame.slope not in (None, 1) or not float(offset).is_integer() or stored.dtype.itemsize > 2 or not stored.size:
         return None
     shifted = (int(stored.min()) + int(offset), int(stored.max()) + int(offset))
-    if not (-32768 <= shifted[0] and shifted[1] <= 32767 and abs(offset) <= 32768):
+    if not (shifted[0] >= -32768 and shifted[1] <= 32767 and abs(offset) <= 32768):
         return None
     values = stored.astype(np.int16)  # what does not fit wraps, and wraps back with the offset
     values += np.array(int(offset)).astype(np.int16)
