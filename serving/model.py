@@ -37,7 +37,7 @@ from serving.references import Allowed, References
 from serving.telemetry import here, stage
 from serving.turns import Late, Ticket, Turns
 
-Ask = Callable[[Predictor, list[Query], list[dict[str, float]]], list[Answered]]
+Ask = Callable[[Predictor, list[Query]], list[Answered]]
 log = logging.getLogger("dxflow.serving")
 OUTPUTS = ("probabilities", "decision", "abstain", "answer")
 T = TypeVar("T")
@@ -114,8 +114,8 @@ class DiseaseModel(kserve.Model):
                 raise DataError("one sample at a time", where="instances", got=len(samples), allowed=1)
             return samples
 
-        def ask(predictor: Predictor, samples: list[Query], figures: list[dict[str, float]]) -> list[Answered]:
-            explained = predictor.explain(samples[0], figures[0])
+        def ask(predictor: Predictor, samples: list[Query]) -> list[Answered]:
+            explained = predictor.explain(samples[0])
             assert explained is not None  # no table
             found.append(explained)
             return [explained.answered]
@@ -200,13 +200,10 @@ class DiseaseModel(kserve.Model):
         """The answers and their records."""
         ids = [f"{ticket.request_id}-{n}" if len(found) > 1 else ticket.request_id for n in range(len(found))]
         try:
-            with self._turns.reading:
-                figures = predictor.figures(found)
             if ask is not None:
-                answered = self._turns.alone(ticket, ask, predictor, found, figures)
+                answered = self._turns.alone(ticket, ask, predictor, found)
             else:
-                samples = list(zip(found, figures, strict=True))
-                answered = list(self._turns.together(ticket, predictor.together, samples, predictor.engine.together))
+                answered = list(self._turns.together(ticket, predictor.work, found, predictor.engine.together))
         except Late:  # what became of it is written down where that is told
             raise
         except Exception:

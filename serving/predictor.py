@@ -176,13 +176,9 @@ class Predictor:
         """
         return [one.answer for one in self.work(queries)]
 
-    def work(self, queries: Sequence[Query], figures: Sequence[dict[str, float]] | None = None) -> list[Answered]:
-        """The answers, and what the log keeps beside them.
-
-        Args:
-            figures: `self.figures(queries)`, where they are there already.
-        """
-        figures = self.figures(queries) if figures is None else figures
+    def work(self, queries: Sequence[Query]) -> list[Answered]:
+        """The answers, and what the log keeps beside them; each as if it had been asked alone."""
+        figures = self._figures(queries)
         states = [self._device(query, own) for query, own in zip(queries, figures, strict=True)]
         whole = [n for n, state in enumerate(states) if not state.abstain and queries[n].tiles is not None]
         asked = [n for n, state in enumerate(states) if not state.abstain and queries[n].tiles is None]
@@ -240,10 +236,6 @@ class Predictor:
             for n, (state, own) in enumerate(zip(states, figures, strict=True))
         ]
 
-    def together(self, samples: Sequence[tuple[Query, dict[str, float]]]) -> list[Answered]:
-        """As `work`, of samples with their figures."""
-        return self.work([query for query, _ in samples], [figures for _, figures in samples])
-
     def _unlike(self, asked: Sequence[int], embeddings: Mapping[int, NDArray[np.float32]]) -> list[int]:
         """Samples whose embedding lies outside the reference's."""
         if self._projection is None or not embeddings:
@@ -251,15 +243,11 @@ class Predictor:
         columns = np.stack(list(self._projection.columns([embeddings.get(n) for n in asked]).values()), 1)
         return [n for n, row in zip(asked, columns, strict=True) if self._limits.far(row)]
 
-    def explain(self, query: Query, figures: dict[str, float] | None = None) -> Explained | None:
-        """Answer one sample and say where in it the answer comes from; None where the model answers about rows of a table.
-
-        Args:
-            figures: Of `self.figures([query])`, where they are there already.
-        """
+    def explain(self, query: Query) -> Explained | None:
+        """Answer one sample and say where in it the answer comes from; None where the model answers about rows of a table."""
         if not self._explainer.offered:
             return None
-        (answered,) = self.work([query], None if figures is None else [figures])
+        (answered,) = self.work([query])
         if answered.answer["abstain"]:
             return Explained(answered, None, None, (), None)
         names = self.explained(answered.answer)
@@ -314,7 +302,7 @@ class Predictor:
         assert self._aggregate is not None
         return slide_answer.of_slide(self.package, self._aggregate, found, query.tiles.places)[0]
 
-    def figures(self, queries: Sequence[Query]) -> list[dict[str, float]]:
+    def _figures(self, queries: Sequence[Query]) -> list[dict[str, float]]:
         """The image figures of each sample, for the log: raw, before any normalisation."""
         table = image_quality.figures(np.stack([q.array for q in queries]), self.spec)
         return [{name: float(values[n]) for name, values in table.items()} for n in range(len(queries))]
