@@ -25,7 +25,10 @@ def fits(spec: DiseaseSpec) -> bool:
 
 def warm() -> None:
     """Import what the first request would wait for."""
+    import imagecodecs
     import PIL.Image  # noqa: F401
+
+    imagecodecs.png_version()  # it loads its codecs one by one, at first use
 
 
 def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:
