@@ -1,12 +1,13 @@
-"""What runs a package's network: ONNX Runtime in float32 by default, OpenVINO where registration accepted less than float32, torch on CUDA.
+"""What runs a package's network: on CUDA torch, elsewhere OpenVINO where registration found that it gives the same answers, else ONNX Runtime.
 
     auto            torch where there is a CUDA device and torch; else OpenVINO in an accepted precision that this processor computes in; else
                     onnxruntime
     onnxruntime     float32, any processor
     openvino        `precision` f32, bf16 or int8
-    torch           the saved weights, on CUDA in mixed precision where the device computes in it
+    torch           the saved weights, in float32 or, autocast, bf16
 
-bf16 and int8 run only if `engine.json` of the package says that register measured what they change and found it small enough.
+`auto` takes only what `engine.json` of the package says that register measured and accepted on validation, and of that the last: int8 after bf16
+after f32. float32 of any engine runs where it is asked for; bf16 and int8 only where they were accepted.
 """
 
 from __future__ import annotations
@@ -63,21 +64,47 @@ def open_engine(package: ModelPackage, wanted: Wanted | None = None) -> Engine:
         DataError: The graph does not load. SpecError: What was asked for is not here, or was not accepted at registration.
     """
     wanted = wanted or Wanted()
-    accepted = package.accepted_precisions
-    feature = package.model_facts.get("feature_name")
-    if wanted.kind == "torch" or (wanted.kind == "auto" and wanted.precision == "auto" and cuda()):
-        return TorchEngine(package)
-    precision = wanted.precision
-    if precision == "auto":
-        able = [p for p in accepted if p == "int8" or (p == "bf16" and computes_bf16())] if wanted.kind != "onnxruntime" else []
-        precision = able[-1] if able else "f32"
-    if precision != "f32" and precision not in accepted:
-        raise SpecError("registration did not accept this precision", where="--precision", got=precision, allowed=", ".join(("f32", *accepted)))
-    if wanted.kind == "openvino" or (wanted.kind == "auto" and precision != "f32"):
-        return OpenVino(package.folder / INT8 if precision == "int8" else package.onnx, feature, precision, name=package.name)
-    if precision != "f32":
+    kind = _kind(package, wanted)
+    precision = ("f32", *_usable(package, kind))[-1] if wanted.precision == "auto" else wanted.precision
+    accepted = package.accepted_precisions(kind)
+    if precision != "f32" and kind == "onnxruntime":
         raise SpecError("this engine runs float32 only", where="--precision", got=precision, allowed="f32, or --engine openvino")
+    if precision != "f32" and precision not in accepted:
+        allowed = ", ".join(dict.fromkeys(("f32", *accepted)))
+        raise SpecError("registration did not accept this precision", where="--precision", got=precision, allowed=allowed)
+    feature = package.model_facts.get("feature_name")
+    if kind == "torch":
+        return _torch(package, precision)
+    if kind == "openvino":
+        return OpenVino(package.folder / INT8 if precision == "int8" else package.onnx, feature, precision, name=package.name)
     return OnnxRuntime(package.onnx, feature, name=package.name)
+
+
+def _kind(package: ModelPackage, wanted: Wanted) -> str:
+    if wanted.kind != "auto":
+        return wanted.kind
+    if wanted.precision != "int8" and cuda():
+        return "torch"
+    usable = _usable(package, "openvino")
+    enough = {"auto": bool(usable), "f32": "f32" in usable}
+    return "openvino" if enough.get(wanted.precision, True) else "onnxruntime"
+
+
+def _usable(package: ModelPackage, kind: str) -> tuple[str, ...]:
+    """What was accepted of an engine and this machine computes in, the one to prefer last."""
+    accepted = package.accepted_precisions(kind)
+    return tuple(p for p in PRECISIONS if p in accepted and (p != "bf16" or kind == "torch" or computes_bf16()))
+
+
+def _torch(package: ModelPackage, precision: str) -> Engine:
+    try:
+        from components.core.engine_torch import TorchEngine
+
+        return TorchEngine(
+            package.estimator(), "bf16" if precision == "bf16" else "f32", embedding=package.model_facts.get("onnx", {}).get("embedding")
+        )
+    except ImportError:
+        raise SpecError("torch is not installed here", where="--engine", got="torch", allowed="onnxruntime, openvino") from None
 
 
 class OnnxRuntime:
@@ -131,22 +158,6 @@ class OpenVino:
         given = np.ascontiguousarray(onnx_input(self._feature, x), dtype=np.float32)
         found = self._request.infer({0: given}, share_inputs=True)
         return _answer([np.array(found[name]) for name in self._outputs])
-
-
-class TorchEngine:
-    """The network as it was trained, on `DXFLOW_DEVICE` or the CUDA device. It gives no embedding."""
-
-    kind, together = "torch", 32
-
-    def __init__(self, package: ModelPackage) -> None:
-        try:
-            self._estimator = package.estimator()
-        except ImportError:
-            raise SpecError("torch is not installed here", where="--engine", got="torch", allowed="onnxruntime, openvino") from None
-        self.precision = "f32"
-
-    def run(self, x: NDArray[np.float32]) -> Answer:
-        return np.asarray(self._estimator.scores(x), dtype=np.float32), None
 
 
 def cuda() -> bool:

@@ -202,12 +202,11 @@ class ModelPackage:
 
         return Projection.from_json(self._text(EMBEDDING), where=f"{self.name}/{EMBEDDING}") if EMBEDDING in self.info["files"] else None
 
-    @cached_property
-    def accepted_precisions(self) -> tuple[str, ...]:
-        """What below float32 register measured and accepted; none in older packages."""
+    def accepted_precisions(self, engine: str) -> tuple[str, ...]:
+        """What register measured of an engine and accepted; none in older packages."""
         if ENGINE not in self.info["files"]:
             return ()
-        return tuple(str(one["precision"]) for one in self._json(ENGINE)["tried"] if one["accepted"])
+        return tuple(str(one["precision"]) for one in self._json(ENGINE)["tried"] if one["accepted"] and one["engine"] == engine)
 
     @cached_property
     def metrics(self) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""What less than float32 changes: measured on validation samples, accepted or not by the spec's tolerance, kept as `engine.json`."""
+"""What another engine than ONNX Runtime, or less than float32, changes: measured on validation samples, accepted or not by the spec's tolerance, kept
+as `engine.json`."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 
 from components.core import calibration, engines, metrics
 from components.core.calibration import Calibration
+from components.core.engine_torch import TorchEngine
 from components.core.errors import DataError
-from components.core.models.family import onnx_input
+from components.core.models.family import Estimator, onnx_input
 from components.core.models.samples import Samples
+from components.core.models.torch_fit import TorchEstimator
 from components.core.operating_point import Decision
 from components.core.package import ENGINE
 from components.core.spec import DiseaseSpec
@@ -33,12 +36,15 @@ def measure(
     calibrated: Calibration,
     decision: Decision,
     fuse: Fuse | None = None,
+    *,
+    estimator: Estimator | None = None,
 ) -> dict[str, Any]:
     """Write `engine.json` beside `model.onnx`, and `model.int8.onnx` where that was accepted.
 
     Args:
         val: What is measured on. train: What int8 takes its ranges from.
         fuse: (n, K) calibrated probabilities of rows (n,) of `val` -> fused; None where the spec names no covariates.
+        estimator: The network, for what torch makes of it on a CUDA device here; None: that is not tried.
 
     Returns:
         The contents of engine.json: `n`, and `tried`: {precision, engine, accepted, why, auc_change, decisions_changed, logit_change}.
@@ -51,17 +57,27 @@ def measure(
         p = calibration.apply(calibrated, scores)
         return p if fuse is None else fuse(p, rows)
 
+    def engine(kind: str, precision: str) -> engines.Engine:
+        if kind == "torch":
+            assert estimator is not None
+            return TorchEngine(estimator, "bf16" if precision == "bf16" else "f32")
+        if precision == "bf16" and not engines.computes_bf16():
+            raise DataError("this processor has no bfloat16 units")
+        path = _quantised(drafts, feature_name, train) if precision == "int8" else drafts / "model.onnx"
+        return engines.OpenVino(path, feature_name, precision, name=spec.name)
+
+    pairs = [("openvino", "f32"), *(("openvino", precision) for precision in spec.engine.precisions)]
+    if isinstance(estimator, TorchEstimator) and "bf16" in spec.engine.precisions and engines.cuda():
+        pairs.append(("torch", "bf16"))
     tried = []
-    for precision in spec.engine.precisions:
+    for kind, precision in pairs:
+        named = {"precision": precision, "engine": kind}
         try:
-            path = _quantised(drafts, feature_name, train) if precision == "int8" else drafts / "model.onnx"
-            if precision == "bf16" and not engines.computes_bf16():
-                raise DataError("this processor has no bfloat16 units")
-            found = _scores(engines.OpenVino(path, feature_name, precision, name=spec.name), val, rows)
+            found = _scores(engine(kind, precision), val, rows)
         except DataError as error:
-            tried.append({"precision": precision, "engine": "openvino", "accepted": False, "why": f"not measured: {error.what}"})
+            tried.append(named | {"accepted": False, "why": f"not measured: {error.what}"})
             continue
-        tried.append({"precision": precision, "engine": "openvino"} | _compared(spec, labels, exact, found, answered, decision))
+        tried.append(named | _compared(spec, labels, exact, found, answered, decision))
     record = {"n": len(rows), "tried": tried}
     if not any(one["precision"] == "int8" and one["accepted"] for one in tried):
         (drafts / engines.INT8).unlink(missing_ok=True)

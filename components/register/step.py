@@ -114,7 +114,7 @@ def _pack(
     calibrated = _read(evaluation / "calibration.json")
     engine = precision.measure(
         drafts, spec, onnx["feature_name"], val.samples, train.samples, Calibration.from_dict(calibrated.get("samples", calibrated)),
-        Decision.from_dict(operating), _fuse(spec, features, val, evaluation),
+        Decision.from_dict(operating), _fuse(spec, features, val, evaluation), estimator=estimator,
     )  # fmt: skip
     embedded = None
     if onnx["embedding"] is not None:

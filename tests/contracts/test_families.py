@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 
 from components.core.cores import wait_asleep
+from components.core.engine_torch import TorchEngine
 from components.core.engines import OnnxRuntime, OpenVino
 from components.core.errors import DataError, SpecError
 from components.core.models import build
 from components.core.models.family import Epoch, Estimator, onnx_input
 from components.core.models.family_ensemble import KINDS as ENSEMBLES
 from components.core.models.samples import Samples
+from components.core.models.torch_fit import TorchEstimator
 from components.core.spec import DiseaseSpec
+from components.register import onnx_embedding
 
 wait_asleep()  # before the first test imports torch: small batches on a shared machine otherwise spin
 SPECS = {path.stem: DiseaseSpec.from_toml(path) for path in sorted((Path(__file__).parents[2] / "pipelines" / "diseases").glob("*.toml"))}
@@ -159,10 +162,18 @@ def test_same_seed_same_scores_saved_loaded_and_exported(disease: str, family: s
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     inputs = onnx_input(first.feature_name, x)
     for n in (1, 5):
-        (answer,) = session.run(["scores"], {"x": inputs[:n]})
+        answer = np.asarray(session.run(["scores"], {"x": inputs[:n]})[0])
         assert answer.shape == (n, spec.n_scores)
         assert np.abs(answer - scores[:n]).max() <= 1e-4 * max(1.0, float(np.abs(scores).max()))
-    # What the server runs: the same figures from both engines.
+    # What the server runs: the same figures from each engine.
+    given = onnx_input(first.feature_name, x[:2]).astype(np.float32)
+    width = onnx_embedding.add(tmp_path / "model.onnx", given) if isinstance(first, TorchEstimator) else None
+    by_torch, embedded = TorchEngine(first, embedding=width).run(x[:5])
+    assert np.abs(by_torch - scores[:5]).max() <= 1e-4 * max(1.0, float(np.abs(scores).max()))
+    by_onnx = OnnxRuntime(tmp_path / "model.onnx", first.feature_name, name=disease, threads=1).run(x[:5])[1]
+    assert (embedded is None) == (by_onnx is None) == (width is None)
+    if embedded is not None and by_onnx is not None:
+        assert np.abs(embedded - by_onnx).max() <= 1e-3 * max(1.0, float(np.abs(by_onnx).max()))
     own = OnnxRuntime(tmp_path / "model.onnx", first.feature_name, name=disease, threads=1)
     assert np.abs(own.run(x[:5])[0] - answer).max() <= 1e-5 * max(1.0, float(np.abs(answer).max()))
     import onnx

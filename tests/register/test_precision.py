@@ -37,10 +37,10 @@ def measured(tmp_path: Path, **tolerance: object) -> dict:
 
 
 def test_int8_within_the_tolerance_is_accepted_and_outside_it_is_not(tmp_path: Path) -> None:
-    loose = measured(tmp_path / "loose", auc_change=0.1, decision_change=0.1)["tried"][0]
+    loose = measured(tmp_path / "loose", auc_change=0.1, decision_change=0.1)["tried"][1]
     assert loose["accepted"], loose["why"]
     assert (tmp_path / "loose" / "model.int8.onnx").exists()
-    strict = measured(tmp_path / "strict", auc_change=0.0, decision_change=0.0)["tried"][0]
+    strict = measured(tmp_path / "strict", auc_change=0.0, decision_change=0.0)["tried"][1]
     assert loose["decisions_changed"] == strict["decisions_changed"] > 0
     assert not strict["accepted"]
     assert "of the decisions, allowed 0.00%" in strict["why"]
@@ -49,7 +49,7 @@ def test_int8_within_the_tolerance_is_accepted_and_outside_it_is_not(tmp_path: P
 
 
 def test_the_recorded_changes_are_those_of_the_quantised_graph(tmp_path: Path) -> None:
-    record = measured(tmp_path, auc_change=0.1, decision_change=0.1)["tried"][0]
+    record = measured(tmp_path, auc_change=0.1, decision_change=0.1)["tried"][1]
     val = samples(300, 1)
     x = val.batch(np.arange(300))
     exact = engines.OnnxRuntime(tmp_path / "model.onnx", None, name="t", threads=1).run(x)[0]
@@ -66,7 +66,7 @@ def packed(tmp_path: Path) -> ModelPackage:
 
 
 def test_without_a_measurement_only_float32_runs(packed: ModelPackage) -> None:
-    assert packed.accepted_precisions == ()
+    assert packed.accepted_precisions("openvino") == ()
     for kind in ("auto", "openvino"):
         with pytest.raises(SpecError, match="registration did not accept"):
             engines.open_engine(packed, engines.Wanted(kind, "int8"))
@@ -75,6 +75,30 @@ def test_without_a_measurement_only_float32_runs(packed: ModelPackage) -> None:
         assert (engine.kind, engine.precision) == (expected, "f32")
     with pytest.raises(SpecError, match="no such engine"):
         engines.Wanted("tensorrt")
+
+
+def test_float32_of_openvino_is_accepted_where_its_answers_are_the_same_and_then_it_serves(tmp_path: Path) -> None:
+    spec = lung_nodule(engine={"precisions": []})
+    (tmp_path / "model.onnx").write_bytes(onnx_bytes(tuple(spec.input.shape)))
+    record = precision.measure(tmp_path, spec, None, samples(300, 1), samples(200, 2), CALIBRATION, DECISION)
+    assert [(one["engine"], one["precision"], one["accepted"], one["decisions_changed"]) for one in record["tried"]] == [("openvino", "f32", True, 0)]
+    package = build(tmp_path / "p", spec, reference({"0" * 16: ("SIEMENS", "X")}), more={"engine.json": record})
+    assert (package.accepted_precisions("openvino"), package.accepted_precisions("torch")) == (("f32",), ())
+    assert engines.open_engine(package).kind == "openvino"
+    assert engines.open_engine(package, engines.Wanted("onnxruntime")).kind == "onnxruntime"
+
+
+def test_torch_in_bfloat16_stays_near_float32_and_runs_only_where_it_was_accepted(packed: ModelPackage) -> None:
+    from components.core.engine_torch import TorchEngine
+    from components.core.models import build as network
+
+    spec = lung_nodule()
+    family = next(name for name, f in spec.families.items() if f.kind == "sun2016-cnn")
+    estimator, x = network(spec, family), samples(64, 5).batch(np.arange(64))
+    exact, half = (TorchEngine(estimator, precision).run(x)[0] for precision in ("f32", "bf16"))
+    assert 0 < np.abs(exact - half).max() < 0.05 * max(1.0, float(np.abs(exact).max()))
+    with pytest.raises(SpecError, match="registration did not accept"):
+        engines.open_engine(packed, engines.Wanted("torch", "bf16"))
 
 
 def test_both_engines_give_the_same_scores_and_embedding(tmp_path: Path) -> None:

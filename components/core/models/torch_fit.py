@@ -178,7 +178,7 @@ class TorchEstimator:
             for step, (x, rows) in enumerate(ahead(train, chosen)):
                 for group in optimiser.param_groups:
                     group["lr"] = group["share"] * self.family.lr * self.training.rate(number * batches + step, self.family.epochs * batches)
-                inputs = self._to_device(x)
+                inputs = self.to_device(x)
                 if self.augment is not None:
                     maps = self.augment.draw(len(rows), x.shape[-2], x.shape[-1], views).to(self.device, non_blocking=True)
                     inputs = self._laid_out(warp(inputs, maps))
@@ -250,7 +250,7 @@ class TorchEstimator:
     def export_onnx(self, path: Path) -> None:
         from components.core.models.torch_onnx import export
 
-        export(self._scorer(), self.spec.input.shape, path)
+        export(self.scorer(), self.spec.input.shape, path)
 
     @property
     def epochs(self) -> int:
@@ -316,20 +316,20 @@ class TorchEstimator:
         import torch
 
         module.eval()
-        scorer = self._scorer(module) if views else module
+        scorer = self.scorer(module) if views else module
         out = np.empty((len(samples), self.spec.n_scores), dtype=np.float32)
         with torch.inference_mode():
             for start in range(0, len(samples), SCORING_BATCH):
                 rows = np.arange(start, min(start + SCORING_BATCH, len(samples)))
-                out[rows] = scorer(self._to_device(samples.batch(rows))).float().cpu().numpy()
+                out[rows] = scorer(self.to_device(samples.batch(rows))).float().cpu().numpy()
         return out
 
-    def _scorer(self, module: nn.Module | None = None) -> nn.Module:
+    def scorer(self, module: nn.Module | None = None) -> nn.Module:
         """The network as it answers: in evaluation mode, averaged over views where the family asks for it."""
         network = (module or self.module).eval()
         return _over_views(network) if self.training.views else network
 
-    def _to_device(self, x: NDArray[np.float32]) -> torch.Tensor:
+    def to_device(self, x: NDArray[np.float32]) -> torch.Tensor:
         import torch
 
         return self._laid_out(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(self.device, non_blocking=True))
