@@ -26,7 +26,8 @@ from components.core.errors import ServiceError
 from serving.journal import asked
 from serving.openapi import PAGE
 from serving.options import MAX_BODY_BYTES
-from serving.turns import DEADLINE, Busy, Late, Ticket, Turns
+from serving.tickets import Late, Ticket
+from serving.turns import DEADLINE, Busy, Turns
 
 if TYPE_CHECKING:
     from serving.journal import Journal

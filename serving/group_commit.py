@@ -16,12 +16,10 @@ class GroupCommit:
     Args:
         write: `InferenceLog.append` or `.write`: returns when the records are on the disk, or have been dealt with otherwise.
         executor: Whose threads write; None: the loop's own.
-        apart: Where a write fails, each sender's records are tried alone, so that a number that is not finite spoils one request and not its
-            neighbours'. Without it the whole write fails for all that shared it.
     """
 
-    def __init__(self, write: Callable[[Records], object], executor: Executor | None = None, *, apart: bool = False) -> None:
-        self._write, self._executor, self._apart = write, executor, apart
+    def __init__(self, write: Callable[[Records], object], executor: Executor | None = None) -> None:
+        self._write, self._executor = write, executor
         self._waiting: list[tuple[Records, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -36,8 +34,10 @@ class GroupCommit:
     async def _work(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting, []
-            errors = await asyncio.get_running_loop().run_in_executor(self._executor, self._tried, [records for records, _ in group])
-            for (_, done), error in zip(group, errors, strict=True):
+            error = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._tried, [record for records, _ in group for record in records]
+            )
+            for _, done in group:
                 if done.done():  # its sender is gone; its records are not
                     continue
                 if error is None:
@@ -46,12 +46,9 @@ class GroupCommit:
                     done.set_exception(error)
         self._writer = None
 
-    def _tried(self, group: Sequence[Records]) -> list[Exception | None]:
-        """What went wrong for each sender."""
+    def _tried(self, records: Records) -> Exception | None:
         try:
-            self._write([record for records in group for record in records])
-            return [None] * len(group)
+            self._write(records)
         except Exception as error:
-            if not self._apart or len(group) == 1:
-                return [error] * len(group)
-            return [found for records in group for found in self._tried([records])]
+            return error
+        return None

@@ -28,7 +28,8 @@ from serving.endpoints import Plane, Repository
 from serving.errors import TOO_LATE, NotOffered, TooLarge, judge, log, report
 from serving.journal import Journal
 from serving.options import Options
-from serving.turns import Late, Ticket, Turns
+from serving.tickets import Late, Ticket
+from serving.turns import Turns
 
 STATUS = {
     400: grpc.StatusCode.INVALID_ARGUMENT, 404: grpc.StatusCode.NOT_FOUND, 413: grpc.StatusCode.RESOURCE_EXHAUSTED,

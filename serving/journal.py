@@ -6,8 +6,10 @@ record for the request, when it sees the answer's status. A disk that takes no r
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,10 +18,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from components.core.inference_log import InferenceLog
-from serving.group_commit import GroupCommit
+from serving.desk import Desk
 from serving.predictor import Predictor
 
 NOT_OFFERED = 501
+MOST_SYNCED = 10_000
 OTHER = "other"
 NO_TURN = (429, 504)
 """Neither the request was wrong nor the server: too many waited, or the deadline passed."""
@@ -47,7 +50,7 @@ class Journal:
         for predictor in predictors:
             self.serves(predictor)
         self._settled: set[str] = set()
-        self._commit = GroupCommit(log.append, apart=True)
+        self._disk, self._lock = Desk(), threading.Lock()
         self.counts: Counter[tuple[str, str]] = Counter()
         """Records by (model, status), written or lost."""
         self.by_device: Counter[tuple[str, str, str]] = Counter()
@@ -60,24 +63,21 @@ class Journal:
         self._models[package.disease] = {"model": package.name, "version": package.version, "digest": package.digest}
 
     def write(self, request_id: str, records: Sequence[Mapping[str, Any]]) -> None:
-        """The records of one request, with their `status`; the request is settled by them."""
-        self._counted(request_id, records)
-        self.log.append(records)
+        """The records of one request, with their `status`, in one sync with what other threads write meanwhile; the request is settled by them.
 
-    async def commit(self, request_id: str, records: Sequence[Mapping[str, Any]]) -> None:
-        """As `write`, together with what other requests bring meanwhile: one sync for all of them, and no thread but its own waits for the disk.
-
-        Returns when the records are on the disk, or counted because no disk takes them.
+        Returns when they are on the disk, or counted because no disk takes them.
         """
-        self._counted(request_id, records)
-        await self._commit.write(records)
+        with self._lock:
+            self._settled.add(request_id)
+            self.counts.update((r["model"], r["status"]) for r in records)
+            for r in records:
+                if (key := r.get("device_key")) is not None:
+                    self.by_device[r["model"], key if key in self._devices.get(r["model"], ()) else OTHER, r["status"]] += 1
+        self._disk.ask(self._append, records, most=MOST_SYNCED)
 
-    def _counted(self, request_id: str, records: Sequence[Mapping[str, Any]]) -> None:
-        self._settled.add(request_id)
-        self.counts.update((r["model"], r["status"]) for r in records)
-        for r in records:
-            if (key := r.get("device_key")) is not None:
-                self.by_device[r["model"], key if key in self._devices.get(r["model"], ()) else OTHER, r["status"]] += 1
+    def _append(self, records: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        self.log.append(records)
+        return records
 
     async def settle(self, request_id: str, disease: str | None, status: int, reason: str, started: float) -> None:
         """Write down a request that gets an error, unless its model has done so.
@@ -96,7 +96,7 @@ class Journal:
             "time": now(), "request_id": request_id, "reasons": [reason or f"HTTP {status}"], "abstain": False, "latency_ms": milliseconds(started),
             "status": "unanswered" if status in NO_TURN else "refused" if refused else "error",
         }  # fmt: skip
-        await self.commit(request_id, [record])
+        await asyncio.to_thread(self.write, request_id, [record])
 
     def forget(self, request_id: str) -> None:
         """The request is over."""

@@ -35,7 +35,8 @@ from serving.predictor import Answered, Explained, Predictor, Query
 from serving.reading.cases import CaseStore
 from serving.references import Allowed, References
 from serving.telemetry import here, stage
-from serving.turns import Late, Ticket, Turns
+from serving.tickets import Late, Ticket
+from serving.turns import Turns
 
 Ask = Callable[[Predictor, list[Query]], list[Answered]]
 log = logging.getLogger("dxflow.serving")
@@ -173,9 +174,9 @@ class DiseaseModel(kserve.Model):
         reply: Callable[[list[dict[str, Any]], Predictor], T],
         ask: Ask | None = None,
     ) -> T:
-        """The answer leaves when all of it is in the log, or counted because no disk takes it; meanwhile its thread has the next request."""
+        """The answer leaves when all of it is in the log, or counted because no disk takes it."""
 
-        def work() -> tuple[T, list[dict[str, Any]]]:
+        def work() -> T:
             predictor = self.place.holder()
             with PRE_HIST_TIME.labels(**self._labels).time(), stage("decode", request):
                 try:
@@ -188,13 +189,13 @@ class DiseaseModel(kserve.Model):
             with PREDICT_HIST_TIME.labels(**self._labels).time(), stage("infer", request):
                 answers, written = self._answer(predictor, ticket, found, ask)
             with POST_HIST_TIME.labels(**self._labels).time(), stage("encode", request):
-                return reply(answers, predictor), written
+                answer = reply(answers, predictor)
+            with stage("log", request):
+                self._journal.write(ticket.request_id, written)
+            return answer
 
         request = here()
-        answer, written = await self._turns.run(ticket, work)
-        with stage("log", request):
-            await self._journal.commit(ticket.request_id, written)
-        return answer
+        return await self._turns.run(ticket, work)
 
     def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query], ask: Ask | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The answers and their records."""
@@ -203,7 +204,7 @@ class DiseaseModel(kserve.Model):
             if ask is not None:
                 answered = self._turns.alone(ticket, ask, predictor, found)
             else:
-                answered = list(self._turns.together(ticket, predictor.work, found, predictor.engine.together))
+                answered = list(self._turns.engine.ask(predictor.work, found, most=predictor.engine.together, ticket=ticket))
         except Late:  # what became of it is written down where that is told
             raise
         except Exception:

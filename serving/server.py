@@ -61,6 +61,7 @@ def serve(sources: Sequence[Source], options: Options) -> None:
         memory.keep()
         policy = Policy(options.host, tokens=options.tokens, oidc=options.oidc)
         places = Places(sources, allow_synthetic=options.allow_synthetic, wanted=Wanted(options.engine, options.precision))
+        sys.setswitchinterval(0.001)  # seconds; a thread that wants Python back from another need not wait five milliseconds
         with InferenceLog(options.log) as answers, Turns(options.queue) as turns, audited(options) as audit:
             journal = Journal(answers, [place.predictor for place in places if place.predictor])
             places.on_taken.append(journal.serves)

@@ -2,7 +2,7 @@
 
 All work is done by threads that are not the event loop's, in the order of arrival, so a health probe never waits for it. As many requests are read
 at once as there are cores; one thread has the engine, which has threads of its own, and answers for all who wait for the same model meanwhile: a
-batch of four costs an engine less than four times one.
+batch of four costs an engine less than four times one (`desk.py`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from components.core.cores import available_cores
+from serving.desk import Desk
+from serving.tickets import Late, Ticket
 
 T = TypeVar("T")
 TOGETHER = 32
@@ -39,131 +40,13 @@ class Busy(Exception):
         super().__init__("too many requests wait")
 
 
-class Late(Exception):
-    """The deadline passed before the work began."""
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """One request on its way through the server.
-
-    Args:
-        request_id: Made by the server.
-        within_s: Its deadline, in seconds after it came.
-        started: `time.perf_counter()` when it came.
-        gone: Set when its client no longer waits for an answer.
-    """
-
-    request_id: str
-    within_s: float
-    started: float = field(default_factory=time.perf_counter)
-    gone: threading.Event = field(default_factory=threading.Event)
-
-    def left_s(self) -> float:
-        """Until the deadline; not above 0 when it has passed."""
-        return self.started + self.within_s - time.perf_counter()
-
-
-@dataclass(eq=False)
-class _Asked:
-    """Args: work: Items -> as many results. given: The items. most: Items of one call of `work`. found: The results, once they are there."""
-
-    ticket: Ticket | None
-    work: Callable[[list[Any]], Sequence[Any]]
-    given: Sequence[Any]
-    most: int
-    found: Sequence[Any] | None = None
-    error: Exception | None = None
-
-    @property
-    def over(self) -> bool:
-        return self.found is not None or self.error is not None
-
-    def answer(self) -> None:
-        try:
-            self.found = self.work(list(self.given))
-        except Exception as error:
-            self.error = error
-
-
-class Desk:
-    """Who has the engine. Whoever gets it works for all who wait for the same, in the order of arrival."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._busy = False
-        self._waiting: list[_Asked] = []
-
-    def ask(self, own: _Asked) -> Sequence[Any]:
-        """The results, worked out by this thread or another.
-
-        Raises:
-            Late: Before its turn the ticket's deadline passed, or its client went.
-        """
-        with self._changed:
-            self._waiting.append(own)
-            while not own.over:
-                if not self._busy:
-                    self._lead()
-                elif own.ticket is None or own not in self._waiting:
-                    self._changed.wait()
-                elif not self._changed.wait(max(0.0, own.ticket.left_s())) and own in self._waiting:
-                    self._waiting.remove(own)
-                    raise Late
-        if own.error is not None:
-            raise own.error
-        assert own.found is not None
-        return own.found
-
-    def _lead(self) -> None:
-        """Work for the first of those who wait and all that go with it; called, and left, with the lock held."""
-        group = self._first()
-        self._busy = True
-        self._changed.release()
-        try:
-            _answer(group)
-        finally:
-            self._changed.acquire()
-            self._busy = False
-            self._changed.notify_all()
-
-    def _first(self) -> list[_Asked]:
-        group: list[_Asked] = []
-        items = 0
-        for one in tuple(self._waiting):
-            if one.ticket is not None and (one.ticket.gone.is_set() or one.ticket.left_s() <= 0):
-                one.error = Late()
-            elif group and (one.work != group[0].work or items + len(one.given) > group[0].most):
-                continue
-            else:
-                group.append(one)
-                items += len(one.given)
-            self._waiting.remove(one)
-        return group
-
-
-def _answer(group: list[_Asked]) -> None:
-    """All at once; where that fails, each alone, so that one does not spoil the others."""
-    if len(group) > 1:
-        whole = _Asked(None, group[0].work, [item for one in group for item in one.given], 0)
-        whole.answer()
-        if whole.found is not None:
-            at = 0
-            for one in group:
-                one.found = whole.found[at : at + len(one.given)]
-                at += len(one.given)
-            return
-    for one in group:
-        one.answer()
-
-
 class Turns:
     """The queue. Everything but the work itself happens on the event loop.
 
     Args:
         waiting: Requests that may wait beside the one that is answered.
 
-    `reading` is held by whoever turns a request into samples: as many at once as there are cores, two at least.
+    `reading` is held by whoever turns a request into samples: as many at once as there are cores, two at least. At `engine` a model is asked.
     """
 
     def __init__(self, waiting: int) -> None:
@@ -171,7 +54,7 @@ class Turns:
         self.inside = 0
         at_once = max(2, available_cores())
         self.reading = threading.BoundedSemaphore(at_once)
-        self._desk = Desk()
+        self.engine = Desk()
         self.executor = ThreadPoolExecutor(at_once + TOGETHER, thread_name_prefix="predict")
         self._finished_s, self._apart_s = time.perf_counter(), 0.0
         self.counts: Counter[str] = Counter(busy=0, late=0)
@@ -196,20 +79,8 @@ class Turns:
             self.inside -= 1
 
     def alone(self, ticket: Ticket | None, work: Callable[..., T], *given: Any) -> T:
-        """`work(*given)`, while nobody else has the engine. Raises Late, as `together`; whatever `work` raises."""
-        return self._desk.ask(_Asked(ticket, lambda _: [work(*given)], [None], 1))[0]
-
-    def together(self, ticket: Ticket | None, work: Callable[[list[Any]], Sequence[T]], given: Sequence[Any], most: int) -> Sequence[T]:
-        """`work(given)` in one call with what others want of the same `work` meanwhile.
-
-        Args:
-            work: Items -> as many results, in order; each independent of the others.
-            most: Items of one call, unless a single request has more.
-
-        Raises:
-            Late: Before its turn the ticket's deadline passed, or its client went.
-        """
-        return self._desk.ask(_Asked(ticket, work, given, most))
+        """`work(*given)`, while nobody else has the engine. Raises Late, as `Desk.ask`; whatever `work` raises."""
+        return self.engine.ask(lambda _: [work(*given)], [None], most=1, ticket=ticket)[0]
 
     async def run(self, ticket: Ticket, work: Callable[[], T]) -> T:
         """`work` on a thread, when its turn comes. Raises Late; whatever `work` raises."""

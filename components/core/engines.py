@@ -110,7 +110,7 @@ def _torch(package: ModelPackage, precision: str) -> Engine:
 class OnnxRuntime:
     """Float32 on the CPU."""
 
-    kind, precision, together = "onnxruntime", "f32", 4
+    kind, precision, together = "onnxruntime", "f32", 8
 
     def __init__(self, path: Path, feature_name: str | None, *, name: str, threads: int | None = None) -> None:
         import onnxruntime
@@ -135,7 +135,7 @@ class OnnxRuntime:
 class OpenVino:
     """OpenVINO on the CPU. Raises DataError where the graph has an operation that it does not know."""
 
-    kind, together = "openvino", 4
+    kind, together = "openvino", 8
 
     def __init__(self, path: Path, feature_name: str | None, precision: str, *, name: str, threads: int | None = None) -> None:
         import openvino

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -170,10 +171,11 @@ def test_a_sample_without_an_answer_by_a_defect_is_logged_with_its_device(tmp_pa
     from serving.model import DiseaseModel
     from serving.places import Place
     from serving.sources import from_folder
-    from serving.turns import Ticket, Turns
+    from serving.tickets import Ticket
+    from serving.turns import Turns
 
     class Broken(Predictor):
-        def figures(self, queries: Any) -> Any:
+        def work(self, queries: Any) -> Any:
             raise ValueError(PERSON)
 
     with InferenceLog(tmp_path / "log") as log, Turns(1) as turns:
@@ -204,18 +206,18 @@ def test_requests_that_come_while_the_disk_is_busy_share_the_next_write_and_one_
     def record(n: int) -> dict[str, Any]:
         return {"request_id": f"r{n}", "model": "m", "status": "answered", "latency_ms": float("nan") if n == 3 else 1.0}
 
-    async def ask(journal: Journal) -> list[BaseException | None]:
-        first = asyncio.ensure_future(journal.commit("r0", [record(0)]))
-        await asyncio.to_thread(begun.acquire)
-        others = [asyncio.ensure_future(journal.commit(f"r{n}", [record(n)])) for n in range(1, 6)]
-        await asyncio.sleep(0)
-        assert not any(future.done() for future in (first, *others))
+    with Slow(tmp_path / "log") as log, ThreadPoolExecutor(6) as pool:
+        journal = Journal(log)
+        asked = [pool.submit(journal.write, "r0", [record(0)])]
+        assert begun.acquire(timeout=300)
+        for n in range(1, 6):
+            asked.append(pool.submit(journal.write, f"r{n}", [record(n)]))
+            while journal._disk.waiting < n:
+                threading.Event().wait(0.005)
+        assert not any(one.done() for one in asked)
         for _ in range(10):
             go_on.release()
-        return await asyncio.gather(first, *others, return_exceptions=True)
-
-    with Slow(tmp_path / "log") as log:
-        found = asyncio.run(ask(Journal(log)))
+        found = [one.exception(300) for one in asked]
     assert [type(error) for error in found] == [type(None)] * 3 + [ValueError] + [type(None)] * 2
     assert sizes == [1, 5, *[1] * 5]
     assert list(read_log(tmp_path / "log")["request_id"]) == ["r0", "r1", "r2", "r4", "r5"]

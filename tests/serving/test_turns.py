@@ -10,7 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from serving.turns import Late, Ticket, Turns
+from serving.tickets import Late, Ticket
+from serving.turns import Turns
 
 
 def ticket(within_s: float = 600) -> Ticket:
@@ -103,9 +104,9 @@ class Waiting:
         assert self._held.wait(60)
 
     def ask(self, work: Callable[[list[int]], list[int]], *given: int, most: int = 4, own: Ticket | None = None) -> Future[Sequence[int]]:
-        before = len(self._turns._desk._waiting)
-        asked = self._pool.submit(self._turns.together, own, work, given, most)
-        while len(self._turns._desk._waiting) == before:
+        before = self._turns.engine.waiting
+        asked = self._pool.submit(self._turns.engine.ask, work, given, most=most, ticket=own)
+        while self._turns.engine.waiting == before:
             threading.Event().wait(0.005)
         return asked
 
