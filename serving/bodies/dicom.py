@@ -45,19 +45,17 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
     if spec.input.layout == "volume":
         return [volume(body.content, spec, pseudonymiser, device=body.device)[0]]
     from components.core.imaging.dicom import read_dicom
-    from components.core.imaging.patches import cut_patch
 
     image = read_dicom(body.file(), spec=spec, pseudonymiser=pseudonymiser, most_expansion=MOST_EXPANSION)
-    if len(image.frames) != 1:
-        raise DataError("several frames in one file", got=len(image.frames), allowed="one image per request")
-    frame = image.frames[0]
+    if len(image.stored) != 1:
+        raise DataError("several frames in one file", got=len(image.stored), allowed="one image per request")
     if spec.input.modality in PHOTOGRAPHS:
-        array = _photograph(frame, image.facts, spec)
-    elif spec.input.spacing_mm is None and frame.shape == tuple(spec.input.shape[1:]):
-        array = frame[None]
+        array = _photograph(image.frames[0], image.facts, spec)
+    elif spec.input.spacing_mm is None and image.size == tuple(spec.input.shape[1:]):
+        array = image.frames
     else:
-        point = tuple(_inside(value, size, name) for value, size, name in zip((body.row, body.column), frame.shape, body.names, strict=False))
-        array = cut_patch(frame, centre_rc=(point[0], point[1]), pixel_mm=image.pixel_mm, spec_input=spec.input)
+        row, column = (_inside(value, size, name) for value, size, name in zip((body.row, body.column), image.size, body.names, strict=False))
+        array = image.patch((row, column))
     return [_query(body.device, array, image.device, image.patient, image.study, image.series, image.facts, image.covariates)]
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +18,7 @@ from components.core.imaging.deidentify import DeviceIdentity
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.header import ImageHeader, read_header
 from components.core.imaging.inflate import UNPACKED_FREELY
+from components.core.imaging.patches import cut_patch
 from components.core.imaging.pixels import stored_frame, to_unit, whole_hu
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
@@ -28,25 +31,74 @@ class DicomImage:
     """What one file gives.
 
     Args:
-        frames: (n, rows, columns) in `spec.input.unit` (int16 for HU, else float32), or (n, rows, columns, 3) uint8 RGB.
-        pixel_mm: Distance of rows and of columns, or None.
-        facts: `acq_*` columns of the manifest.
-        acquired_at: Shifted by the key's offset, UTC.
-        patient, study, series, sop: Pseudonyms.
-        covariates: As in `ImageHeader`.
+        header: Of the file.
+        stored: Its frames as stored.
+        spec: Whose unit is wanted.
     """
 
-    frames: NDArray[Any]
-    pixel_mm: tuple[float, float] | None
-    device: DeviceIdentity
-    facts: dict[str, Any]
-    acquired_at: datetime | None
-    synthetic: bool
-    patient: str | None
-    study: str
-    series: str
-    sop: str
-    covariates: dict[str, Any] = field(default_factory=dict)
+    header: ImageHeader
+    stored: tuple[NDArray[Any], ...]
+    spec: DiseaseSpec
+
+    @cached_property
+    def frames(self) -> NDArray[Any]:
+        """(n, rows, columns) in `spec.input.unit` (int16 for HU, else float32), or (n, rows, columns, 3) uint8 RGB."""
+        found = [_in_unit(stored, self.header, index, spec=self.spec) for index, stored in enumerate(self.stored)]
+        return found[0][None] if len(found) == 1 else np.stack(found)
+
+    def patch(self, centre_rc: tuple[float, float], index: int = 0) -> NDArray[Any]:
+        """As `patch_in_unit` of one frame."""
+        return patch_in_unit(self.stored[index], self.header, index, centre_rc=centre_rc, spec=self.spec)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.header.rows, self.header.columns
+
+    @property
+    def pixel_mm(self) -> tuple[float, float] | None:
+        """Distance of rows and of columns."""
+        return self.header.pixel_mm
+
+    @property
+    def device(self) -> DeviceIdentity:
+        return self.header.device
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """`acq_*` columns of the manifest."""
+        return self.header.facts
+
+    @property
+    def acquired_at(self) -> datetime | None:
+        """Shifted by the key's offset, UTC."""
+        return self.header.acquired
+
+    @property
+    def synthetic(self) -> bool:
+        return self.header.synthetic
+
+    @property
+    def covariates(self) -> dict[str, Any]:
+        """As in `ImageHeader`."""
+        return self.header.covariates
+
+    @property
+    def patient(self) -> str | None:
+        """A pseudonym, as `study`, `series` and `sop`."""
+        return self.header.patient
+
+    @property
+    def study(self) -> str:
+        return self.header.study
+
+    @property
+    def series(self) -> str:
+        return self.header.series
+
+    @property
+    def sop(self) -> str:
+        return self.header.sop
 
 
 def read_dicom(data: bytes | Path, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float | None = None) -> DicomImage:
@@ -71,25 +123,42 @@ def _read(handle: BinaryIO, size: int, spec: DiseaseSpec, pseudonymiser: Pseudon
     unpacked = image.rows * image.columns * len(image.frames) * image.samples * image.bits_allocated // 8
     if most_expansion is not None and unpacked > max(UNPACKED_FREELY, most_expansion * size):
         raise NotUsable("pixels that unpack to more than is believable")
-    found = [frame_in_unit(handle, image, i, spec=spec) for i in range(len(image.frames))]
-    frames = found[0][None] if len(found) == 1 else np.stack(found)
-    return DicomImage(
-        frames=frames, pixel_mm=image.pixel_mm, device=image.device, facts=image.facts, acquired_at=image.acquired, synthetic=image.synthetic,
-        patient=image.patient, study=image.study, series=image.series, sop=image.sop, covariates=image.covariates,
-    )  # fmt: skip
+    if image.samples == 3 and spec.input.shape[0] != 3:
+        raise NotUsable("colour where the spec has one channel")
+    return DicomImage(image, tuple(stored_frame(handle, image, index) for index in range(len(image.frames))), spec)
 
 
 def frame_in_unit(handle: BinaryIO, image: ImageHeader, index: int, *, spec: DiseaseSpec) -> NDArray[Any]:
     """Frame `index`: (rows, columns) in the spec's unit, int16 for HU; or (rows, columns, 3) as stored."""
-    stored = stored_frame(handle, image, index)
+    if image.samples == 3 and spec.input.shape[0] != 3:
+        raise NotUsable("colour where the spec has one channel")
+    return _in_unit(stored_frame(handle, image, index), image, index, spec=spec)
+
+
+def _in_unit(stored: NDArray[Any], image: ImageHeader, index: int, *, spec: DiseaseSpec) -> NDArray[Any]:
     if image.samples == 3:
-        if spec.input.shape[0] != 3:
-            raise NotUsable("colour where the spec has one channel")
         return stored
     if spec.input.unit != "HU":
         return to_unit(stored, image, index, hu=False)
     whole = whole_hu(stored, image, index)
     return hu_int16(to_unit(stored, image, index, hu=True)) if whole is None else whole
+
+
+def patch_in_unit(stored: NDArray[Any], image: ImageHeader, index: int, *, centre_rc: tuple[float, float], spec: DiseaseSpec) -> NDArray[Any]:
+    """A patch around a point of one frame, (1, h, w) on the spec's grid and in its unit, by `cut_patch`.
+
+    Only the neighbourhood is turned into the unit: a patch needs a hundredth of a slice.
+    """
+    lows, parts = [], []
+    for axis in (0, 1):
+        step = spec.input.spacing_mm[axis] / image.pixel_mm[axis] if spec.input.spacing_mm and image.pixel_mm else 1.0
+        half = (spec.input.shape[1 + axis] / 2 + 2) * max(step, 1.0) + 2
+        low = int(np.clip(math.floor(centre_rc[axis] - half), 0, stored.shape[axis]))
+        high = int(np.clip(math.ceil(centre_rc[axis] + half), 0, stored.shape[axis]))
+        lows.append(low)
+        parts.append(slice(low, high))
+    near = to_unit(stored[parts[0], parts[1]], image, index, hu=spec.input.unit == "HU")
+    return cut_patch(near, centre_rc=(centre_rc[0] - lows[0], centre_rc[1] - lows[1]), pixel_mm=image.pixel_mm, spec_input=spec.input)
 
 
 def hu_int16(values: NDArray[np.float32]) -> NDArray[np.int16]:

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from components.core.errors import SpecError
+from components.core.imaging.dicom import patch_in_unit
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.header import ImageHeader, read_header
-from components.core.imaging.patches import cut_patch
-from components.core.imaging.pixels import stored_frame, to_unit
+from components.core.imaging.pixels import stored_frame
 from components.ingest import lidc
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
@@ -144,7 +143,8 @@ def read_series(context: Context, task: Task) -> Outcome:
                 with context.source.open(here.file) as handle:
                     stored = stored_frame(handle, here.image, here.frame)
                 for nodule, _, centre in nodules[number]:
-                    arrays.add(_row(context, here, nodule, centre), _patch(context, here, stored, centre))
+                    patch = patch_in_unit(stored, here.image, here.frame, centre_rc=centre, spec=context.spec)
+                    arrays.add(_row(context, here, nodule, centre), patch)
             except NotUsable as reason:
                 out.rejected.append(Rejected(here.file, reason.reason, reason.offset))
             except OSError:
@@ -264,23 +264,6 @@ class Places:
 def _z(s: Slice) -> float:
     position = s.image.frames[s.frame].position
     return position[2] if position else math.nan
-
-
-def _patch(context: Context, here: Slice, stored: NDArray[Any], centre: tuple[float, float]) -> NDArray[Any]:
-    spec = context.spec
-    pixel_mm = here.image.pixel_mm
-    assert pixel_mm is not None
-    # Only the neighbourhood is turned into HU: a patch needs a hundredth of a slice.
-    lows, parts = [], []
-    for axis in (0, 1):
-        step = spec.input.spacing_mm[axis] / pixel_mm[axis] if spec.input.spacing_mm else 1.0
-        half = (spec.input.shape[1 + axis] / 2 + 2) * max(step, 1.0) + 2
-        low = int(np.clip(math.floor(centre[axis] - half), 0, stored.shape[axis]))
-        high = int(np.clip(math.ceil(centre[axis] + half), 0, stored.shape[axis]))
-        lows.append(low)
-        parts.append(slice(low, high))
-    near = to_unit(stored[parts[0], parts[1]], here.image, here.frame, hu=spec.input.unit == "HU")
-    return cut_patch(near, centre_rc=(centre[0] - lows[0], centre[1] - lows[1]), pixel_mm=pixel_mm, spec_input=spec.input)
 
 
 def _row(context: Context, here: Slice, nodule: lidc.Nodule, centre: tuple[float, float]) -> dict[str, Any]:
