@@ -1,7 +1,8 @@
 """Other people's model servers, each in an environment of its own, on the same network with the same engine, precision and threads.
 
-Each is written as its documentation shows it for one ONNX model that is asked with a picture; `session` is the same for all and for ours: two
-threads that do not spin. `environment` makes the environment at first use, under `DXFLOW_BENCH_ENVS` or the user's cache.
+Each is written as its documentation shows it for one ONNX model that is asked with a picture, and once more with its own batching where it has some;
+`session` is the same for all and for ours: two threads that do not spin. `environment` makes the environment at first use, under
+`DXFLOW_BENCH_ENVS` or the user's cache.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,16 +42,17 @@ class Rival:
     command: Callable[[int, Path, Path], list[str]]
 
 
-def _script(name: str) -> Callable[[int, Path, Path], list[str]]:
-    return lambda port, folder, _: [str(HERE / f"{name}_server.py"), str(port), str(folder / "model.onnx")]
+def _script(name: str, together: int = 1) -> Callable[[int, Path, Path], list[str]]:
+    return lambda port, folder, _: [str(HERE / f"{name}_server.py"), str(port), str(folder / "model.onnx"), str(together)]
 
 
-def _mlserver(port: int, folder: Path, own: Path) -> list[str]:
+def _mlserver(port: int, folder: Path, own: Path, together: int = 1) -> list[str]:
     (own / "settings.json").write_text(json.dumps({
         "http_port": port, "grpc_port": port + 1, "metrics_port": port + 2, "host": "127.0.0.1", "debug": False, "parallel_workers": 1,
     }))  # fmt: skip
+    batches = {"max_batch_size": together, "max_batch_time": 0.01} if together > 1 else {}
     (own / "model-settings.json").write_text(
-        json.dumps({"name": "plain", "implementation": "mlserver_server.Plain", "parameters": {"uri": str(folder / "model.onnx")}})
+        json.dumps({"name": "plain", "implementation": "mlserver_server.Plain", "parameters": {"uri": str(folder / "model.onnx")}} | batches)
     )
     # its worker processes import the main module again, which must be its own script
     start = "import os, sys; os.execv(os.path.join(os.path.dirname(sys.executable), 'mlserver'), ['mlserver', 'start', sys.argv[1]])"
@@ -62,22 +64,37 @@ def _base64(png: bytes) -> str:
 
 
 JSON, PNG = {"Content-Type": "application/json"}, {"Content-Type": "image/png"}
-RIVALS = {
-    "FastAPI": Rival((), "/predict", PNG, bytes, _script("fastapi")),
-    "LitServe": Rival(
-        ("litserve==0.2.19",), "/predict", JSON, lambda png: json.dumps({"image": _base64(png)}).encode(), _script("litserve")
-    ),
-    "BentoML": Rival(("bentoml==1.4.40",), "/predict", PNG, bytes, _script("bentoml")),
-    "MLServer": Rival(
+BATCHED, TOGETHER = ", batched", 8
+"""How a server that puts requests together by itself is named when it does; and how many, as ours."""
+
+
+def _lit(together: int) -> Rival:
+    body = lambda png: json.dumps({"image": _base64(png)}).encode()
+    return Rival(("litserve==0.2.19",), "/predict", JSON, body, _script("litserve", together))
+
+
+def _ml(together: int) -> Rival:
+    return Rival(
         ("mlserver==1.7.1", "uvloop==0.21.0"),  # its worker process does not start with a newer uvloop
         "/v2/models/plain/infer", JSON,
         lambda png: json.dumps({"inputs": [
             {"name": "image", "shape": [1], "datatype": "BYTES", "data": [_base64(png)], "parameters": {"content_type": "base64"}}
         ]}).encode(),
-        _mlserver,
-    ),
+        lambda port, folder, own: _mlserver(port, folder, own, together),
+    )  # fmt: skip
+
+
+BENTO = ("bentoml==1.4.40",)
+RIVALS = {
+    "FastAPI": Rival((), "/predict", PNG, bytes, _script("fastapi")),
+    "LitServe": _lit(1),
+    f"LitServe{BATCHED}": _lit(TOGETHER),
+    "BentoML": Rival(BENTO, "/predict", PNG, bytes, _script("bentoml")),
+    f"BentoML{BATCHED}": Rival(BENTO, "/together", JSON, lambda png: json.dumps({"images": [_base64(png)]}).encode(), _script("bentoml")),
+    "MLServer": _ml(1),
+    f"MLServer{BATCHED}": _ml(TOGETHER),
     "KServe, torch eager": Rival((), "/v1/models/plain:predict", PNG, bytes, lambda port, *_: [str(HERE / "kserve_server.py"), str(port)]),
-}  # fmt: skip
+}
 
 
 def environment(name: str) -> Path | None:
@@ -85,7 +102,7 @@ def environment(name: str) -> Path | None:
     packages = RIVALS[name].packages
     if not packages:
         return Path(sys.executable)
-    folder = Path(os.environ.get("DXFLOW_BENCH_ENVS") or Path.home() / ".cache" / "dxflow-bench") / name.lower()
+    folder = Path(os.environ.get("DXFLOW_BENCH_ENVS") or Path.home() / ".cache" / "dxflow-bench") / name.removesuffix(BATCHED).lower()
     python = folder / "bin" / "python"
     if (folder / ".complete").exists():
         return python
@@ -115,11 +132,13 @@ def running(name: str, port: int, folder: Path, own: Path, png: bytes) -> Iterat
         try:
             yield _answers(process, port, rival, png)
         finally:
-            os.killpg(process.pid, signal.SIGTERM)  # some have processes in groups of their own, which only they can end
+            with suppress(ProcessLookupError):  # it has ended
+                os.killpg(process.pid, signal.SIGTERM)  # some have processes in groups of their own, which only they can end
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 

@@ -1,4 +1,4 @@
-"""python litserve_server.py PORT MODEL.onnx
+"""python litserve_server.py PORT MODEL.onnx TOGETHER
 
 LitServe reads annotations of `request` as objects, so there are none and no postponed ones.
 """
@@ -10,6 +10,8 @@ from typing import Any
 import litserve
 from session import Session
 
+TOGETHER = int(sys.argv[3])
+
 
 class Plain(litserve.LitAPI):
     def setup(self, device: Any) -> None:
@@ -18,13 +20,20 @@ class Plain(litserve.LitAPI):
     def decode_request(self, request) -> bytes:
         return base64.b64decode(request["image"])
 
-    def predict(self, x: bytes) -> Any:
-        return self.session(x)
+    def batch(self, inputs: list[bytes]) -> list[bytes]:
+        return inputs
+
+    def predict(self, x: Any) -> Any:
+        return self.session(*x) if TOGETHER > 1 else self.session(x)
+
+    def unbatch(self, output: Any) -> Any:
+        return output
 
     def encode_response(self, output: Any) -> Any:
         return {"predictions": output}
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(Plain(), accelerator="cpu", workers_per_device=1)
+    api = Plain(max_batch_size=TOGETHER, batch_timeout=0.01) if TOGETHER > 1 else Plain()
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
     server.run(host="127.0.0.1", port=int(sys.argv[1]), log_level="error", generate_client_file=False)

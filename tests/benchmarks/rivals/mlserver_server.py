@@ -18,5 +18,5 @@ class Plain(MLModel):
     async def predict(self, payload: Any) -> InferenceResponse:
         import numpy as np
 
-        (body,) = Base64Codec.decode_input(payload.inputs[0])
-        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("scores", np.array(self.session(body)))])
+        bodies = Base64Codec.decode_input(payload.inputs[0])
+        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("scores", np.array(self.session(*bodies)))])
