@@ -28,6 +28,8 @@ QUALITY = {
     "clipped_high": ("high", "more clipped at the bright end"), "blockiness": ("high", "more compressed"), "sd": ("low", "less contrast"),
 }  # fmt: skip
 """Figures whose bad end is poor quality; beyond the other limits a sample is merely unlike the others."""
+COLOUR, GREY = ("red_green", "blue_green"), 0.02
+"""Ratios of channels, in octaves; a picture whose ratios are both smaller is grey."""
 LEVELS = ("mean", "p01", "p50", "p99")
 LEAST_SPREAD = {"noise_sd": 0.25, "sharpness": 0.25, "sd": 0.25}
 """Of the median: a reference of one scanner varies less than scanners do, and its own spread alone would call the next one broken."""
@@ -44,19 +46,24 @@ class Limits:
         figures: Image figure -> lowest and highest value.
         distance: Largest length of the projected embedding, in spreads of the training samples; None where there is none.
         acquisition: As in the spec.
+        coloured: Every sample of the reference has colour. A grey picture is often another kind of image, and its channels' ratio of 1 lies within
+            what the light of rooms and cameras does to colour.
     """
 
     figures: Mapping[str, tuple[float, float]]
     distance: float | None
     acquisition: Mapping[str, tuple[float, float]]
+    coloured: bool = False
 
     @classmethod
     def learn(cls, spec: DiseaseSpec, reference: pd.DataFrame) -> Limits:
         """From `reference.parquet`."""
         far = spec.abstain.outside
         figures: dict[str, tuple[float, float]] = {}
-        distance = None
+        distance, coloured = None, False
         if far and len(reference) >= LEAST:
+            if set(COLOUR) <= {*reference.columns}:
+                coloured = bool((reference[list(COLOUR)].abs().max(axis=1) > GREY).all())
             for name in image_quality.names(spec) if spec.input.layout != "table" else ():
                 if name in reference:
                     values = reference[name].dropna().to_numpy(np.float64)
@@ -67,7 +74,7 @@ class Limits:
                 length = np.linalg.norm(reference[embedded].dropna().to_numpy(np.float64), axis=1)
                 if len(length) >= LEAST:
                     distance = _limits(length, far, 0.25 * float(np.median(length)))[1]
-        return cls(figures, distance, dict(spec.abstain.acquisition))
+        return cls(figures, distance, dict(spec.abstain.acquisition), coloured)
 
     def reasons(self, figures: Mapping[str, float], acquisition: Mapping[str, Any]) -> list[str]:
         """Why a sample should get no decision before the model is asked. No reason holds a value of a patient's header: only limits and figures."""
@@ -77,6 +84,8 @@ class Limits:
             if isinstance(value, int | float) and not low <= value <= high:
                 out.append(f"{ACQUISITION}: {name.removeprefix('acq_')} {value:g}, allowed {low:g} to {high:g}")
         beyond: list[tuple[bool, str]] = []
+        if self.coloured and all(abs(figures.get(name, 1.0)) <= GREY for name in COLOUR):
+            beyond.append((False, f"{OUTSIDE}: no colour, which every image has that the model was tested on"))
         for name, (low, high) in self.figures.items():
             value = figures.get(name)
             if value is None or not np.isfinite(value) or low <= value <= high:

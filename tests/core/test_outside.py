@@ -7,7 +7,8 @@ import pandas as pd
 
 from components.core import image_quality
 from components.core.outside import LEAST, Limits
-from tests.serving.small_package import lung_nodule
+from components.core.spec import DiseaseSpec
+from tests.serving.small_package import CATALOGUE, lung_nodule
 
 SPEC = lung_nodule(abstain={})
 SHAPE = SPEC.input.shape
@@ -59,6 +60,30 @@ def test_an_embedding_far_from_all_of_the_reference_is_outside() -> None:
     assert not any(LIMITS.far(row) for row in rng.normal(size=(2000, 3)))
     assert LIMITS.far(np.array([30.0, 0, 0]))
     assert not LIMITS.far(np.array([np.nan, 0, 0]))  # no embedding was given: nothing is known
+
+
+def photographs(colour: float, n: int = 100) -> np.ndarray:
+    """Bytes whose channels differ by this share, with each its own light."""
+    rng = np.random.default_rng(8)
+    grey = rng.uniform(60, 140, (n, 1, 1, 1)) + rng.normal(0, 8, (n, 1, *PHOTO.input.shape[1:]))
+    return np.clip(grey * np.array([1 + colour, 1, 1 - colour])[:, None, None] + 0.5, 0, 255).astype(np.uint8)
+
+
+PHOTO = DiseaseSpec.from_toml(CATALOGUE / "retinopathy-screening.toml")
+
+
+def test_a_grey_picture_is_outside_where_every_tested_one_has_colour_and_inside_where_some_have_none() -> None:
+    def learned(x: np.ndarray) -> Limits:
+        return Limits.learn(PHOTO, pd.DataFrame(image_quality.figures(x, PHOTO)))
+
+    def reasons(limits: Limits, x: np.ndarray) -> list[str]:
+        table = image_quality.figures(x, PHOTO)
+        return limits.reasons({name: float(v[0]) for name, v in table.items()}, {})
+
+    pale, grey = photographs(0.2), photographs(0.0)
+    assert reasons(learned(pale), grey) == ["outside the training distribution: no colour, which every image has that the model was tested on"]
+    assert reasons(learned(pale), pale) == []
+    assert reasons(learned(np.concatenate([pale, grey[:1]])), grey) == []
 
 
 def test_acquisition_limits_of_the_spec_name_the_parameter_and_what_is_allowed() -> None:
