@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from components.core.imaging.deidentify import DeviceIdentity
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.header import ImageHeader, read_header
+from components.core.imaging.in_memory import InMemory
 from components.core.imaging.inflate import UNPACKED_FREELY
 from components.core.imaging.patches import cut_patch
 from components.core.imaging.pixels import stored_frame, to_unit, whole_hu
@@ -111,7 +111,7 @@ def read_dicom(data: bytes | Path, *, spec: DiseaseSpec, pseudonymiser: Pseudony
         NotUsable: (a DataError) Not an image that `spec` can use, damaged, or over its limits; the text holds no value of the file.
     """
     if isinstance(data, bytes | bytearray | memoryview):
-        return _read(io.BytesIO(data), len(data), spec, pseudonymiser, most_expansion)
+        return _read(InMemory(bytes(data)), len(data), spec, pseudonymiser, most_expansion)
     with open(data, "rb") as handle:
         return _read(handle, os.fstat(handle.fileno()).st_size, spec, pseudonymiser, most_expansion)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.fields import BIG_ENDIAN, quiet
 from components.core.imaging.header import ImageHeader
+from components.core.imaging.in_memory import stretch
 from components.core.imaging.inflate import inflated
 from components.core.imaging.patches import AIR_HU
 
@@ -88,8 +89,7 @@ def _stored_range(image: ImageHeader) -> tuple[int, int]:
 def _native(handle: BinaryIO, image: ImageHeader, index: int) -> NDArray[Any]:
     width = image.bits_allocated // 8
     length = image.rows * image.columns * width
-    handle.seek(image.pixels_at + index * length)
-    data = handle.read(length)
+    data = stretch(handle, image.pixels_at + index * length, length)
     if len(data) < length:
         raise NotUsable("truncated: pixels end early", offset=image.pixels_at + index * length + len(data))
     if image.swapped:

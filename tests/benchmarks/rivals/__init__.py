@@ -20,6 +20,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 HERE = Path(__file__).parent
 START_S = 90
 SAME = ("onnxruntime==1.32.0", "pillow==13.0.0", "numpy==2.4.6")
@@ -129,8 +131,11 @@ def running(name: str, port: int, folder: Path, own: Path, png: bytes) -> Iterat
             [str(python), *rival.command(port, folder, own)], cwd=own, env={**os.environ, "PYTHONPATH": str(HERE)}, stdout=output, stderr=output,
             start_new_session=True,
         )  # fmt: skip
+        below: list[psutil.Process] = []
         try:
-            yield _answers(process, port, rival, png)
+            answers = _answers(process, port, rival, png)
+            below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            yield answers
         finally:
             with suppress(ProcessLookupError):  # it has ended
                 os.killpg(process.pid, signal.SIGTERM)  # some have processes in groups of their own, which only they can end
@@ -140,6 +145,9 @@ def running(name: str, port: int, folder: Path, own: Path, png: bytes) -> Iterat
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+            for one in below:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
 
 
 def _answers(process: subprocess.Popen[bytes], port: int, rival: Rival, png: bytes) -> bool:
