@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -35,8 +37,9 @@ def deep() -> bytes:
 @pytest.mark.parametrize(
     "data",
     [png(), png("L"), png("P"), png("1"), png("RGBA"), png("LA"), png(transparency=(1, 2, 3)), png("L", transparency=3), png(exif=EXIF), deep(),
-     png(optimize=True), png(pnginfo=TEXT)],
-    ids=["RGB", "L", "P", "1", "RGBA", "LA", "RGB with a transparent colour", "L with a transparent level", "EXIF", "16 bits", "optimised", "text"],
+     png(optimize=True), png(pnginfo=TEXT), png(dpi=(72, 72))],
+    ids=["RGB", "L", "P", "1", "RGBA", "LA", "RGB with a transparent colour", "L with a transparent level", "EXIF", "16 bits", "optimised", "text",
+         "resolution"],
 )  # fmt: skip
 def test_pixels_are_pillows(data: bytes):
     found = decode_picture(io.BytesIO(data), most_pixels=10_000)
@@ -67,6 +70,17 @@ def test_a_png_cut_short_or_damaged_is_refused_or_its_pixels_are_the_true_ones()
             continue
         np.testing.assert_array_equal(found.pixels, RGB)
     assert refused > len(damaged) / 2
+
+
+def test_the_decoder_is_told_nothing_that_it_could_quote(caplog: pytest.LogCaptureFixture):
+    """libpng names a colour profile that it does not like, and its warnings are logged."""
+    profile = zlib.compress(struct.pack(">I", 400) + np.random.default_rng(3).bytes(396))
+    body = b"iCCP" + b"MILLER" + b"\0\0" + profile
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    data = png()
+    found = decode_picture(io.BytesIO(data[:33] + chunk + data[33:]), most_pixels=10_000)
+    np.testing.assert_array_equal(found.pixels, RGB)
+    assert "MILLER" not in caplog.text
 
 
 def test_a_picture_over_the_limit_is_not_decoded(monkeypatch: pytest.MonkeyPatch):

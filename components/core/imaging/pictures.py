@@ -17,7 +17,8 @@ from components.core.imaging.inflate import UNPACKED_FREELY
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "PPM", "WEBP")
 MAKER_TAG, MODEL_TAG = 0x010F, 0x0110  # EXIF 2.3, table 4: Make, Model
 EXIF_FORMATS = ("JPEG", "PNG")
-EXIF_IN_PNG = (b"eXIf", b"Raw profile")
+PLAIN, PILLOWS = (b"IHDR", b"IDAT", b"IEND"), (b"eXIf", b"tRNS", b"PLTE")
+RAW_PROFILE = b"Raw profile"  # how a text chunk with EXIF begins
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,40 @@ def _plain_png(image: Any, handle: BinaryIO) -> NDArray[np.uint8] | None:
 
     here = handle.tell()
     handle.seek(0)
-    data = handle.read()
+    plain = _critical_chunks(handle.read())
     handle.seek(here)  # where Pillow reads on
-    if any(mark in data for mark in EXIF_IN_PNG):
+    if plain is None:
         return None
     try:
-        pixels = imagecodecs.png_decode(data)
+        pixels = imagecodecs.png_decode(plain)
     except (imagecodecs.PngError, ValueError):
         return None  # Pillow says what is wrong, or reads it all the same
     wanted = (image.height, image.width, 3)[: 3 if image.mode == "RGB" else 2]
     return pixels if pixels.dtype == np.uint8 and pixels.shape == wanted else None
+
+
+def _critical_chunks(data: bytes) -> bytes | None:
+    """A PNG without the chunks that say nothing of its pixels: the decoder prints warnings about them that may quote the file.
+
+    None where EXIF, transparency, a palette, interlacing, another depth or damage need Pillow.
+    """
+    kept, at = [data[:8]], 8  # PNG (ISO/IEC 15948) 5.2 and 5.3: the signature, then length, type, data and CRC of each chunk
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        if end > len(data) or kind in PILLOWS or data[at + 8 : at + 8 + len(RAW_PROFILE)] == RAW_PROFILE:
+            return None
+        if kind in PLAIN:
+            if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+                return None
+            kept.append(data[at:end])
+        elif kind[:1].isupper():  # critical, and unknown
+            return None
+        if kind == b"IEND":
+            head = kept[1]
+            return b"".join(kept) if head[4:8] == b"IHDR" and head[16] == 8 and head[17] in (0, 2) and head[18:21] == b"\0\0\0" else None
+        at = end
+    return None
 
 
 def _camera(image: Any) -> tuple[str, str]:
