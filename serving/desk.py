@@ -23,7 +23,7 @@ class _Asked:
     ticket: Ticket | None
     leads: bool = False
     found: Sequence[Any] | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
     bell: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -36,7 +36,7 @@ class _Asked:
     def answer(self) -> None:
         try:
             self.found = self.work(list(self.given))
-        except Exception as error:
+        except BaseException as error:  # a library may raise anything, and its thread must go on
             self.error = error
 
 
@@ -87,18 +87,20 @@ class Desk:
     def _lead(self, own: _Asked) -> None:
         with self._lock:
             group, late = self._group(own)
-        if group:
-            _answer(group)
-        with self._lock:
-            if self._waiting:
-                following = self._waiting.pop(0)
-                following.leads = True
-                following.bell.release()
-            else:
-                self._busy = False
-        for one in (*group, *late):
-            if one is not own:
-                one.bell.release()
+        try:
+            if group:
+                _answer(group)
+        finally:
+            with self._lock:
+                if self._waiting:
+                    following = self._waiting.pop(0)
+                    following.leads = True
+                    following.bell.release()
+                else:
+                    self._busy = False
+            for one in (*group, *late):
+                if one is not own:
+                    one.bell.release()
 
     def _group(self, own: _Asked) -> tuple[list[_Asked], list[_Asked]]:
         """Who is answered by one call, in the order of arrival, and who no longer wants to be."""

@@ -62,18 +62,33 @@ class Journal:
         self._devices[package.name] = predictor.known_devices
         self._models[package.disease] = {"model": package.name, "version": package.version, "digest": package.digest}
 
-    def write(self, request_id: str, records: Sequence[Mapping[str, Any]]) -> None:
+    def write(self, request_id: str, records: Sequence[Mapping[str, Any]], gone: threading.Event | None = None) -> bool:
         """The records of one request, with their `status`, in one sync with what other threads write meanwhile; the request is settled by them.
 
-        Returns when they are on the disk, or counted because no disk takes them.
+        Args:
+            gone: Set when its client no longer waits: then nothing is written, since that has been written down.
+
+        Returns:
+            Whether it wrote, when they are on the disk, or counted because no disk takes them.
         """
         with self._lock:
+            if gone is not None and gone.is_set():
+                return False
             self._settled.add(request_id)
+        self._record(request_id, records)
+        return True
+
+    def _record(self, request_id: str, records: Sequence[Mapping[str, Any]]) -> None:
+        try:
+            self._disk.ask(self._append, records, most=MOST_SYNCED)
+        except ValueError:  # a number that is not finite: what becomes of the request is not written down yet
+            self._settled.discard(request_id)
+            raise
+        with self._lock:
             self.counts.update((r["model"], r["status"]) for r in records)
             for r in records:
                 if (key := r.get("device_key")) is not None:
                     self.by_device[r["model"], key if key in self._devices.get(r["model"], ()) else OTHER, r["status"]] += 1
-        self._disk.ask(self._append, records, most=MOST_SYNCED)
 
     def _append(self, records: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         self.log.append(records)
@@ -89,14 +104,18 @@ class Journal:
             started: `time.perf_counter()` when the request came.
         """
         model = self._models.get(disease or "")
-        if model is None or status < 400 or request_id in self._settled:
+        if model is None or status < 400:
             return
+        with self._lock:
+            if request_id in self._settled:
+                return
+            self._settled.add(request_id)
         refused = status < 500 or status == NOT_OFFERED
         record = model | {
             "time": now(), "request_id": request_id, "reasons": [reason or f"HTTP {status}"], "abstain": False, "latency_ms": milliseconds(started),
             "status": "unanswered" if status in NO_TURN else "refused" if refused else "error",
         }  # fmt: skip
-        await asyncio.to_thread(self.write, request_id, [record])
+        await asyncio.to_thread(self._record, request_id, [record])
 
     def forget(self, request_id: str) -> None:
         """The request is over."""

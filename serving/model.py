@@ -176,29 +176,37 @@ class DiseaseModel(kserve.Model):
     ) -> T:
         """The answer leaves when all of it is in the log, or counted because no disk takes it."""
 
+        def inferred(predictor: Predictor, found: list[Query], ask: Ask | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+            with PREDICT_HIST_TIME.labels(**self._labels).time(), stage("infer", request):
+                return self._answer(predictor, ticket, found, ask)
+
         def work() -> T:
             predictor = self.place.holder()
-            with PRE_HIST_TIME.labels(**self._labels).time(), stage("decode", request):
-                try:
-                    with self._turns.reading:
+            with self._turns.reading(ticket):
+                with PRE_HIST_TIME.labels(**self._labels).time(), stage("decode", request):
+                    try:
                         found = read(predictor)
-                except bodies.NotTaken as error:
-                    raise UnsupportedType(str(error)) from None
-                except DataError as error:
-                    raise InvalidInput(str(error)) from None
-            with PREDICT_HIST_TIME.labels(**self._labels).time(), stage("infer", request):
-                answers, written = self._answer(predictor, ticket, found, ask)
+                    except bodies.NotTaken as error:
+                        raise UnsupportedType(str(error)) from None
+                    except DataError as error:
+                        raise InvalidInput(str(error)) from None
+                slides = any(query.tiles is not None for query in found)
+                if slides:  # half a gigabyte each: as many are held as are read
+                    answers, written = inferred(predictor, found, ask or Predictor.work)
+            if not slides:
+                answers, written = inferred(predictor, found, ask)
             with POST_HIST_TIME.labels(**self._labels).time(), stage("encode", request):
                 answer = reply(answers, predictor)
             with stage("log", request):
-                self._journal.write(ticket.request_id, written)
+                if not self._journal.write(ticket.request_id, written, ticket.gone):
+                    raise Late
             return answer
 
         request = here()
         return await self._turns.run(ticket, work)
 
     def _answer(self, predictor: Predictor, ticket: Ticket, found: list[Query], ask: Ask | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The answers and their records."""
+        """The answers and their records. Without `ask` the samples are answered with those of others, which slides would only hold up."""
         ids = [f"{ticket.request_id}-{n}" if len(found) > 1 else ticket.request_id for n in range(len(found))]
         try:
             if ask is not None:
@@ -209,7 +217,7 @@ class DiseaseModel(kserve.Model):
             raise
         except Exception:
             failed = [records.failed(i, query, predictor, ticket.started) for i, query in zip(ids, found, strict=True)]
-            self._journal.write(ticket.request_id, failed)
+            self._journal.write(ticket.request_id, failed, ticket.gone)
             raise
         answers = [one.answer for one in answered]
         for answer, own in zip(answers, ids, strict=True):

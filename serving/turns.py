@@ -46,14 +46,14 @@ class Turns:
     Args:
         waiting: Requests that may wait beside the one that is answered.
 
-    `reading` is held by whoever turns a request into samples: as many at once as there are cores, two at least. At `engine` a model is asked.
+    At `engine` a model is asked.
     """
 
     def __init__(self, waiting: int) -> None:
         self._most = waiting + 1
         self.inside = 0
         at_once = max(2, available_cores())
-        self.reading = threading.BoundedSemaphore(at_once)
+        self._reading = threading.BoundedSemaphore(at_once)
         self.engine = Desk()
         self.executor = ThreadPoolExecutor(at_once + TOGETHER, thread_name_prefix="predict")
         self._finished_s, self._apart_s = time.perf_counter(), 0.0
@@ -77,6 +77,18 @@ class Turns:
             yield
         finally:
             self.inside -= 1
+
+    @contextmanager
+    def reading(self, ticket: Ticket) -> Iterator[None]:
+        """Whoever turns a request into samples: as many at once as there are cores, two at least. Raises Late when nobody waits for it any more."""
+        if not self._reading.acquire(timeout=max(0.0, ticket.left_s())):
+            raise Late
+        try:
+            if ticket.gone.is_set() or ticket.left_s() <= 0:
+                raise Late
+            yield
+        finally:
+            self._reading.release()
 
     def alone(self, ticket: Ticket | None, work: Callable[..., T], *given: Any) -> T:
         """`work(*given)`, while nobody else has the engine. Raises Late, as `Desk.ask`; whatever `work` raises."""

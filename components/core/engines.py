@@ -12,6 +12,7 @@ after f32. float32 of any engine runs where it is asked for; bf16 and int8 only 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -83,7 +84,7 @@ def open_engine(package: ModelPackage, wanted: Wanted | None = None) -> Engine:
 def _kind(package: ModelPackage, wanted: Wanted) -> str:
     if wanted.kind != "auto":
         return wanted.kind
-    if wanted.precision != "int8" and cuda():
+    if cuda() and wanted.precision in ("auto", "f32", *_usable(package, "torch")):
         return "torch"
     usable = _usable(package, "openvino")
     enough = {"auto": bool(usable), "f32": "f32" in usable}
@@ -93,7 +94,7 @@ def _kind(package: ModelPackage, wanted: Wanted) -> str:
 def _usable(package: ModelPackage, kind: str) -> tuple[str, ...]:
     """What was accepted of an engine and this machine computes in, the one to prefer last."""
     accepted = package.accepted_precisions(kind)
-    return tuple(p for p in PRECISIONS if p in accepted and (p != "bf16" or kind == "torch" or computes_bf16()))
+    return tuple(p for p in PRECISIONS if p in accepted and (p != "bf16" or (torch_bf16() if kind == "torch" else computes_bf16())))
 
 
 def _torch(package: ModelPackage, precision: str) -> Engine:
@@ -161,14 +162,29 @@ class OpenVino:
 
 
 def cuda() -> bool:
-    """Whether torch is here and sees a CUDA device. Without the driver's device file torch, which takes seconds to import, is not asked."""
+    """Whether torch is here and computes on a CUDA device. Without the driver's device file torch, which takes seconds to import, is not asked."""
     import importlib.util
 
-    if not any(Path("/dev").glob("nvidia[0-9]*")) or importlib.util.find_spec("torch") is None:
+    if (
+        os.environ.get("DXFLOW_DEVICE", "").startswith("cpu")
+        or not any(Path("/dev").glob("nvidia[0-9]*"))
+        or importlib.util.find_spec("torch") is None
+    ):
         return False
     import torch
 
     return torch.cuda.is_available()
+
+
+def torch_bf16() -> bool:
+    """Whether torch computes on a CUDA device that has bfloat16 units."""
+    if not cuda():
+        return False
+    import torch
+
+    from components.core.models.torch_device import mixed_precision, pick_device
+
+    return mixed_precision(pick_device())[0] is torch.bfloat16
 
 
 def computes_bf16() -> bool:

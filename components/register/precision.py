@@ -67,7 +67,7 @@ def measure(
         return engines.OpenVino(path, feature_name, precision, name=spec.name)
 
     pairs = [("openvino", "f32"), *(("openvino", precision) for precision in spec.engine.precisions)]
-    if isinstance(estimator, TorchEstimator) and "bf16" in spec.engine.precisions and engines.cuda():
+    if isinstance(estimator, TorchEstimator) and "bf16" in spec.engine.precisions and engines.torch_bf16():
         pairs.append(("torch", "bf16"))
     tried = []
     for kind, precision in pairs:
@@ -76,6 +76,9 @@ def measure(
             found = _scores(engine(kind, precision), val, rows)
         except DataError as error:
             tried.append(named | {"accepted": False, "why": f"not measured: {error.what}"})
+            continue
+        except Exception as error:  # engines' exceptions have no common base; another engine than the default is no reason to register nothing
+            tried.append(named | {"accepted": False, "why": f"not measured: {type(error).__name__}"})
             continue
         tried.append(named | _compared(spec, labels, exact, found, answered, decision))
     record = {"n": len(rows), "tried": tried}

@@ -34,6 +34,9 @@ def deep() -> bytes:
     return out.getvalue()
 
 
+PLAIN = {"RGB": png(), "L": png("L")}
+
+
 @pytest.mark.parametrize(
     "data",
     [png(), png("L"), png("P"), png("1"), png("RGBA"), png("LA"), png(transparency=(1, 2, 3)), png("L", transparency=3), png(exif=EXIF), deep(),
@@ -46,6 +49,13 @@ def test_pixels_are_pillows(data: bytes):
     with Image.open(io.BytesIO(data)) as image:
         wanted = np.asarray(image if image.mode == "I;16" else image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
     np.testing.assert_array_equal(found.pixels, wanted)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_plain_png_goes_the_fast_way(mode: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("Pillow decodes"))
+    decode_picture(io.BytesIO(plain := PLAIN[mode]), most_pixels=10_000)
+    assert plain
 
 
 def test_the_camera_of_a_png_is_read():

@@ -193,6 +193,22 @@ def test_a_sample_without_an_answer_by_a_defect_is_logged_with_its_device(tmp_pa
     assert "Miller" not in table.to_json()
 
 
+def test_a_request_is_written_down_once_whoever_comes_first_its_answer_or_its_clients_end(tmp_path: Path) -> None:
+    with InferenceLog(tmp_path / "log") as log:
+        predictor = Predictor(package(tmp_path / "p"), None)
+        journal, gone = Journal(log, [predictor]), threading.Event()
+        answered = {"model": predictor.package.name, "status": "answered", "latency_ms": 1.0}
+        assert journal.write("first", [answered | {"request_id": "first"}], gone)
+        asyncio.run(journal.settle("first", "lung-nodule", 504, "late", time.perf_counter()))
+        gone.set()
+        asyncio.run(journal.settle("second", "lung-nodule", 504, "late", time.perf_counter()))
+        journal.forget("second")
+        assert not journal.write("second", [answered | {"request_id": "second"}], gone)
+        assert journal._settled == {"first"}
+    assert list(read_log(tmp_path / "log")["status"]) == ["answered", "unanswered"]
+    assert dict(journal.counts) == {(predictor.package.name, "answered"): 1, (predictor.package.name, "unanswered"): 1}
+
+
 def test_requests_that_come_while_the_disk_is_busy_share_the_next_write_and_one_bad_record_spoils_no_other(tmp_path: Path) -> None:
     begun, go_on, sizes = threading.Semaphore(0), threading.Semaphore(0), []
 

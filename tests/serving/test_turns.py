@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from components.core.cores import available_cores
 from serving.tickets import Late, Ticket
 from serving.turns import Turns
 
@@ -76,6 +77,39 @@ def test_whose_deadline_passes_while_another_has_the_engine_is_told_so_and_never
     assert asyncio.run(all_of_it()) == ["first", "third"]
 
 
+def test_who_waits_to_be_read_is_told_at_the_deadline_and_never_read():
+    async def all_of_it() -> list[str]:
+        with Turns(8) as turns:
+            read: list[str] = []
+            slow, go_on = threading.Semaphore(0), threading.Event()
+
+            def reading(name: str, own: Ticket) -> Callable[[], None]:
+                def work() -> None:
+                    with turns.reading(own):
+                        read.append(name)
+                        slow.release()
+                        assert go_on.wait(60)
+
+                return work
+
+            own = [ticket() for _ in range(max(2, available_cores()))]
+            first = [asyncio.create_task(turns.run(one, reading("first", one))) for one in own]
+            for _ in first:
+                await asyncio.to_thread(slow.acquire, True, 60)
+            late, gone = ticket(0.2), ticket()
+            left = asyncio.create_task(turns.run(gone, reading("gone", gone)))
+            with pytest.raises(Late):
+                await turns.run(late, reading("late", late))
+            left.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await left
+            go_on.set()
+            await asyncio.gather(*first)
+            return read
+
+    assert set(asyncio.run(all_of_it())) == {"first"}
+
+
 class Model:
     """Doubles numbers; refuses negative ones, whoever they come with. `calls`: the items of each call."""
 
@@ -106,7 +140,7 @@ class Waiting:
     def ask(self, work: Callable[[list[int]], list[int]], *given: int, most: int = 4, own: Ticket | None = None) -> Future[Sequence[int]]:
         before = self._turns.engine.waiting
         asked = self._pool.submit(self._turns.engine.ask, work, given, most=most, ticket=own)
-        while self._turns.engine.waiting == before:
+        while self._turns.engine.waiting == before and not asked.done():
             threading.Event().wait(0.005)
         return asked
 
@@ -153,6 +187,18 @@ def test_who_fails_does_not_fail_the_others(waiting: Waiting):
     with pytest.raises(ValueError, match="negative"):
         asked[1].result(60)
     assert model.calls == [[1, -1, 2], [1], [-1], [2]]
+
+
+def test_the_desk_is_free_again_after_anything_that_a_library_raises(waiting: Waiting):
+    def stops(_: list[int]) -> list[int]:
+        raise SystemExit
+
+    asked = [waiting.ask(stops, 1), waiting.ask(Model().work, 2)]
+    waiting.go_on()
+    with pytest.raises(SystemExit):
+        asked[0].result(60)
+    assert list(asked[1].result(60)) == [4]
+    assert list(waiting.ask(Model().work, 3).result(60)) == [6]
 
 
 def test_who_is_gone_or_late_is_left_out_of_the_call(waiting: Waiting):

@@ -25,6 +25,7 @@ FLAT_SYNTAX = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 DICOMDIR = "1.2.840.10008.1.3.10"
 SYNTHETIC_DATA = 0x0008001C
+PIXEL_MM = (0.0005, 100.0)
 Triple = tuple[float, float, float]
 
 
@@ -349,7 +350,11 @@ def _pixel_mm(fields: Fields, shared: Any, own: list[Any]) -> tuple[float, float
     values = fields.numbers(0x00280030) or fields.numbers(0x00181164)
     if not values:
         values = list(_floats(_macro("PixelMeasuresSequence", shared, own[0] if own else None), "PixelSpacing", 2) or ())
-    return (values[0], values[1]) if len(values) == 2 and min(values) > 0 else None
+    if len(values) != 2 or min(values) <= 0:
+        return None
+    if not (min(values) >= PIXEL_MM[0] and max(values) <= PIXEL_MM[1]):  # what is resampled grows with its inverse
+        raise NotUsable(f"pixel spacing beyond {PIXEL_MM[0]:g} to {PIXEL_MM[1]:g} mm")
+    return values[0], values[1]
 
 
 def _frames(fields: Fields, count: int, shared: Any, own: list[Any], spec: DiseaseSpec) -> tuple[Frame, ...]:
