@@ -115,7 +115,7 @@ class Journal:
             "time": now(), "request_id": request_id, "reasons": [reason or f"HTTP {status}"], "abstain": False, "latency_ms": milliseconds(started),
             "status": "unanswered" if status in NO_TURN else "refused" if refused else "error",
         }  # fmt: skip
-        await asyncio.to_thread(self._record, request_id, [record])
+        await asyncio.shield(asyncio.to_thread(self._record, request_id, [record]))  # it is written whoever waits
 
     def forget(self, request_id: str) -> None:
         """The request is over."""

@@ -25,6 +25,7 @@ ON_DEMAND = {
     ("engines.py", "torch"),  # only where a server is asked for the torch engine, or has a CUDA device and torch
     ("redis_online.py", "redis"),  # only where profiles are published and asked for: register and serving
 }
+TORCHS = {"engine_torch.py", "torch_device.py"}  # as the torch of engines.py; what they import in turn is not followed
 
 
 def requirements_of(*steps: str) -> list[str]:
@@ -134,7 +135,7 @@ def modules_of(step: str) -> list[Path]:
     found: dict[Path, None] = {}
     while pending:
         file = pending.pop()
-        if file in found:
+        if file in found or (step not in by_name and file.name in TORCHS):
             continue
         found[file] = None
         for name in imported(file):
