@@ -117,6 +117,11 @@ class Journal:
         }  # fmt: skip
         await asyncio.shield(asyncio.to_thread(self._record, request_id, [record]))  # it is written whoever waits
 
+    def figures(self) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str, str]]]:
+        """Copies of `counts` and `by_device` as they are together."""
+        with self._lock:
+            return self.counts.copy(), self.by_device.copy()
+
     def forget(self, request_id: str) -> None:
         """The request is over."""
         self._settled.discard(request_id)
@@ -150,11 +155,12 @@ def exposed(journal: Journal, *others: Callable[[], Iterator[Any]]) -> Iterator[
             requests = CounterMetricFamily(
                 "dxflow_requests", "Samples by what became of them; a refused request counts once.", labels=["model", "status"]
             )
-            for key, n in sorted(journal.counts.items()):
+            counts, by_device = journal.figures()
+            for key, n in sorted(counts.items()):
                 requests.add_metric(list(key), n)
             yield requests
             samples = CounterMetricFamily("dxflow_samples", "Samples by device and what became of them.", labels=["model", "device", "status"])
-            for key, n in sorted(journal.by_device.copy().items()):
+            for key, n in sorted(by_device.items()):
                 samples.add_metric(list(key), n)
             yield samples
             for other in others:

@@ -13,7 +13,7 @@ import base64
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -176,13 +176,10 @@ class DiseaseModel(kserve.Model):
     ) -> T:
         """The answer leaves when all of it is in the log, or counted because no disk takes it."""
 
-        def inferred(predictor: Predictor, found: list[Query], ask: Ask | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-            with PREDICT_HIST_TIME.labels(**self._labels).time(), stage("infer", request):
-                return self._answer(predictor, ticket, found, ask)
-
         def work() -> T:
             predictor = self.place.holder()
-            with self._turns.reading(ticket):
+            with ExitStack() as slot:
+                slot.enter_context(self._turns.reading(ticket))
                 with PRE_HIST_TIME.labels(**self._labels).time(), stage("decode", request):
                     try:
                         found = read(predictor)
@@ -190,11 +187,13 @@ class DiseaseModel(kserve.Model):
                         raise UnsupportedType(str(error)) from None
                     except DataError as error:
                         raise InvalidInput(str(error)) from None
-                slides = any(query.tiles is not None for query in found)
-                if slides:  # half a gigabyte each: as many are held as are read
-                    answers, written = inferred(predictor, found, ask or Predictor.work)
-            if not slides:
-                answers, written = inferred(predictor, found, ask)
+                own = ask
+                if any(query.tiles is not None for query in found):
+                    own = ask or alone  # half a gigabyte each: as many are held as are read
+                else:
+                    slot.close()
+                with PREDICT_HIST_TIME.labels(**self._labels).time(), stage("infer", request):
+                    answers, written = self._answer(predictor, ticket, found, own)
             with POST_HIST_TIME.labels(**self._labels).time(), stage("encode", request):
                 answer = reply(answers, predictor)
             with stage("log", request):
@@ -236,6 +235,11 @@ class DiseaseModel(kserve.Model):
                 cases.add(query, one.answer, positive, datetime.now(UTC), heat=predictor.slide_heat(query, one))
         except (OSError, sqlite3.Error) as error:
             log.error("a case could not be kept for the reading page: %s", type(error).__name__)
+
+
+def alone(predictor: Predictor, samples: list[Query]) -> list[Answered]:
+    """An `Ask`: the answers to one request's samples, without those of others."""
+    return predictor.work(samples)
 
 
 def _explanation(found: Explained, answer: dict[str, Any]) -> Explanation:

@@ -28,6 +28,8 @@ from components.core.package import ModelPackage
 EMBEDDING, SCORES = "embedding", "scores"
 INT8 = "model.int8.onnx"
 CHOICES = ("auto", "onnxruntime", "openvino", "torch")
+TOGETHER = 8
+"""Samples of different requests in one run on the CPU: more gain nothing, and the first would wait for the last."""
 PRECISIONS = ("auto", "f32", "bf16", "int8")
 Precision = Literal["f32", "bf16", "int8"]
 Answer = tuple[NDArray[np.float32], NDArray[np.float32] | None]
@@ -111,7 +113,7 @@ def _torch(package: ModelPackage, precision: str) -> Engine:
 class OnnxRuntime:
     """Float32 on the CPU."""
 
-    kind, precision, together = "onnxruntime", "f32", 8
+    kind, precision, together = "onnxruntime", "f32", TOGETHER
 
     def __init__(self, path: Path, feature_name: str | None, *, name: str, threads: int | None = None) -> None:
         import onnxruntime
@@ -136,7 +138,7 @@ class OnnxRuntime:
 class OpenVino:
     """OpenVINO on the CPU. Raises DataError where the graph has an operation that it does not know."""
 
-    kind, together = "openvino", 8
+    kind, together = "openvino", TOGETHER
 
     def __init__(self, path: Path, feature_name: str | None, precision: str, *, name: str, threads: int | None = None) -> None:
         import openvino

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.errors import DataError
-from components.core.imaging.deidentify import SCANNER, DeviceIdentity
+from components.core.imaging.deidentify import SCANNER
+from components.core.imaging.header import ImageHeader
 from components.core.imaging.inflate import UNPACKED_FREELY
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
 from serving.bodies.body import MOST_EXPANSION, Body, device_or
 from serving.predictor import Query
+from serving.records import loggable
 
 TYPES = ("application/dicom",)
 PHOTOGRAPHS = {"fundus": ("OP", "OT", "SC"), "dermoscopy": ("XC", "OT", "SC")}
@@ -47,16 +48,18 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
     from components.core.imaging.dicom import read_dicom
 
     image = read_dicom(body.file(), spec=spec, pseudonymiser=pseudonymiser, most_expansion=MOST_EXPANSION)
+    header = image.header
+    size = (header.rows, header.columns)
     if len(image.stored) != 1:
         raise DataError("several frames in one file", got=len(image.stored), allowed="one image per request")
     if spec.input.modality in PHOTOGRAPHS:
-        array = _photograph(image.frames[0], image.facts, spec)
-    elif spec.input.spacing_mm is None and image.size == tuple(spec.input.shape[1:]):
+        array = _photograph(image.frames[0], header.facts, spec)
+    elif spec.input.spacing_mm is None and size == tuple(spec.input.shape[1:]):
         array = image.frames
     else:
-        row, column = (_inside(value, size, name) for value, size, name in zip((body.row, body.column), image.size, body.names, strict=False))
+        row, column = (_inside(value, length, name) for value, length, name in zip((body.row, body.column), size, body.names, strict=False))
         array = image.patch((row, column))
-    return [_query(body.device, array, image.device, image.patient, image.study, image.series, image.facts, image.covariates)]
+    return [query_of(array, header, header.covariates, told_device=body.device)]
 
 
 def in_dicom_words(spec: DiseaseSpec) -> DiseaseSpec:
@@ -103,19 +106,21 @@ def volume(
     assert spacing is not None
     series = read_series(content, spec=spec, pseudonymiser=pseudonymiser, most_expansion=MOST_EXPANSION)
     grid = head_on_grid(series.volume, shape=(shape[1], shape[2], shape[3]), spacing_mm=(spacing[0], spacing[1], spacing[2]))
-    one = series.image
-    query = _query(device, grid[None], one.device, one.patient, one.study, one.series, one.facts, series.covariates)
-    return query, bool(series.volume.description)
+    return query_of(grid[None], series.image, series.covariates, told_device=device), bool(series.volume.description)
 
 
-def _query(
-    told_device: str | None, array: NDArray[Any], device: DeviceIdentity, patient: str | None, study: str, series: str, facts: dict[str, Any],
-    told: dict[str, Any],
-) -> Query:  # fmt: skip
+def query_of(array: NDArray[Any], header: ImageHeader, covariates: dict[str, Any], *, told_device: str | None = None) -> Query:
+    """The sample of an image or a series.
+
+    Args:
+        covariates: What its headers tell.
+        told_device: What the client says it came from, where the file names none.
+    """
+    device = header.device
     return Query(
         array=array, device_key=device_or(device.key, told_device), manufacturer=device.manufacturer, device_model=device.model,
-        software=device.software or None, patient=patient, study=study, series=series,
-        acquisition={key: value for key, value in facts.items() if _loggable(value)}, source="dicom", covariates=told,
+        software=device.software or None, patient=header.patient, study=header.study, series=header.series, acquisition=loggable(header.facts),
+        source="dicom", covariates=covariates,
     )  # fmt: skip
 
 
@@ -125,7 +130,3 @@ def _inside(value: float | None, size: int, name: str) -> float:
     if not -0.5 <= value <= size - 0.5:
         raise DataError("outside the image", where=name, allowed=f"0 to {size - 1}")
     return value
-
-
-def _loggable(value: Any) -> bool:
-    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))

@@ -13,9 +13,9 @@ from components.core.imaging.fit import fit
 from components.core.pacs_rules import PacsRules
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import Device, DiseaseSpec
+from serving.bodies.dicom import query_of
 from serving.pacs.answer import Item, StudyAnswer, source
-from serving.predictor import Predictor, Query
-from serving.records import loggable
+from serving.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Photographs:
     def answer(self, files: Sequence[bytes]) -> StudyAnswer:
         """Answer each photograph. Raises DataError where one cannot be used."""
         images = [self._read(data, n) for n, data in enumerate(files, 1)]
-        queries = [self._query(image) for image in images]
+        queries = [query_of(fit(image.frames[0], self.model.spec.input), image.header, image.header.covariates) for image in images]
         found = [self.model.explain(query) for query in queries]
         items = [Item(one.answered.answer, (n,), heat=one.heat, method=one.method or "") for n, one in enumerate(found) if one is not None]
         return StudyAnswer(
             items=tuple(items), sources=tuple(source(data) for data in files), about="image",
-            synthetic=self.model.package.synthetic or any(image.synthetic for image in images),
+            synthetic=self.model.package.synthetic or any(image.header.synthetic for image in images),
             pictures=tuple(image.frames[0] for image in images), queries=tuple(queries),
             answered=tuple(one.answered for one in found if one is not None),
         )  # fmt: skip
@@ -57,11 +57,3 @@ class Photographs:
         if image.frames.shape[0] != 1 or image.frames.shape[3:] != (3,) or image.frames.dtype != np.uint8:
             raise DataError("not one photograph in colours of 8 bits", where=f"image {number}")
         return image
-
-    def _query(self, image: DicomImage) -> Query:
-        device = image.device
-        return Query(
-            array=fit(image.frames[0], self.model.spec.input), device_key=device.key, manufacturer=device.manufacturer, device_model=device.model,
-            software=device.software or None, patient=image.patient, study=image.study, series=image.series, acquisition=loggable(image.facts),
-            source="dicom", covariates=image.covariates,
-        )  # fmt: skip

@@ -83,7 +83,7 @@ def _compared(root: Path, folder: Path, png: bytes, n: int, network: str, rivals
     middle = {name: float(np.median(found)) for name, found in rates.items()}
     rows = [_row(f"requests a second, {network}, {CLIENTS} clients: {name}", rate, "1/s") for name, rate in middle.items()]
     rows += [_row(f"{name}: could not be run here", None, "") for name in rivals if name not in middle]
-    best = max((name for name in middle if name not in (OURS, DEFAULT, EAGER)), key=lambda name: middle[name])
+    best = max((name for name in middle if name not in (OURS, DEFAULT, EAGER) and len(rates[name]) == ROUNDS), key=lambda name: middle[name])
 
     def ratio(name: str, other: str) -> tuple[float, str]:
         """The median over the rounds of the ratio in each, and all of them in words."""
@@ -92,7 +92,7 @@ def _compared(root: Path, folder: Path, png: bytes, n: int, network: str, rivals
 
     found, each = ratio(OURS, best)
     rows.append(_row(f"{network}: ours against the best of the others ({best}; rounds {each})", found, "x", f">= {least:g}", found >= least))
-    if EAGER in middle:
+    if len(rates.get(EAGER, ())) == ROUNDS:
         found, each = ratio(OURS, EAGER)
         rows.append(_row(f"{network}: ours with ONNX Runtime against KServe's custom-model example, torch eager (rounds {each})", found, "x"))
         found, each = ratio(DEFAULT, EAGER)

@@ -173,8 +173,8 @@ def test_each_frame_of_an_enhanced_ct_has_its_own_rescale_and_place(syntax: str 
         assert np.array_equal(image.frames[k], plane(k) + k)
     header = read_header(io.BytesIO(data), size=len(data), spec=lung_nodule(), pseudonymiser=PSEUDONYMISER)
     assert [frame.position for frame in header.frames] == [(1, 2, 0), (1, 2, -5), (1, 2, -10)]
-    assert image.pixel_mm == (0.5, 0.6)
-    assert image.facts["acq_slice_thickness_mm"] == 1.5
+    assert image.header.pixel_mm == (0.5, 0.6)
+    assert image.header.facts["acq_slice_thickness_mm"] == 1.5
 
 
 def test_agrees_with_pydicom_on_all_its_files():
@@ -293,37 +293,37 @@ def test_identity_is_pseudonymous_and_names_come_from_the_vocabulary():
     image = read(
         dataset(InstitutionName="General Hospital", SoftwareVersions="VB42", ConvolutionKernel="B30f", KVP=120, ExposureTime=500, XRayTubeCurrent=80)
     )
-    device = image.device
+    device = image.header.device
     assert device.key == PSEUDONYMISER.id("device", "SIEMENS", "Sensation 16", "123", "")
     assert (device.manufacturer, device.model) == ("SIEMENS", "SENSATION 16")
     assert device.site == PSEUDONYMISER.id("site", "General Hospital")
     assert device.software == PSEUDONYMISER.id("software", "VB42")
-    assert image.facts["acq_kernel"] == "B30F"
-    assert image.facts["acq_kvp"] == 120
-    assert image.facts["acq_exposure_mas"] == 40
+    assert image.header.facts["acq_kernel"] == "B30F"
+    assert image.header.facts["acq_kvp"] == 120
+    assert image.header.facts["acq_exposure_mas"] == 40
     odd = read(dataset(Manufacturer="Doe & Sons", ManufacturerModelName="Jane's own", ConvolutionKernel="JANE"))
-    assert odd.device.manufacturer == f"other-{PSEUDONYMISER.id('manufacturer', 'DOE & SONS')[:8]}"
-    assert odd.device.model is not None
-    assert odd.device.model.startswith("other-")
-    assert odd.facts["acq_kernel"].startswith("other-")
+    assert odd.header.device.manufacturer == f"other-{PSEUDONYMISER.id('manufacturer', 'DOE & SONS')[:8]}"
+    assert odd.header.device.model is not None
+    assert odd.header.device.model.startswith("other-")
+    assert odd.header.facts["acq_kernel"].startswith("other-")
 
 
 def test_no_device_field_is_the_unknown_device():
     image = read(dataset(Manufacturer=None, ManufacturerModelName=None, DeviceSerialNumber=None))
-    assert image.device.key == "unknown"
-    assert (image.device.manufacturer, image.device.software, image.device.site) == (None, "", None)
+    assert image.header.device.key == "unknown"
+    assert (image.header.device.manufacturer, image.header.device.software, image.header.device.site) == (None, "", None)
 
 
 def test_dates_keep_their_distance_and_lose_their_value():
     """PS3.15 option 113107: one offset for each key, at least a day into the past."""
     first, second = read(dataset(StudyDate="20240229", StudyTime="101112")), read(dataset(StudyDate="20240301", StudyTime="101113.5"))
-    assert first.acquired_at is not None
-    assert second.acquired_at is not None
-    assert (second.acquired_at - first.acquired_at).total_seconds() == 86401.5
-    assert first.acquired_at.year < 2024 or first.acquired_at.month < 3
+    assert first.header.acquired is not None
+    assert second.header.acquired is not None
+    assert (second.header.acquired - first.header.acquired).total_seconds() == 86401.5
+    assert first.header.acquired.year < 2024 or first.header.acquired.month < 3
     other = read_dicom(as_bytes(dataset()), spec=lung_nodule(), pseudonymiser=Pseudonymiser(b"another key of 16 bytes"))
-    assert other.acquired_at != first.acquired_at
-    assert read(dataset(StudyDate="2024", StudyTime="")).acquired_at is None
+    assert other.header.acquired != first.header.acquired
+    assert read(dataset(StudyDate="2024", StudyTime="")).header.acquired is None
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_dates_keep_their_distance_and_lose_their_value():
     [({}, False), ({"SyntheticData": "YES"}, True), ({"SyntheticData": "NO"}, False), ({"Manufacturer": "SYNTHETIC Alpha"}, True)],
 )
 def test_synthetic_images_say_so(change: dict, synthetic: bool):
-    assert read(dataset(**change)).synthetic is synthetic
+    assert read(dataset(**change)).header.synthetic is synthetic
 
 
 def test_no_warning_and_no_log_carries_a_value(caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder):

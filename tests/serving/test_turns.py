@@ -7,12 +7,25 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from components.core.cores import available_cores
+from components.core.inference_log import InferenceLog
+from components.core.package import ModelPackage
+from components.core.pseudonym import Pseudonymiser
+from serving.journal import Journal
+from serving.model import DiseaseModel
+from serving.places import Place
+from serving.predictor import Answered, Predictor, Query
+from serving.sources import from_folder
 from serving.tickets import Late, Ticket
 from serving.turns import Turns
+from tests.serving.small_package import build, lung_nodule, onnx_bytes, reference
 
 
 def ticket(within_s: float = 600) -> Ticket:
@@ -39,23 +52,32 @@ class Requests:
 
         return asyncio.create_task(self.turns.run(own, work))
 
+    async def holding(self) -> asyncio.Task[None]:
+        """The first, which has the engine until `go_on`."""
+        first = self.start("first", ticket(), holds=True)
+        await asyncio.to_thread(self.held.wait, 60)
+        return first
+
+    async def after(self, first: asyncio.Task[None]) -> list[str]:
+        """Who had the engine, when the first has gone on and a third has been answered."""
+        self.go_on.set()
+        await first
+        await self.start("third", ticket())
+        return self.asked
+
 
 def test_whose_client_goes_while_another_has_the_engine_is_never_computed():
     async def all_of_it() -> list[str]:
         with Turns(8) as turns:
             requests = Requests(turns)
-            first = requests.start("first", ticket(), holds=True)
-            await asyncio.to_thread(requests.held.wait, 60)
+            first = await requests.holding()
             second = requests.start("second", ticket())
             for _ in range(2):
                 await asyncio.to_thread(requests.read.acquire, True, 60)  # it has been read, and wants the engine
             second.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await second
-            requests.go_on.set()
-            await first
-            await requests.start("third", ticket())
-            return requests.asked
+            return await requests.after(first)
 
     assert asyncio.run(all_of_it()) == ["first", "third"]
 
@@ -64,15 +86,12 @@ def test_whose_deadline_passes_while_another_has_the_engine_is_told_so_and_never
     async def all_of_it() -> list[str]:
         with Turns(8) as turns:
             requests = Requests(turns)
-            first = requests.start("first", ticket(), holds=True)
-            await asyncio.to_thread(requests.held.wait, 60)
+            first = await requests.holding()
             with pytest.raises(Late):
                 await requests.start("second", ticket(0.2))
-            requests.go_on.set()
-            await first
-            await requests.start("third", ticket())
+            asked = await requests.after(first)
             assert turns.counts["late"] == 1
-            return requests.asked
+            return asked
 
     assert asyncio.run(all_of_it()) == ["first", "third"]
 
@@ -212,3 +231,45 @@ def test_who_is_gone_or_late_is_left_out_of_the_call(waiting: Waiting):
     with pytest.raises(Late):
         asked[0].result(60)
     assert model.calls == [[2]]
+
+
+@pytest.mark.parametrize("slides", [True, False])
+def test_slides_keep_their_place_among_the_readers_and_are_answered_alone_other_samples_together(slides: bool, tmp_path: Path):
+    spec = lung_nodule(normalise={"method": "range", "missing_profile": "abstain"})
+    folder = build(tmp_path / "p", spec, reference({"0" * 16: ("SIEMENS", "X")}), onnx=onnx_bytes(tuple(spec.input.shape))).folder
+    calls: list[int] = []
+
+    class Counting(Predictor):
+        def work(self, queries: Sequence[Query]) -> list[Answered]:
+            calls.append(len(queries))
+            return super().work([replace(query, tiles=None) for query in queries])
+
+    read: list[Query] = []
+
+    def reading(predictor: Predictor) -> list[Query]:
+        read.append(replace(Query(np.zeros(spec.input.shape, np.float32)), tiles=cast(Any, object()) if slides else None))
+        return read[-1:]
+
+    at_once, n = max(2, available_cores()), max(2, available_cores()) + 2
+
+    async def all_of_it(turns: Turns, model: DiseaseModel, go_on: threading.Event) -> None:
+        tasks = [asyncio.create_task(model._turn(ticket(), reading, lambda answers, _: answers)) for _ in range(n)]
+        wanted = at_once if slides else n
+        while turns.engine.waiting < wanted:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.1)  # in which one too many would have been read
+        assert len(read) == wanted
+        go_on.set()
+        await asyncio.gather(*tasks)
+
+    with InferenceLog(tmp_path / "log") as log, Turns(16) as turns, ThreadPoolExecutor(1) as pool:
+        journal, held, go_on = Journal(log), threading.Event(), threading.Event()
+        place = Place(from_folder(folder), lambda source: Counting(ModelPackage.open(source.fetch()), None), journal.serves)
+        assert place.renew()
+        calls.clear()
+        first = pool.submit(turns.alone, None, lambda: (held.set(), go_on.wait(60)))
+        assert held.wait(60)
+        asyncio.run(all_of_it(turns, DiseaseModel(place, Pseudonymiser(b"a key of the tests only"), journal, turns), go_on))
+        first.result(60)
+    assert calls == [1] * n if slides else max(calls) > 1
+    assert len(read) == sum(calls) == n

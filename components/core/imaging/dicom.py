@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,56 +49,6 @@ class DicomImage:
         """As `patch_in_unit` of one frame."""
         return patch_in_unit(self.stored[index], self.header, index, centre_rc=centre_rc, spec=self.spec)
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return self.header.rows, self.header.columns
-
-    @property
-    def pixel_mm(self) -> tuple[float, float] | None:
-        """Distance of rows and of columns."""
-        return self.header.pixel_mm
-
-    @property
-    def device(self) -> DeviceIdentity:
-        return self.header.device
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """`acq_*` columns of the manifest."""
-        return self.header.facts
-
-    @property
-    def acquired_at(self) -> datetime | None:
-        """Shifted by the key's offset, UTC."""
-        return self.header.acquired
-
-    @property
-    def synthetic(self) -> bool:
-        return self.header.synthetic
-
-    @property
-    def covariates(self) -> dict[str, Any]:
-        """As in `ImageHeader`."""
-        return self.header.covariates
-
-    @property
-    def patient(self) -> str | None:
-        """A pseudonym, as `study`, `series` and `sop`."""
-        return self.header.patient
-
-    @property
-    def study(self) -> str:
-        return self.header.study
-
-    @property
-    def series(self) -> str:
-        return self.header.series
-
-    @property
-    def sop(self) -> str:
-        return self.header.sop
-
 
 def read_dicom(data: bytes | Path, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float | None = None) -> DicomImage:
     """Read one file.
@@ -123,16 +72,19 @@ def _read(handle: BinaryIO, size: int, spec: DiseaseSpec, pseudonymiser: Pseudon
     unpacked = image.rows * image.columns * len(image.frames) * image.samples * image.bits_allocated // 8
     if most_expansion is not None and unpacked > max(UNPACKED_FREELY, most_expansion * size):
         raise NotUsable("pixels that unpack to more than is believable")
-    if image.samples == 3 and spec.input.shape[0] != 3:
-        raise NotUsable("colour where the spec has one channel")
+    _refuse_colour(image, spec)
     return DicomImage(image, tuple(stored_frame(handle, image, index) for index in range(len(image.frames))), spec)
 
 
 def frame_in_unit(handle: BinaryIO, image: ImageHeader, index: int, *, spec: DiseaseSpec) -> NDArray[Any]:
     """Frame `index`: (rows, columns) in the spec's unit, int16 for HU; or (rows, columns, 3) as stored."""
+    _refuse_colour(image, spec)
+    return _in_unit(stored_frame(handle, image, index), image, index, spec=spec)
+
+
+def _refuse_colour(image: ImageHeader, spec: DiseaseSpec) -> None:
     if image.samples == 3 and spec.input.shape[0] != 3:
         raise NotUsable("colour where the spec has one channel")
-    return _in_unit(stored_frame(handle, image, index), image, index, spec=spec)
 
 
 def _in_unit(stored: NDArray[Any], image: ImageHeader, index: int, *, spec: DiseaseSpec) -> NDArray[Any]:
