@@ -82,6 +82,7 @@ def test_float32_of_openvino_is_accepted_where_its_answers_are_the_same_and_then
     (tmp_path / "model.onnx").write_bytes(onnx_bytes(tuple(spec.input.shape)))
     record = precision.measure(tmp_path, spec, None, samples(300, 1), samples(200, 2), CALIBRATION, DECISION)
     assert [(one["engine"], one["precision"], one["accepted"], one["decisions_changed"]) for one in record["tried"]] == [("openvino", "f32", True, 0)]
+    assert record["tried"][0]["logit_change"] == 1e-4  # whatever this machine's last digits are
     package = build(tmp_path / "p", spec, reference({"0" * 16: ("SIEMENS", "X")}), more={"engine.json": record})
     assert (package.accepted_precisions("openvino"), package.accepted_precisions("torch")) == (("f32",), ())
     assert engines.open_engine(package).kind == "openvino"
