@@ -22,6 +22,7 @@ SYNTHETIC = click.option("--allow-synthetic", is_flag=True, help="Load models th
 @click.option("--grpc-port", type=click.IntRange(1, 65535), help="Also protocol v2 over gRPC, on this port. Default: no gRPC.")
 @click.option("--log", type=click.Path(path_type=Path), help="Inference log. Default: DXFLOW_HOME/inference-log.")
 @click.option("--queue", default=32, show_default=True, help="Requests that may wait; one more is told 429.")
+@click.option("--processes", default=1, show_default=True, help="Of the server behind the port; each holds the models and has a queue of its own.")
 @click.option("--deadline", "deadline_s", default=60.0, show_default=True, help="Seconds until a request's turn must have come; else 504.")
 @click.option("--poll", "poll_s", default=30.0, show_default=True, help="Seconds between looks whether a model was replaced; 0: never.")
 @click.option("--drain", "drain_s", default=0.0, show_default=True, help="Seconds that it still answers, not ready, after SIGTERM.")

@@ -7,6 +7,7 @@ twice (11 to 15 ms for 224 x 224 numbers). Ours give the body as it came to the 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import fastapi
@@ -15,6 +16,7 @@ from kserve.errors import InvalidInput, ModelNotFound
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from kserve.protocol.rest.server import RESTServer
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -100,7 +102,7 @@ class Repository(ModelRepositoryExtension):
         ]
 
 
-def application(plane: Plane, repository: Repository, port: int, grace_s: float) -> tuple[Any, Any]:
+def application(plane: Plane, repository: Repository, port: int, grace_s: float, metrics: Callable[[], bytes]) -> tuple[Any, Any]:
     """An ASGI application with KServe's routes and ours before them, and KServe's uvicorn configuration.
 
     KServe's own application is one for the whole process, and has pages that tell about the server.
@@ -136,11 +138,15 @@ def application(plane: Plane, repository: Repository, port: int, grace_s: float)
     async def index(request: Request) -> Response:
         return JSONResponse(repository.index_())
 
+    async def measured(request: Request) -> Response:
+        return Response(await asyncio.to_thread(metrics), media_type=CONTENT_TYPE_LATEST)
+
     app.router.add_route("/v1/models/{name}:predict", v1, methods=["POST"])
     app.router.add_route("/v1/models/{name}:explain", explain, methods=["POST"])
     app.router.add_route("/v2/models/{name}/infer", v2, methods=["POST"])
     app.router.add_route("/v2/models/{name}/versions/{version}/infer", v2, methods=["POST"])
     app.router.add_route("/v2/repository/index", index, methods=["POST"])
+    app.router.add_route("/metrics", measured, methods=["GET"])
     rest = RESTServer("", plane, repository, port, grace_period=max(1, round(grace_s)))
     rest._register_endpoints(app)
     return app, rest.config

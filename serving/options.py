@@ -9,6 +9,7 @@ from components.core.errors import SpecError
 from serving.access.policy import Oidc
 
 MAX_BODY_BYTES = 64 << 20
+MAX_PROCESSES = 64
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Options:
         drain_s: After SIGTERM the server says that it is not ready and still answers for so long, then stops listening.
         grace_s: Then requests in progress have so long to finish.
         admin: Clients may have models loaded anew.
+        processes: Of the server behind its port, see `serving/members.py`. Each has the models and a queue of its own, and its share of the cores.
         max_body_bytes: Of a request, on any protocol.
         engine, precision: As `components/core/engines.py` has them.
         tokens, oidc: Who may ask, see `serving/access/policy.py`; beyond loopback one of them is needed.
@@ -49,6 +51,7 @@ class Options:
     drain_s: float = 0.0
     grace_s: float = 10.0
     admin: bool = False
+    processes: int = 1
     max_body_bytes: int = MAX_BODY_BYTES
     engine: str = "auto"
     precision: str = "auto"
@@ -74,5 +77,11 @@ class Options:
         for where, file in (("--tls-cert", self.tls_cert), ("--tls-key", self.tls_key), ("--tls-client-ca", self.tls_client_ca)):
             if file is not None and not file.is_file():
                 raise SpecError("no such file", where=where, got=str(file))
+        if not 1 <= self.processes <= MAX_PROCESSES:
+            raise SpecError("out of range", where="--processes", got=self.processes, allowed=f"1 to {MAX_PROCESSES}")
+        if self.admin and self.processes > 1:
+            raise SpecError(
+                "a model would be loaded anew in one process only", where="--admin", got=f"--processes {self.processes}", allowed="--processes 1"
+            )
         if self.grpc_port is not None and self.grpc_port == self.port:
             raise SpecError("the port of HTTP", where="--grpc-port", got=self.grpc_port, allowed="another one")

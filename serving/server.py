@@ -1,7 +1,7 @@
 """The model server: KServe's REST server and data plane around our models, put together from their parts.
 
 KServe's own `ModelServer.start` binds 0.0.0.0 without asking, silently leaves out a model that is not ready, opens gRPC and parses `sys.argv`.
-One process, one worker: more replicas are the way to scale.
+One process answers with one core's worth of Python; `Options.processes` and more replicas are the ways to more.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from components.core.errors import DxflowError, ServiceError
 from components.core.home import home
 from components.core.inference_log import InferenceLog, compact
 from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
-from serving import memory, telemetry
+from serving import memory, shared_metrics, telemetry
 from serving.access.audit import Audit, signing_key
 from serving.access.policy import Policy
 from serving.journal import Journal, exposed
+from serving.members import Member, member_of
 from serving.options import Options
 from serving.places import Places
 from serving.sources import Source
@@ -48,12 +49,24 @@ def serve(sources: Sequence[Source], options: Options) -> None:
     Raises:
         SpecError, DataError, GateError: No model loads, or two are of one disease; nothing is served then.
         ServiceError: A port is taken, or the log's folder cannot be written. A full disk is no such error: losses are counted then.
+        SystemExit: Of several processes, in the one that started them.
     """
-    listener = bind(options.host, options.port)
+    if options.grpc_port is not None:
+        bind(options.host, options.grpc_port).close()  # taken: say so now
+    if options.processes == 1:
+        _serve(sources, options, None)
+        return
+    bind(options.host, options.port).close()  # by others; the members share it
+    with bind(options.host, options.port, shared=True):  # it does not listen, so no connection comes here
+        member = member_of(options.processes)
+        _serve(sources, options, member)
+
+
+def _serve(sources: Sequence[Source], options: Options, member: Member | None) -> None:
+    listener = bind(options.host, options.port, shared=member is not None)
     scheme = "http" if options.tls_cert is None else "https"
+    first = member is None or member.number == 1
     try:
-        if options.grpc_port is not None:
-            bind(options.host, options.grpc_port).close()  # taken: say so now
         pseudonymiser, made = load_pseudonymiser()
         if made:
             print("dxflow: made a new pseudonym key: known devices are unseen under another key", file=sys.stderr)
@@ -65,13 +78,13 @@ def serve(sources: Sequence[Source], options: Options) -> None:
         with InferenceLog(options.log) as answers, Turns(options.queue) as turns, audited(options) as audit:
             journal = Journal(answers, [place.predictor for place in places if place.predictor])
             places.on_taken.append(journal.serves)
-            server = assemble(places, pseudonymiser, journal, turns, options, policy, audit)
-            for place in places:
+            server = assemble(places, pseudonymiser, journal, turns, options, policy, audit, lambda: shared_metrics.page(member))
+            for place in places if first else ():
                 if place.predictor:
                     print(f"serving {place.name} at {scheme}://{options.host}:{options.port}", flush=True)
-            if options.reading is not None:
+            if options.reading is not None and first:
                 print(f"reading page at {scheme}://{options.host}:{options.port}/read (pixels are kept in {options.reading})", flush=True)
-            if options.grpc_port is not None:
+            if options.grpc_port is not None and first:
                 print(f"gRPC at {options.host}:{options.grpc_port}", flush=True)
             gc.collect()
             gc.freeze()  # what is there now stays: no later collection walks through it while a probe waits
@@ -81,15 +94,22 @@ def serve(sources: Sequence[Source], options: Options) -> None:
                 compacting(options.log),
                 exposed(journal, places.figures, turns.figures),
                 places.watched(options.poll_s),
+                shared_metrics.told(member),
             ):
+                if member is not None:
+                    member.ready()
                 server.run(sockets=[listener])
             gc.unfreeze()  # else libraries report what stays as leaks, a page of them, when the process ends
     finally:
         listener.close()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet: a taken port fails before seconds of imports, and no client is let in too early."""
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A bound socket that does not listen yet: a taken port fails before seconds of imports, and no client is let in too early.
+
+    Args:
+        shared: Other sockets of this user may have the same port; the kernel shares connections out between those that listen.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -97,6 +117,8 @@ def bind(host: str, port: int) -> socket.socket:
         raise ServiceError(f"no such address: {error.strerror}", where="--host", got=host) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()
@@ -106,7 +128,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def assemble(
     places: Places, pseudonymiser: Pseudonymiser, journal: Journal, turns: Turns, options: Options, policy: Policy | None = None,
-    audit: Audit | None = None,
+    audit: Audit | None = None, metrics: Callable[[], bytes] = shared_metrics.own_page,
 ) -> Any:  # fmt: skip
     """uvicorn's server for KServe's application with our models, routes, handlers and guard in place, and gRPC beside it.
 
@@ -130,7 +152,7 @@ def assemble(
     references = References(Allowed.from_environment())
     plane = Plane([DiseaseModel(place, pseudonymiser, journal, turns, cases, references) for place in places])
     repository = Repository(plane, places)
-    app, config = application(plane, repository, options.port, options.grace_s)
+    app, config = application(plane, repository, options.port, options.grace_s, metrics)
     install(app, places.reason)
     behind: Any = app
     if cases is not None:

@@ -61,7 +61,6 @@ def run() -> list[dict[str, Any]]:
             probes = _probed(port, _path(big), png)
         probe = float(np.percentile(probes, 99)) * 1000
         rows.append(_row(f"health probe under full load, p99 of {PROBES}", probe, "ms", "<= 50", probe <= 50))
-        rows.append(_row("CUDA: batched serving against eager batch 1, and parity of mixed precision (no device here)", None, ""))
     return rows
 
 
@@ -197,31 +196,33 @@ def _one(port: int, path: str, body: bytes, headers: dict[str, str], n: int) -> 
     return np.array(times[10:])
 
 
-def _client(job: tuple[int, str, bytes, int, dict[str, str]]) -> None:
-    port, path, body, n, headers = job
-    with ThreadPoolExecutor(CLIENTS // 2) as pool:
-        list(pool.map(lambda _: _one(port, path, body, headers, n), range(CLIENTS // 2)))
+def _client(job: tuple[int, str, bytes, int, dict[str, str], int]) -> None:
+    port, path, body, n, headers, connections = job
+    with ThreadPoolExecutor(connections) as pool:
+        list(pool.map(lambda _: _one(port, path, body, headers, n), range(connections)))
 
 
-def _many(port: int, path: str, body: bytes, n: int, headers: dict[str, str] = PNG) -> float:
-    """Requests a second of `CLIENTS` connections from two processes."""
+def _many(
+    port: int, path: str, body: bytes, n: int, headers: dict[str, str] = PNG, *, connections: int = CLIENTS, processes: int = 2
+) -> float:  # fmt: skip
+    """Requests a second of `connections` from client processes."""
     _one(port, path, body, headers, 12)
-    each = max(12, n // CLIENTS)
-    with ProcessPoolExecutor(2) as pool:
-        list(pool.map(abs, range(2)))  # started
+    each = max(12, n // connections)
+    with ProcessPoolExecutor(processes) as pool:
+        list(pool.map(abs, range(processes)))  # started
         began = time.perf_counter()
-        list(pool.map(_client, [(port, path, body, each, headers)] * 2))
-        return CLIENTS * each / (time.perf_counter() - began)
+        list(pool.map(_client, [(port, path, body, each, headers, connections // processes)] * processes))
+        return connections * each / (time.perf_counter() - began)
 
 
 def _probed(port: int, path: str, body: bytes) -> NDArray[np.float64]:
     """Seconds of each health probe while `CLIENTS` connections keep the server busy."""
     with ProcessPoolExecutor(2) as pool:
-        load = [pool.submit(_client, (port, path, body, 40, PNG)) for _ in range(2)]
+        load = [pool.submit(_client, (port, path, body, 40, PNG, CLIENTS // 2)) for _ in range(2)]
         times: list[float] = []
         while len(times) < PROBES:
             if all(job.done() for job in load):
-                load = [pool.submit(_client, (port, path, body, 40, PNG)) for _ in range(2)]
+                load = [pool.submit(_client, (port, path, body, 40, PNG, CLIENTS // 2)) for _ in range(2)]
             began = time.perf_counter()
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             connection.request("GET", "/v2/health/live")
@@ -233,11 +234,11 @@ def _probed(port: int, path: str, body: bytes) -> NDArray[np.float64]:
 
 
 @contextmanager
-def _ours(root: Path, folder: Path, engine: str = "onnxruntime") -> Iterator[int]:
+def _ours(root: Path, folder: Path, engine: str = "onnxruntime", processes: int = 1) -> Iterator[int]:
     from tests.serving.small_server import serving, started
 
     port = free_port()
     own = root / f"run-{port}"
     own.mkdir()
-    with started(serving([folder], own / "log", port=port, engine=engine), own, port=port, ready="/v2/health/ready"):
+    with started(serving([folder], own / "log", port=port, engine=engine, processes=processes), own, port=port, ready="/v2/health/ready"):
         yield port

@@ -110,6 +110,7 @@ def _bare_loop(spec: Any, folder: Path) -> Callable[[], None]:
 
     from components.core.imaging.augment import warp
     from components.core.models import build
+    from components.core.models.torch_device import mixed_precision
     from feature_store.training import load_split
 
     samples = load_split(spec, folder / "dataset", folder, "train").samples
@@ -120,13 +121,15 @@ def _bare_loop(spec: Any, folder: Path) -> Callable[[], None]:
         estimator: Any = build(spec, "cnn")
         network, views = estimator.module.train(), estimator.augment
         device = next(network.parameters()).device
+        amp, _ = mixed_precision(device)
         images, labels = x.to(device), y.to(device)
         optimiser = torch.optim.AdamW(network.parameters(), lr=family.lr, weight_decay=family.weight_decay)
         generator = torch.Generator().manual_seed(0)
         for _ in range(EPOCHS):
             for rows in torch.randperm(len(images), generator=generator).split(family.batch):
                 batch = warp(images[rows], views.draw(len(rows), images.shape[-2], images.shape[-1], generator).to(device))
-                loss = F.cross_entropy(network(batch.contiguous(memory_format=torch.channels_last)), labels[rows])
+                with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+                    loss = F.cross_entropy(network(batch.contiguous(memory_format=torch.channels_last)), labels[rows])
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()

@@ -86,6 +86,10 @@ def _ml(together: int) -> Rival:
     )  # fmt: skip
 
 
+def _eager(*more: str) -> Rival:
+    return Rival((), "/v1/models/plain:predict", PNG, bytes, lambda port, *_: [str(HERE / "kserve_server.py"), str(port), *more])
+
+
 BENTO = ("bentoml==1.4.40",)
 RIVALS = {
     "FastAPI": Rival((), "/predict", PNG, bytes, _script("fastapi")),
@@ -95,13 +99,15 @@ RIVALS = {
     f"BentoML{BATCHED}": Rival(BENTO, "/together", JSON, lambda png: json.dumps({"images": [_base64(png)]}).encode(), _script("bentoml")),
     "MLServer": _ml(1),
     f"MLServer{BATCHED}": _ml(TOGETHER),
-    "KServe, torch eager": Rival((), "/v1/models/plain:predict", PNG, bytes, lambda port, *_: [str(HERE / "kserve_server.py"), str(port)]),
+    "KServe, torch eager": _eager(),
 }
+KSERVE_CUDA = "KServe, torch eager on CUDA"
+ON_CUDA = {KSERVE_CUDA: _eager("inception_v3", "cuda")}
 
 
 def environment(name: str) -> Path | None:
     """The Python of a rival's environment, made if absent; None where its packages cannot be had."""
-    packages = RIVALS[name].packages
+    packages = (RIVALS | ON_CUDA)[name].packages
     if not packages:
         return Path(sys.executable)
     folder = Path(os.environ.get("DXFLOW_BENCH_ENVS") or Path.home() / ".cache" / "dxflow-bench") / name.removesuffix(BATCHED).lower()
@@ -124,7 +130,7 @@ def running(name: str, port: int, folder: Path, own: Path, png: bytes) -> Iterat
     if python is None:
         yield False
         return
-    rival = RIVALS[name]
+    rival = (RIVALS | ON_CUDA)[name]
     own.mkdir(parents=True)
     with open(own / "output", "w") as output:
         process = subprocess.Popen(
