@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ from components.core.step import die_with_parent
 
 log = logging.getLogger("dxflow.serving")
 STOP = (signal.SIGTERM, signal.SIGINT)
+AGAIN_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -50,19 +52,22 @@ class _Parent:
         self.n, self.pid = n, os.getpid()
         self.folder = Path(tempfile.mkdtemp(prefix="dxflow-members-"))
         self.alive: dict[int, int] = {}
+        self.silent: dict[int, int] = {}
+        self.answered: set[int] = set()
         self.stopping = False
-        self.answers: set[int] = set()
 
     def run(self) -> Member:
         """Returns in the members; here it ends with SystemExit."""
         for number in STOP:
             signal.signal(number, self._stop)
         try:
-            for number in range(1, self.n + 1):  # one after the other: what stops the first is told once
-                if self.stopping:
-                    break
-                if (member := self._start(number)) is not None:
+            if (first := self._start(1)) is not None:
+                return first
+            self._hear()  # what stops the first would stop all, and is told once
+            for number in range(2, self.n + 1):
+                if not self.stopping and (member := self._start(number)) is not None:
                     return member
+            self._hear()
             return self._watch()
         finally:
             if os.getpid() == self.pid:
@@ -70,7 +75,7 @@ class _Parent:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self, number: int) -> Member | None:
-        """The member, in its own process; here None, once it answers. A first one that ends before takes this process with it."""
+        """The member, in its own process; here None."""
         reading, writing = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -78,6 +83,8 @@ class _Parent:
         pid = os.fork()
         if pid == 0:
             os.close(reading)
+            for other in self.silent.values():
+                os.close(other)
             os.setpgid(0, 0)  # a signal of the terminal comes to the parent alone, which passes it on
             for stop in STOP:
                 signal.signal(stop, signal.SIG_DFL)
@@ -86,14 +93,19 @@ class _Parent:
             os.environ["OMP_NUM_THREADS"] = str(max(1, available_cores() // self.n))
             return Member(number, self.folder, writing)
         os.close(writing)
-        self.alive[pid] = number
+        self.alive[pid], self.silent[pid] = number, reading
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
-        with os.fdopen(reading, "rb") as pipe:
-            if pipe.read(1):
-                self.answers.add(pid)
-            elif not self.stopping and not self.answers:
-                self._leave(pid)
         return None
+
+    def _hear(self) -> None:
+        """Wait until those that were started answer, or have ended. A first one that ends takes this process with it."""
+        for pid, reading in list(self.silent.items()):
+            if os.read(reading, 1):
+                self.answered.add(pid)
+            os.close(reading)
+            del self.silent[pid]
+            if not self.answered and not self.stopping:
+                self._leave(pid)
 
     def _leave(self, pid: int) -> NoReturn:
         """As the member `pid` did, which has said why."""
@@ -107,12 +119,14 @@ class _Parent:
             number = self.alive.pop(pid, None)
             if number is None or self.stopping:
                 continue
-            if pid not in self.answers:  # it never answered: starting it once more would help no better
-                log.error("server process %d of %d does not start; the others go on", number, self.n)
-                continue
             log.error("server process %d of %d ended (%d) and is started again", number, self.n, os.waitstatus_to_exitcode(status))
+            if pid not in self.answered:  # what kept it from answering may be over by then
+                time.sleep(AGAIN_S)
+                if self.stopping:
+                    continue
             if (member := self._start(number)) is not None:
                 return member
+            self._hear()
         raise SystemExit(0 if self.stopping else 1)
 
     def _stop(self, number: int, frame: Any) -> None:

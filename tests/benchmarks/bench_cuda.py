@@ -9,6 +9,7 @@ page says that nothing was measured; its rows name the device on which they were
 
 from __future__ import annotations
 
+import http.client
 import io
 import os
 import tempfile
@@ -39,7 +40,8 @@ def run() -> list[dict[str, Any]]:
     device = torch.cuda.get_device_name()
     with tempfile.TemporaryDirectory() as name:
         rows = [*_engines(), *_servers(Path(name)), *_parity(Path(name)), *_training()]
-    return [row | {"name": f"{row['name']} ({device}, {os.cpu_count()} cores)"} for row in rows]
+    machine = f"{device}, {os.cpu_count()} cores, torch {torch.__version__.partition('+')[0]}"
+    return [row | {"name": f"{row['name']} ({machine})"} for row in rows]
 
 
 def spec() -> Any:
@@ -106,7 +108,8 @@ def _servers(root: Path) -> list[dict[str, Any]]:
         if answers:
             rates["KServe's example, eager, batch 1"] = _rate(port, "/v1/models/plain:predict", png, REQUESTS // 8)
     for processes in (1, 4):
-        with serving._ours(root, folder, "torch", processes=processes) as port:
+        with serving._ours(root, folder, "torch", processes=processes, queue=2 * CONNECTIONS) as port:
+            _all_answer(port, processes)
             rates[f"ours, {processes} process{'es' * (processes > 1)}"] = _rate(port, serving._path(folder), png, REQUESTS)
     rows = [serving._row(f"served, pictures a second, {CONNECTIONS} connections: {name}", rate, "1/s") for name, rate in rates.items()]
     eager = rates.pop("KServe's example, eager, batch 1", None)
@@ -114,6 +117,18 @@ def _servers(root: Path) -> list[dict[str, Any]]:
         bound, holds = (f">= {LEAST:g}", rate >= LEAST * eager) if name == list(rates)[-1] else ("", None)
         rows.append(serving._row(f"batched serving against eager batch 1: {name}", rate / eager, "x", bound, holds))
     return rows
+
+
+def _all_answer(port: int, processes: int) -> None:
+    """The first process answers while the others still load."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", "/metrics")
+        if processes == 1 or f'process="{processes}"' in connection.getresponse().read().decode():
+            return
+        time.sleep(0.5)
+    raise AssertionError("not all processes of the server came up")
 
 
 def _rate(port: int, path: str, body: bytes, n: int) -> float:

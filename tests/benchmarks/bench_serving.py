@@ -234,11 +234,11 @@ def _probed(port: int, path: str, body: bytes) -> NDArray[np.float64]:
 
 
 @contextmanager
-def _ours(root: Path, folder: Path, engine: str = "onnxruntime", processes: int = 1) -> Iterator[int]:
+def _ours(root: Path, folder: Path, engine: str = "onnxruntime", **options: Any) -> Iterator[int]:
     from tests.serving.small_server import serving, started
 
     port = free_port()
     own = root / f"run-{port}"
     own.mkdir()
-    with started(serving([folder], own / "log", port=port, engine=engine, processes=processes), own, port=port, ready="/v2/health/ready"):
+    with started(serving([folder], own / "log", port=port, engine=engine, **options), own, port=port, ready="/v2/health/ready"):
         yield port

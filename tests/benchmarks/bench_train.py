@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 N, N_VAL, EPOCHS, REPEATS = 2048, 64, 2, 5
+ON_CUDA = 16  # times as many samples: there an epoch of N is a fifth of a second
 BOUND = 1.15
 SPEC = Path(__file__).parents[2] / "pipelines" / "diseases" / "lung-candidate.toml"
 
@@ -54,7 +55,7 @@ def run() -> list[dict[str, Any]]:
                     "holds": ratio <= BOUND,
                 }
             )
-            rows.append({"name": f"samples per second in training, {name}", "value": N / ours, "unit": "1/s", "bound": None, "holds": None})
+            rows.append({"name": f"samples per second in training, {name}", "value": _n() / ours, "unit": "1/s", "bound": None, "holds": None})
     return rows
 
 
@@ -68,19 +69,26 @@ def _spec(options: dict[str, Any] | None) -> Any:
     return DiseaseSpec.from_json(json.dumps(raw))
 
 
+def _n() -> int:
+    """Samples of an epoch."""
+    import torch
+
+    return N * (ON_CUDA if torch.cuda.is_available() else 1)
+
+
 def _write(path: Path) -> None:
     from components.core.dataset_writer import Sample, write_dataset
 
-    draw = np.random.default_rng(0)
+    draw, n = np.random.default_rng(0), _n()
     spec = _spec(None)
     made = (
         Sample(
-            row={"sample_id": f"{i:06d}", "group_id": f"g{i}", "label": i % 2, "split": "train" if i < N else "val", "synthetic": True},
+            row={"sample_id": f"{i:06d}", "group_id": f"g{i}", "label": i % 2, "split": "train" if i < n else "val", "synthetic": True},
             array=draw.integers(0, 256, spec.input.shape, dtype=np.uint8),
         )
-        for i in range(N + N_VAL)
+        for i in range(n + N_VAL)
     )
-    write_dataset(path, spec, made, count=N + N_VAL, quarantine=[], provenance={"source": "noise"})
+    write_dataset(path, spec, made, count=n + N_VAL, quarantine=[], provenance={"source": "noise"})
 
 
 def _ratio(spec: Any, folder: Path) -> tuple[float, float]:

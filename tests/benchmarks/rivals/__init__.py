@@ -132,9 +132,10 @@ def running(name: str, port: int, folder: Path, own: Path, png: bytes) -> Iterat
         return
     rival = (RIVALS | ON_CUDA)[name]
     own.mkdir(parents=True)
+    beside = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH") if not rival.packages else None])])
     with open(own / "output", "w") as output:
         process = subprocess.Popen(
-            [str(python), *rival.command(port, folder, own)], cwd=own, env={**os.environ, "PYTHONPATH": str(HERE)}, stdout=output, stderr=output,
+            [str(python), *rival.command(port, folder, own)], cwd=own, env={**os.environ, "PYTHONPATH": beside}, stdout=output, stderr=output,
             start_new_session=True,
         )  # fmt: skip
         below: list[psutil.Process] = []

@@ -1,0 +1,126 @@
+"""Several processes of one server: they share the port, their figures add up, and none of them is missed for long."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from components.core.errors import SpecError
+from components.core.inference_log import read_log
+from serving.options import Options
+from serving.shared_metrics import merged
+from tests.serving.small_package import build, lung_nodule, reference
+from tests.serving.small_server import ROOT, Process, free_port, serving, started
+
+PATH = "/v1/models/lung-nodule:predict"
+BODY = {"instances": [[[[-500.0] * 52] * 52]]}
+
+
+def until(true: Callable[[], bool], what: str, within_s: float = 60) -> None:
+    end = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < end, what
+        time.sleep(0.1)
+
+
+def members(server: Process) -> list[psutil.Process]:
+    return psutil.Process(server.process.pid).children()
+
+
+def numbers(server: Process) -> set[str]:
+    """Of the processes whose figures are told."""
+    return set(re.findall(r'dxflow_requests_inside{process="(\d+)"}', httpx.get(f"{server.url}/metrics", timeout=30).text))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Process]:
+    folder = build(tmp_path / "package", lung_nodule(normalise={"method": "range"}), reference({"0" * 16: ("SIEMENS", "X")})).folder
+    port = free_port()
+    with started(serving([folder], tmp_path / "log", port=port, processes=2), tmp_path, port=port, ready="/v2/health/ready") as running:
+        until(lambda: numbers(running) == {"1", "2"}, "the second process did not come up")
+        yield running
+        running.process.terminate()
+        running.process.wait(30)
+
+
+def ask(server: Process) -> int:
+    """On a connection of its own: the kernel gives it to one of the processes."""
+    return httpx.post(server.url + PATH, json=BODY, timeout=30).status_code
+
+
+def test_both_answer_each_writes_its_log_and_the_figures_are_of_all(server: Process) -> None:
+    assert len(members(server)) == 2
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: ask(server), range(60))) == {200}
+    records = read_log(server.log)
+    assert len(records) == len(set(records["request_id"])) == 60
+    assert len(list(server.log.rglob("*.log"))) >= 2 or len(list(server.log.rglob("*"))) >= 2
+
+    def told() -> float:
+        return sum(value for name, value in server.metrics().items() if name.startswith("dxflow_requests_total{"))
+
+    until(lambda: told() == 60, "the figures of both processes do not add up")
+    for _ in range(5):
+        assert told() == 60  # whichever is asked
+
+
+def test_one_that_is_killed_is_started_again_and_the_other_answers_meanwhile(server: Process) -> None:
+    before = members(server)
+    os.kill(before[1].pid, signal.SIGKILL)
+    until(lambda: before[1].pid not in {p.pid for p in members(server)}, "it was not buried")
+    assert [ask(server) for _ in range(20)] == [200] * 20
+    until(lambda: len(members(server)) == 2, "it was not started again")
+    assert "is started again" in server.output.read_text()
+
+
+def test_sigterm_ends_all_and_the_port_is_free(server: Process) -> None:
+    below = members(server)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(30) == 0
+    assert not any(p.is_running() for p in below)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{server.url}/v2/health/live")
+
+
+def test_what_stops_the_first_is_told_once(tmp_path: Path) -> None:
+    code = serving([tmp_path / "none"], tmp_path / "log", port=free_port(), processes=3)
+    wrapped = f"import sys\nfrom components.core.errors import DxflowError\ntry:\n    {code}\nexcept DxflowError as error:\n    sys.exit(f'dxflow: {{error}}')"
+    done = subprocess.run([sys.executable, "-c", wrapped], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("dxflow: ") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_told_before_anything_starts(server: Process, tmp_path: Path) -> None:
+    port = int(server.url.rpartition(":")[2])
+    code = serving([tmp_path / "package"], tmp_path / "other", port=port, processes=2)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert "cannot listen: Address already in use" in done.stderr
+
+
+def test_counters_add_up_and_gauges_stay_apart() -> None:
+    one = "# TYPE a counter\na_total{x=\"1\"} 2\n# TYPE g gauge\ng 5\n# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"+Inf\"} 2\nh_count 2\nh_sum 3\n"
+    two = one.replace("} 2\n# TYPE g", "} 40\na_total{x=\"2\"} 7\n# TYPE g").replace("g 5", "g 6")
+    lines = merged({1: one, 2: two}).decode().splitlines()
+    for expected in (
+        'a_total{x="1"} 42.0', 'a_total{x="2"} 7.0', 'g{process="1"} 5.0', 'g{process="2"} 6.0', 'h_bucket{le="+Inf"} 4.0', "h_count 4.0", "h_sum 6.0",
+    ):  # fmt: skip
+        assert expected in lines
+
+
+def test_loading_anew_is_for_one_process(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="in one process only"):
+        Options(log=tmp_path, admin=True, processes=2)
+    with pytest.raises(SpecError, match="--processes"):
+        Options(log=tmp_path, processes=0)
