@@ -226,7 +226,7 @@ def sample_figures(x: NDArray[Any] | Filtered, spec: DiseaseSpec) -> dict[str, N
     of = x if isinstance(x, Filtered) else Filtered(x, spec)
     n = of.n
     mean = np.add.reduce(of.means, axis=1) / of.channels
-    sd = np.sqrt(mean_square(of.flat - mean[:, None].astype(np.float32)))
+    sd = np.sqrt(mean_square(of.y - mean.astype(np.float32).reshape(n, *[1] * (of.y.ndim - 1))))
     smooth = of.smooth.reshape(n, -1)
     p01, p50, p99 = ranked(smooth, *(max(0, ceil(smooth.shape[1] * q) - 1) for q in (0.01, 0.5, 0.99)))
     noise, sharpness = np.zeros(n), np.zeros(n)

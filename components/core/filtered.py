@@ -20,7 +20,7 @@ SPATIAL_AXES = {"image": 2, "tiles": 2, "volume": 3, "window": 1, "table": 0}
 MOST_VALUES = 18_000  # of one sample that are looked at
 EDGE = {1: 256, 2: 16, 3: 8}  # of a block, by the number of spatial axes
 FEW = 2048  # values that are sorted sooner than parted
-PIECE = 8192  # values of one sum of squares: OpenBLAS starts threads for more than 10,000
+PIECE = 8192  # most values of one scalar product: OpenBLAS starts threads for more than 10,000
 ALIGNED = 8  # blocks begin at a multiple: those of JPEG do too
 
 
@@ -148,10 +148,10 @@ def turned(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def mean_square(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n,) of (n, ...), by pieces."""
-    flat = values.reshape(len(values), -1)
-    parts = (flat[:, start : start + PIECE] for start in range(0, flat.shape[1], PIECE))
-    return np.asarray(sum(np.vecdot(part, part) for part in parts), dtype=np.float64) / flat.shape[1]
+    """(n,) of values laid out as `Filtered.y`, from sums over a plane or a line of it."""
+    depth = 2 if values[0, 0].size <= PIECE else 3
+    rows = values.reshape(*values.shape[:depth], -1)
+    return np.add.reduce(np.vecdot(rows, rows).reshape(len(values), -1), axis=1).astype(np.float64) / values[0].size
 
 
 def ranked(values: NDArray[np.float32], low: int, middle: int, high: int) -> NDArray[np.float32]:
