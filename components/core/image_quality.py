@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.devices import sample_figures
-from components.core.filtered import Filtered, cut
+from components.core.filtered import Filtered, mean_square, rounded
 from components.core.spec import DiseaseSpec
 
 CLIPPED = 0.005  # of the range: values this close to its ends count as clipped
@@ -45,46 +45,44 @@ def figures(x: NDArray[Any] | Filtered, spec: DiseaseSpec) -> dict[str, Floats]:
         red_green, blue_green: log2 of the ratio of the channels' means.
     """
     of = x if isinstance(x, Filtered) else Filtered(x, spec)
-    out, y, n, flat = sample_figures(of, spec), of.y, of.n, of.flat
+    out, wanted = sample_figures(of, spec), names(spec)
     low, high = spec.input.range
     edge = CLIPPED * (high - low)
     span = out["p99"] - out["p01"]
-    out["skewness"] = np.divide(out["p99"] + out["p01"] - 2 * out["p50"], span, out=np.zeros(n), where=span > 0)
-    clipped = (np.count_nonzero(flat <= low + edge, axis=1), np.count_nonzero(flat >= high - edge, axis=1))
-    out["clipped_low"], out["clipped_high"] = (np.asarray(k) / flat.shape[1] for k in clipped)
-    out["fineness"] = _fineness(of)
-    if "blockiness" in (wanted := names(spec)):
-        out["blockiness"] = _blockiness(of)
+    own = {"skewness": np.divide(out["p99"] + out["p01"] - 2 * out["p50"], span, out=np.zeros(of.n), where=span > 0)}
+    own["clipped_low"], own["clipped_high"] = _share(of.flat <= low + edge), _share(of.flat >= high - edge)
+    own["fineness"] = _fineness(of)
+    if "blockiness" in wanted:
+        own["blockiness"] = _blockiness(of)
     if "red_green" in wanted:
-        red, green, blue = (np.maximum(y[:, c].reshape(n, -1).mean(1, dtype=np.float64) - low, edge) for c in range(3))
-        out["red_green"], out["blue_green"] = np.log2(red / green), np.log2(blue / green)
-    return {name: np.array([float(f"{value:.6g}") for value in out[name]]) for name in wanted}
+        red, green, blue = np.maximum(of.means - low, edge).T
+        own["red_green"], own["blue_green"] = np.log2(red / green), np.log2(blue / green)
+    out |= rounded(own)
+    return {name: out[name] for name in wanted}
+
+
+def _share(chosen: NDArray[np.bool_]) -> Floats:
+    """(n,) of (n, values). Row by row: along an axis NumPy counts as if it summed integers."""
+    return np.array([np.count_nonzero(row) for row in chosen]) / chosen.shape[1]
 
 
 def _fineness(of: Filtered) -> Floats:
-    y, n = of.y, of.n
-    near, far = np.zeros(n), np.zeros(n)
-    for axis in range(y.ndim - of.axes, y.ndim):
-        if y.shape[axis] > 2:
-            near += _energy(of.step(axis), n)
-            far += _energy(cut(y, axis, 2, None) - cut(y, axis, None, -2), n)
-    return np.log2(np.divide(near, far, out=np.ones(n), where=(far > 0) & (near > 0)))
-
-
-def _energy(step: NDArray[np.float32], n: int) -> Floats:
-    values = step.reshape(n, -1)
-    return (values * values).mean(1, dtype=np.float64)
+    near, far = np.zeros(of.n), np.zeros(of.n)
+    for x, step in zip(of.along, of.steps, strict=True):
+        if x.shape[2] > 2:
+            near += mean_square(step)
+            far += mean_square(x[:, :, 2:] - x[:, :, :-2])
+    return np.log2(np.divide(near, far, out=np.ones(of.n), where=(far > 0) & (near > 0)))
 
 
 def _blockiness(of: Filtered) -> Floats:
     """Over both directions; blocks start at the sample's corner, so a resampled or cropped image shows less of them."""
     n, ratios = of.n, []
-    for axis in (of.y.ndim - 2, of.y.ndim - 1):
-        step = np.abs(of.step(axis))
-        border = step[(*[slice(None)] * axis, slice(BLOCK - 1, None, BLOCK))]
-        if border.size in (0, step.size):
-            continue
-        across, all_of_it = (part.reshape(n, -1).sum(1, dtype=np.float64) for part in (border, step))
-        inside = (all_of_it - across) / (step.size - border.size)
-        ratios.append(np.divide(across / border.size, inside, out=np.ones(n), where=inside > 0) - 1)
-    return np.mean(ratios, axis=0) if ratios else np.zeros(n)
+    for step in of.steps:
+        lines = np.add.reduce(np.abs(step).reshape(*step.shape[:3], -1), axis=3).astype(np.float64)
+        borders = lines[:, :, BLOCK - 1 :: BLOCK]
+        across, all_of_it = (np.add.reduce(part.reshape(n, -1), axis=1) for part in (borders, lines))
+        if 0 < borders.size < lines.size:
+            inside = (all_of_it - across) / (lines.size - borders.size)
+            ratios.append(np.divide(across / borders.size, inside, out=np.ones(n), where=inside > 0) - 1)
+    return np.asarray(sum(ratios)) / len(ratios) if ratios else np.zeros(n)
