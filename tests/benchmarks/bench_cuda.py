@@ -41,7 +41,7 @@ def run() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         rows = [*_engines(), *_servers(Path(name)), *_parity(Path(name)), *_training()]
     machine = f"{device}, {os.cpu_count()} cores, torch {torch.__version__.partition('+')[0]}"
-    return [row | {"name": f"{row['name']} ({machine})"} for row in rows]
+    return [row | {"machine": machine} for row in rows]
 
 
 def spec() -> Any:
