@@ -77,7 +77,9 @@ def page(made: dict[str, Any]) -> str:
     ]
     for group in dict.fromkeys(row["group"] for row in made["rows"]):
         machine = next((row["machine"] for row in made["rows"] if row["group"] == group and "machine" in row), None)
-        lines += ["", f"## {group}", "", *([f"Measured on another machine: {machine}.", ""] if machine else []), "| figure | value | bound | holds |", "|---|---|---|---|"]
+        lines += ["", f"## {group}", ""]
+        lines += [f"Measured on another machine: {machine}.", ""] if machine else []
+        lines += ["| figure | value | bound | holds |", "|---|---|---|---|"]
         for row in made["rows"]:
             if row["group"] == group:
                 holds = "-" if row["holds"] is None else "yes" if row["holds"] else "**no**"
