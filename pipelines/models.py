@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 from pathlib import Path
@@ -86,9 +87,19 @@ def _store_of(uri: str) -> Store:
 
 
 def _download(uri: str, *, digest: str | None, allow_synthetic: bool, version: str | None = None) -> Path:
-    """The package from the store, kept under its digest's name; `registration.json` stands beside the hashed files, so it comes by itself."""
+    """The package from the store, kept under its digest's name; `registration.json` stands beside the hashed files, so it comes by itself.
+
+    One process at a time: those of one server all see that an alias has moved, and would take each other's half-fetched folder for a whole one.
+    """
+    packages = home() / "packages"
+    packages.mkdir(parents=True, exist_ok=True)
+    with open(packages / ".lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _downloaded(packages / re.sub(r"[^\w.-]", "-", uri)[-120:], uri, digest, allow_synthetic, version)
+
+
+def _downloaded(target: Path, uri: str, digest: str | None, allow_synthetic: bool, version: str | None) -> Path:
     store = _store_of(uri)
-    target = home() / "packages" / re.sub(r"[^\w.-]", "-", uri)[-120:]
     if not (target / "package.json").exists():
         store.get_folder(uri, target)
         key = f"{store.key_of(uri)}/registration.json"

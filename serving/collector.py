@@ -218,7 +218,8 @@ def collect(packages: list[Path], *, host: str = "127.0.0.1", port: int, allow_s
                 limit_concurrency=MAX_CONNECTIONS, timeout_graceful_shutdown=GRACE_S,
             )  # fmt: skip
             print(f"collecting at http://{host}:{port}", flush=True)
-            with own_signals(), compacting(log):
-                uvicorn.Server(config).run(sockets=[listener])
+            server = uvicorn.Server(config)
+            with own_signals(server), compacting(log):
+                server.run(sockets=[listener])
     finally:
         listener.close()

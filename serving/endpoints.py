@@ -102,10 +102,13 @@ class Repository(ModelRepositoryExtension):
         ]
 
 
-def application(plane: Plane, repository: Repository, port: int, grace_s: float, metrics: Callable[[], bytes]) -> tuple[Any, Any]:
+def application(plane: Plane, repository: Repository, port: int, grace_s: float, metrics: Callable[[], bytes] | None = None) -> tuple[Any, Any]:
     """An ASGI application with KServe's routes and ours before them, and KServe's uvicorn configuration.
 
     KServe's own application is one for the whole process, and has pages that tell about the server.
+
+    Args:
+        metrics: What GET /metrics answers; None: KServe's own, of this process.
     """
     app = fastapi.FastAPI(title="dxflow", docs_url=None, redoc_url=None)
 
@@ -138,15 +141,18 @@ def application(plane: Plane, repository: Repository, port: int, grace_s: float,
     async def index(request: Request) -> Response:
         return JSONResponse(repository.index_())
 
-    async def measured(request: Request) -> Response:
-        return Response(await asyncio.to_thread(metrics), media_type=CONTENT_TYPE_LATEST)
+    if metrics is not None:
+
+        async def measured(request: Request) -> Response:
+            return Response(await asyncio.to_thread(metrics), media_type=CONTENT_TYPE_LATEST)
+
+        app.router.add_route("/metrics", measured, methods=["GET"])
 
     app.router.add_route("/v1/models/{name}:predict", v1, methods=["POST"])
     app.router.add_route("/v1/models/{name}:explain", explain, methods=["POST"])
     app.router.add_route("/v2/models/{name}/infer", v2, methods=["POST"])
     app.router.add_route("/v2/models/{name}/versions/{version}/infer", v2, methods=["POST"])
     app.router.add_route("/v2/repository/index", index, methods=["POST"])
-    app.router.add_route("/metrics", measured, methods=["GET"])
     rest = RESTServer("", plane, repository, port, grace_period=max(1, round(grace_s)))
     rest._register_endpoints(app)
     return app, rest.config

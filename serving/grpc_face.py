@@ -52,7 +52,7 @@ def server(plane: Plane, repository: Repository, journal: Journal, turns: Turns,
     """
     most = options.max_body_bytes + ENVELOPE
     read = min(READ * most, MOST_READ)
-    limits = [("grpc.max_receive_message_length", read), ("grpc.max_send_message_length", most), ("grpc.so_reuseport", 0)]
+    limits = [("grpc.max_receive_message_length", read), ("grpc.max_send_message_length", most), ("grpc.so_reuseport", int(options.processes > 1))]
     made = grpc.aio.server(options=limits, interceptors=[access] if access is not None else None)
     service.add_GRPCInferenceServiceServicer_to_server(Servicer(plane, repository, journal, turns, options), made)
     where = f"[{options.host}]:{options.grpc_port}" if ":" in options.host else f"{options.host}:{options.grpc_port}"

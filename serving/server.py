@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,21 @@ from components.core.errors import DxflowError, ServiceError
 from components.core.home import home
 from components.core.inference_log import InferenceLog, compact
 from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
-from serving import memory, shared_metrics, telemetry
+from serving import memory, telemetry
 from serving.access.audit import Audit, signing_key
 from serving.access.policy import Policy
 from serving.journal import Journal, exposed
 from serving.members import Member, member_of
 from serving.options import Options
 from serving.places import Places
+from serving.shared_metrics import Shared
 from serving.sources import Source
 from serving.turns import Turns
 
 GRACE_S = 10
 MAX_CONNECTIONS = 512
 """Connections held at once; more are answered 503. How many of them may send a body, `Options.queue` says."""
+ALONE, SHARED = (socket.SO_REUSEADDR,), (socket.SO_REUSEADDR, socket.SO_REUSEPORT)
 
 
 def serve(sources: Sequence[Source], options: Options) -> None:
@@ -56,14 +58,14 @@ def serve(sources: Sequence[Source], options: Options) -> None:
     if options.processes == 1:
         _serve(sources, options, None)
         return
-    bind(options.host, options.port).close()  # by others; the members share it
-    with bind(options.host, options.port, shared=True):  # it does not listen, so no connection comes here
+    quiet()  # the process that watches has a log too
+    with _reserved(options.host, options.port):
         member = member_of(options.processes)
         _serve(sources, options, member)
 
 
 def _serve(sources: Sequence[Source], options: Options, member: Member | None) -> None:
-    listener = bind(options.host, options.port, shared=member is not None)
+    listener = bind(options.host, options.port, ALONE if member is None else SHARED)
     scheme = "http" if options.tls_cert is None else "https"
     first = member is None or member.number == 1
     try:
@@ -78,7 +80,8 @@ def _serve(sources: Sequence[Source], options: Options, member: Member | None) -
         with InferenceLog(options.log) as answers, Turns(options.queue) as turns, audited(options) as audit:
             journal = Journal(answers, [place.predictor for place in places if place.predictor])
             places.on_taken.append(journal.serves)
-            server = assemble(places, pseudonymiser, journal, turns, options, policy, audit, lambda: shared_metrics.page(member))
+            shared = None if member is None else Shared(member)
+            server = assemble(places, pseudonymiser, journal, turns, options, policy, audit, member=member, shared=shared)
             for place in places if first else ():
                 if place.predictor:
                     print(f"serving {place.name} at {scheme}://{options.host}:{options.port}", flush=True)
@@ -90,25 +93,24 @@ def _serve(sources: Sequence[Source], options: Options, member: Member | None) -
             gc.freeze()  # what is there now stays: no later collection walks through it while a probe waits
             with (
                 telemetry.tracing(),
-                own_signals(),
-                compacting(options.log),
+                own_signals(server),
+                compacting(options.log) if first else nullcontext(),
                 exposed(journal, places.figures, turns.figures),
                 places.watched(options.poll_s),
-                shared_metrics.told(member),
+                shared.telling() if shared is not None else nullcontext(),
             ):
-                if member is not None:
-                    member.ready()
                 server.run(sockets=[listener])
             gc.unfreeze()  # else libraries report what stays as leaks, a page of them, when the process ends
     finally:
         listener.close()
 
 
-def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+def bind(host: str, port: int, flags: Sequence[int] = ALONE) -> socket.socket:
     """A bound socket that does not listen yet: a taken port fails before seconds of imports, and no client is let in too early.
 
     Args:
-        shared: Other sockets of this user may have the same port; the kernel shares connections out between those that listen.
+        flags: Socket options that are set. With SO_REUSEPORT other sockets of this user may have the same port too, and those that listen share its
+            connections.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -116,9 +118,8 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     except OSError as error:
         raise ServiceError(f"no such address: {error.strerror}", where="--host", got=host) from None
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        for flag in flags:
+            listener.setsockopt(socket.SOL_SOCKET, flag, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()
@@ -126,9 +127,18 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     return listener
 
 
+def _reserved(host: str, port: int) -> socket.socket:
+    """A port for members, which no other server takes while the first of them loads. It never listens, so no connection comes here."""
+    bind(host, port).close()  # somebody else has it: say so
+    try:
+        return bind(host, port, [socket.SO_REUSEPORT])  # who comes with SO_REUSEADDR alone is refused
+    except ServiceError:  # by connections of a server that has ended
+        return bind(host, port, SHARED)
+
+
 def assemble(
     places: Places, pseudonymiser: Pseudonymiser, journal: Journal, turns: Turns, options: Options, policy: Policy | None = None,
-    audit: Audit | None = None, metrics: Callable[[], bytes] = shared_metrics.own_page,
+    audit: Audit | None = None, *, member: Member | None = None, shared: Shared | None = None,
 ) -> Any:  # fmt: skip
     """uvicorn's server for KServe's application with our models, routes, handlers and guard in place, and gRPC beside it.
 
@@ -152,7 +162,7 @@ def assemble(
     references = References(Allowed.from_environment())
     plane = Plane([DiseaseModel(place, pseudonymiser, journal, turns, cases, references) for place in places])
     repository = Repository(plane, places)
-    app, config = application(plane, repository, options.port, options.grace_s, metrics)
+    app, config = application(plane, repository, options.port, options.grace_s, shared.page if shared else None)
     install(app, places.reason)
     behind: Any = app
     if cases is not None:
@@ -175,7 +185,7 @@ def assemble(
     config.host = options.host
     config.server_header = False
     config.limit_concurrency = MAX_CONNECTIONS
-    return _both(config, plane, repository, journal, turns, options, policy, audit)
+    return _both(config, plane, repository, journal, turns, options, policy, audit, member)
 
 
 def reading_or(page: Any, app: Any) -> Any:
@@ -199,7 +209,8 @@ def audited(options: Options) -> Iterator[Audit | None]:
 
 
 def _both(
-    config: Any, plane: Any, repository: Any, journal: Journal, turns: Turns, options: Options, policy: Policy, audit: Audit | None
+    config: Any, plane: Any, repository: Any, journal: Journal, turns: Turns, options: Options, policy: Policy, audit: Audit | None,
+    member: Member | None,
 ) -> Any:  # fmt: skip
     import uvicorn
 
@@ -217,6 +228,8 @@ def _both(
                 self.grpc = server(plane, repository, journal, turns, options, GrpcAccess(policy, audit, lambda: set(plane.names)))
                 await self.grpc.start()
             await super().startup(sockets)
+            if member is not None:
+                member.listening()
 
         def handle_exit(self, sig: int, frame: Any) -> None:
             plane.draining = True
@@ -275,12 +288,16 @@ def quiet() -> None:
 
 
 @contextmanager
-def own_signals() -> Iterator[None]:
-    """uvicorn stops at a signal and then raises it again; here it has done its work by then."""
+def own_signals(server: Any) -> Iterator[None]:
+    """uvicorn stops at a signal and then raises it again; here it has done its work by then. One that comes before uvicorn listens is not lost."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:

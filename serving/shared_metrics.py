@@ -1,95 +1,149 @@
 """One page of Prometheus metrics for all processes of a server: whichever is asked tells its own figures and what the others said a second ago.
 
-A process that was started again counts from nothing, which Prometheus takes for a reset, as after any restart.
+A member that takes the place of one that ended counts on from what that one said last, so that a sum never falls.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from serving.members import Member
 
 EVERY_S = 1.0
-SUFFIX = ".prom"
+SUFFIX = ".json"
+ADDED = ("counter", "histogram", "summary")
+log = logging.getLogger("dxflow.serving")
+Family = dict[str, Any]
+"""`name`, `type`, `help` and `samples` ([name, labels, value]) of a metric."""
 
 
-def own_page() -> bytes:
-    """This process's figures in Prometheus' text format."""
-    from prometheus_client import REGISTRY, generate_latest
-
-    return generate_latest(REGISTRY)
-
-
-def page(member: Member | None) -> bytes:
-    """What GET /metrics answers."""
-    if member is None:
-        return own_page()
-    pages = {member.number: own_page().decode()}
-    for path in member.folder.glob(f"*{SUFFIX}"):
-        if (number := int(path.stem)) != member.number:
-            pages[number] = path.read_text(encoding="utf-8")
-    return merged(pages)
-
-
-def merged(pages: dict[int, str]) -> bytes:
-    """Counters and histograms of all pages added; of a gauge one line a process, labelled `process`, since the sum of some means nothing.
+class Shared:
+    """What one member tells of all.
 
     Args:
-        pages: Number of the process -> its page.
+        collect: Its own figures; None: those of this process.
     """
-    from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.metrics_core import Metric
-    from prometheus_client.parser import text_string_to_metric_families
 
-    families: dict[str, Metric] = {}
+    def __init__(self, member: Member, collect: Callable[[], list[Family]] | None = None) -> None:
+        self._member, self._collect = member, collect or own
+        found = _read(self._path(member.number))
+        self._before = [family for family in found[1] if family["type"] in ADDED] if found else []
+
+    def _path(self, number: int) -> Path:
+        return self._member.folder / f"{number}{SUFFIX}"
+
+    def tell(self) -> list[Family]:
+        """Leave its figures for the others; returns them."""
+        families = [*self._before, *self._collect()]
+        families = added([(self._member.number, families)], apart=False)
+        path = self._path(self._member.number)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps([os.getpid(), families]), encoding="utf-8")
+        os.replace(partial, path)  # whole, and not worth a sync of the disk
+        return families
+
+    def page(self) -> bytes:
+        """What GET /metrics answers, in Prometheus' text format."""
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.metrics_core import Metric
+
+        told = {self._member.number: self.tell()}
+        for path in self._member.folder.glob(f"*{SUFFIX}"):
+            number = int(path.stem)
+            if number != self._member.number and (found := _read(path)):
+                pid, families = found
+                told[number] = families if _runs(pid) else [family for family in families if family["type"] in ADDED]
+        metrics = []
+        for family in added(sorted(told.items())):
+            metrics.append(Metric(family["name"], family["help"], family["type"]))
+            for name, labels, value in family["samples"]:
+                metrics[-1].add_sample(name, labels, value)
+
+        class All:
+            def collect(self) -> Iterator[Metric]:
+                yield from metrics
+
+        registry = CollectorRegistry()
+        registry.register(All())  # pyright: ignore[reportArgumentType]
+        return generate_latest(registry)
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Within the block, every second."""
+        stop = threading.Event()
+
+        def work() -> None:
+            failing = False
+            while True:
+                try:
+                    self.tell()
+                    failing = False
+                except OSError as error:
+                    if not failing:
+                        log.error("metrics of process %d: the others do not get them: %s", self._member.number, error.strerror)
+                    failing = True
+                if stop.wait(EVERY_S):
+                    return
+
+        thread = threading.Thread(target=work, name="metrics", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def own() -> list[Family]:
+    """The figures of this process. When it began to count (`_created`) is left out: such times add up to nothing."""
+    from prometheus_client import REGISTRY
+
+    found: list[Family] = []
+    for family in REGISTRY.collect():
+        samples = [[s.name, s.labels, s.value] for s in family.samples if not s.name.endswith("_created")]
+        found.append({"name": family.name, "type": family.type, "help": family.documentation, "samples": samples})
+    return found
+
+
+def added(told: Iterable[tuple[int, list[Family]]], *, apart: bool = True) -> list[Family]:
+    """Counters, histograms and summaries added; of what is neither, one line a process, labelled `process`: the sum of some means nothing.
+
+    Args:
+        told: Number of a process, and its figures.
+        apart: Whether those lines get their label.
+    """
+    families: dict[str, Family] = {}
     values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
-    for number, text in sorted(pages.items()):
-        for family in text_string_to_metric_families(text):
-            if family.name.endswith("_created"):  # when a process began to count: adds up to nothing
-                continue
-            families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-            own = values.setdefault(family.name, {})
-            adds = family.type in ("counter", "histogram", "summary")
-            for sample in family.samples:
-                labels = sample.labels if adds else {**sample.labels, "process": str(number)}
-                key = (sample.name, tuple(labels.items()))
-                own[key] = own.get(key, 0.0) + sample.value
-    for name, family in families.items():
-        for (sample, labels), value in values[name].items():
-            family.add_sample(sample, dict(labels), value)
-    registry = CollectorRegistry()
-
-    class All:
-        def collect(self) -> Iterator[Metric]:
-            yield from families.values()
-
-    registry.register(All())  # pyright: ignore[reportArgumentType]
-    return generate_latest(registry)
+    for number, found in told:
+        for family in found:
+            families.setdefault(family["name"], family)
+            sums, adds = values.setdefault(family["name"], {}), family["type"] in ADDED
+            for name, labels, value in family["samples"]:
+                key = (name, tuple((labels if adds or not apart else {**labels, "process": str(number)}).items()))
+                sums[key] = sums.get(key, 0.0) + value if adds else value
+    return [
+        family | {"samples": [[sample, dict(labels), value] for (sample, labels), value in values[name].items()]} for name, family in families.items()
+    ]
 
 
-@contextmanager
-def told(member: Member | None) -> Iterator[None]:
-    """Within the block this process leaves its figures for the others, every second."""
-    if member is None:
-        yield
-        return
-    stop, path = threading.Event(), member.folder / f"{member.number}{SUFFIX}"
-    partial = path.with_suffix(".partial")
-
-    def work() -> None:
-        while True:
-            partial.write_bytes(own_page())
-            os.replace(partial, path)  # whole, and not worth a sync of the disk
-            if stop.wait(EVERY_S):
-                return
-
-    thread = threading.Thread(target=work, name="metrics", daemon=True)
-    thread.start()
+def _read(path: Path) -> tuple[int, list[Family]] | None:
     try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+        pid, families = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return pid, families
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -7,6 +7,7 @@ of small kernels take longer than they run. What cannot be recorded runs as in t
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ SIZES = (1, 2, 4, 8, 16, TOGETHER)
 """Batches that are recorded; one in between runs as the next larger, whose last samples nobody asks for."""
 WARM_UPS = 2  # before a recording, so that libraries have chosen their kernels
 log = logging.getLogger("dxflow.engine")
+_RECORDING = threading.Lock()
+"""A recording begins by waiting for the whole device, which spoils another that is under way."""
 
 
 @dataclass
@@ -63,10 +66,12 @@ class TorchEngine:
 
         self._torch, self._width = estimator, embedding
         self._network = estimator.scorer()
-        self._seen: list[torch.Tensor] = []
+        seen: list[torch.Tensor] = []
+        self._seen = seen
         for layer in self._network.modules() if embedding else ():
             if isinstance(layer, nn.Linear) and layer.in_features == embedding:
-                layer.register_forward_pre_hook(lambda _, given: self._seen.append(given[0]))
+                # Without the engine in it: a ring of network, hook and engine would keep a replaced model on the device.
+                layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         if record and estimator.device.type == "cuda":
             self._record()
 
@@ -111,23 +116,28 @@ class TorchEngine:
         """All sizes, from the largest, whose memory the others share; none where a network does what no graph can hold."""
         import torch
 
-        pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(self._torch.device)
-        try:
-            for size in reversed(SIZES):
-                given = self._torch.to_device(np.zeros((size, *self._torch.spec.input.shape), np.float32))
-                graph = torch.cuda.CUDAGraph()
-                with self._settings():
-                    stream.wait_stream(torch.cuda.current_stream(self._torch.device))
-                    with torch.cuda.stream(stream):
-                        for _ in range(WARM_UPS):
-                            self._forward(given)
-                    # Another thread may be answering with the model that this one replaces: its calls are not this recording's matter.
-                    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-                        scores, seen = self._forward(given)
-                self.recorded[size] = _Recorded(graph, given, scores, seen)
-        except RuntimeError as error:  # what a library says of a call that it cannot record; memory that does not suffice is one too
-            self.recorded.clear()
-            log.warning("the kernels of %s are started one by one: %s while they were recorded", self._torch.family.kind, type(error).__name__)
+        with _RECORDING, torch.cuda.device(self._torch.device):
+            pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+            try:
+                for size in reversed(SIZES):
+                    self.recorded[size] = self._recording(size, pool, stream)
+            except RuntimeError as error:  # what a library says of a call that it cannot record; memory that does not suffice is one too
+                self.recorded.clear()
+                log.warning("the kernels of %s are started one by one: %s while they were recorded", self._torch.family.kind, type(error).__name__)
+
+    def _recording(self, size: int, pool: Any, stream: torch.cuda.Stream) -> _Recorded:
+        import torch
+
+        given, graph = self._torch.to_device(np.zeros((size, *self._torch.spec.input.shape), np.float32)), torch.cuda.CUDAGraph()
+        with self._settings():
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    self._forward(given)
+            # Another thread may be answering with the model that this one replaces: its calls are not this recording's matter.
+            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                scores, seen = self._forward(given)
+        return _Recorded(graph, given, scores, seen)
 
 
 def _answer(scores: torch.Tensor, seen: torch.Tensor | None, n: int) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:

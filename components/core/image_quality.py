@@ -79,6 +79,8 @@ def _blockiness(of: Filtered) -> Floats:
     """Over both directions; blocks start at the sample's corner, so a resampled or cropped image shows less of them."""
     n, ratios = of.n, []
     for step in of.steps:
+        if not step.size:
+            continue
         lines = np.add.reduce(np.abs(step).reshape(*step.shape[:3], -1), axis=3).astype(np.float64)
         borders = lines[:, :, BLOCK - 1 :: BLOCK]
         across, all_of_it = (np.add.reduce(part.reshape(n, -1), axis=1) for part in (borders, lines))

@@ -64,15 +64,18 @@ class Progress:
             emit("progress", what=self.what, done=self.done, total=self.total, **figures)
 
 
-def die_with_parent(poll_s: float = 0.2) -> None:
+def die_with_parent(pid: int | None = None, *, poll_s: float = 0.2) -> None:
     """Exit as soon as the run that this process belongs to is gone.
 
     kill -9 of a parent sends nothing to its children; a step that ran on would write into a run that no longer exists. The run's
     process id comes in `DXFLOW_RUN_PID` (a shell stands between it and the step), else the direct parent is watched.
+
+    Args:
+        pid: Of another process to watch instead.
     """
     import psutil
 
-    pid = int(os.environ.get("DXFLOW_RUN_PID") or os.getppid())
+    pid = pid or int(os.environ.get("DXFLOW_RUN_PID") or os.getppid())
     if pid <= 1 or pid == os.getpid():  # in a container the step is started by pid 0 or 1, which cannot be outlived
         return
     try:

@@ -19,7 +19,7 @@ VOLUME: dict[str, Any] = {"layout": "volume", "spacing_mm": (2, 1, 1)}
 WINDOW: dict[str, Any] = {"layout": "window", "modality": "sensor", "unit": "mg", "dtype": "float32", "spacing_mm": None, "rate_hz": 64}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("skin-lesion", {}), ("skin-lesion", {"shape": (3, 224, 224)}), ("skin-lesion", {"shape": (3, 17, 31)}), ("breast-metastasis", {}),
-    ("lung-nodule", {}), ("lung-nodule", {"shape": (1, 300, 260)}), ("lung-nodule", {"shape": (1, 9, 2)}),
+    ("lung-nodule", {}), ("lung-nodule", {"shape": (1, 300, 260)}), ("lung-nodule", {"shape": (1, 9, 2)}), ("lung-nodule", {"shape": (1, 1, 9)}),
     ("lung-nodule", {**VOLUME, "shape": (1, 13, 16, 18)}), ("lung-nodule", {**VOLUME, "shape": (1, 40, 64, 48)}),
     ("parkinson-fog", {}), ("lung-nodule", {**WINDOW, "shape": (5, 4000)}), ("lung-nodule", {**WINDOW, "shape": (3, 5)}), ("breast-cytology", {}),
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -18,10 +19,11 @@ import pytest
 
 from components.core.errors import SpecError
 from components.core.inference_log import read_log
+from serving.members import Member
 from serving.options import Options
-from serving.shared_metrics import merged
+from serving.shared_metrics import Family, Shared
 from tests.serving.small_package import build, lung_nodule, reference
-from tests.serving.small_server import ROOT, Process, free_port, serving, started
+from tests.serving.small_server import ROOT, Process, free_port, free_ports, serving, started
 
 PATH = "/v1/models/lung-nodule:predict"
 BODY = {"instances": [{"array": [[[-500.0] * 52] * 52]}]}
@@ -54,6 +56,19 @@ def server(tmp_path: Path) -> Iterator[Process]:
         running.process.wait(30)
 
 
+def counted(server: Process) -> float:
+    """Samples answered by any of them."""
+    return sum(value for name, value in server.metrics().items() if name.startswith("dxflow_requests_total{"))
+
+
+def answers(server: Process) -> bool:
+    """Whether a connection is answered soon: those that a stopped process is given are not."""
+    try:
+        return httpx.get(f"{server.url}/v2/health/live", timeout=1).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 def ask(server: Process) -> int:
     """On a connection of its own: the kernel gives it to one of the processes."""
     return httpx.post(server.url + PATH, json=BODY, timeout=30).status_code
@@ -65,12 +80,8 @@ def test_both_answer_each_writes_its_log_and_the_figures_are_of_all(server: Proc
         assert set(pool.map(lambda _: ask(server), range(60))) == {200}
     records = read_log(server.log)
     assert len(records) == len(set(records["request_id"])) == 60
-    assert len(list(server.log.rglob("*.log"))) == 2
-
-    def told() -> float:
-        return sum(value for name, value in server.metrics().items() if name.startswith("dxflow_requests_total{"))
-
-    until(lambda: [told() for _ in range(8)] == [60] * 8, "the figures of both processes do not add up, whichever is asked")
+    assert [path.stat().st_size > 0 for path in server.log.rglob("*.log")] == [True, True]
+    until(lambda: [counted(server) for _ in range(8)] == [60] * 8, "the figures of both processes do not add up, whichever is asked")
 
 
 def test_one_that_is_killed_is_started_again_and_the_other_answers_meanwhile(server: Process) -> None:
@@ -80,6 +91,30 @@ def test_one_that_is_killed_is_started_again_and_the_other_answers_meanwhile(ser
     assert [ask(server) for _ in range(20)] == [200] * 20
     until(lambda: len(members(server)) == 2, "it was not started again")
     assert "is started again" in server.output.read_text()
+    os.kill(before[0].pid, signal.SIGSTOP)  # what is answered now is the new one's
+    try:
+        until(lambda: answers(server), "the new one does not answer")
+    finally:
+        os.kill(before[0].pid, signal.SIGCONT)
+
+
+def test_no_sum_falls_when_one_is_started_again(server: Process) -> None:
+    assert [ask(server) for _ in range(40)] == [200] * 40
+    until(lambda: [counted(server) for _ in range(8)] == [40] * 8, "the figures do not add up")
+    before = members(server)
+    os.kill(before[1].pid, signal.SIGKILL)
+    seen = []
+    while len({p.pid for p in members(server)} - {p.pid for p in before}) == 0 or numbers(server) != {"1", "2"}:
+        seen.append(counted(server))
+        time.sleep(0.1)
+    assert set(seen) <= {40}
+    assert counted(server) == 40
+
+
+def test_none_outlives_the_process_that_started_them(server: Process) -> None:
+    below = members(server)
+    server.process.kill()
+    until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in below), "a process stayed")
 
 
 def test_sigterm_ends_all_and_the_port_is_free(server: Process) -> None:
@@ -108,24 +143,57 @@ def test_a_taken_port_is_told_before_anything_starts(server: Process, tmp_path: 
     assert "cannot listen: Address already in use" in done.stderr
 
 
-def test_counters_add_up_and_gauges_stay_apart() -> None:
-    page = """# TYPE a_total counter
-a_total{x="1"} %d
-a_total{x="2"} 7
-# TYPE g gauge
-g %d
-# TYPE h histogram
-h_bucket{le="1"} 1
-h_bucket{le="+Inf"} 2
-h_count 2
-h_sum 3
-"""
-    lines = merged({1: page % (2, 5), 2: page % (40, 6)}).decode().splitlines()
+def test_counters_add_up_and_gauges_stay_apart(tmp_path: Path) -> None:
+    def figures(answered: float, inside: float) -> list[Family]:
+        return [
+            {"name": "a", "type": "counter", "help": "", "samples": [["a_total", {"x": 'a "b"'}, answered], ["a_total", {"x": "2"}, 7]]},
+            {"name": "g", "type": "gauge", "help": "", "samples": [["g", {}, inside]]},
+            {"name": "h", "type": "histogram", "help": "", "samples": [["h_bucket", {"le": "+Inf"}, 2], ["h_count", {}, 2], ["h_sum", {}, 3]]},
+        ]
+
+    one, two = (Shared(Member(number, tmp_path, 0), lambda n=number: figures(20 * n, n)) for number in (1, 2))
+    two.tell()
+    lines = one.page().decode().splitlines()
     for expected in (
-        'a_total{x="1"} 42.0', 'a_total{x="2"} 14.0',
-        'g{process="1"} 5.0', 'g{process="2"} 6.0', 'h_bucket{le="+Inf"} 4.0', "h_count 4.0", "h_sum 6.0",
+        'a_total{x="a \\"b\\""} 60.0', 'a_total{x="2"} 14.0', 'g{process="1"} 1.0', 'g{process="2"} 2.0', 'h_bucket{le="+Inf"} 4.0', "h_count 4.0",
+        "h_sum 6.0",
     ):  # fmt: skip
         assert expected in lines
+    again = Shared(Member(2, tmp_path, 0), lambda: figures(5, 9))  # in the place of the second, which ended
+    for _ in range(3):
+        lines = again.page().decode().splitlines()
+    assert 'a_total{x="a \\"b\\""} 65.0' in lines
+    assert 'g{process="2"} 9.0' in lines
+
+
+def test_of_a_process_that_is_gone_only_sums_are_told(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    figures = [{"name": n, "type": t, "help": "", "samples": [[s, {}, 3]]} for n, t, s in (("a", "counter", "a_total"), ("g", "gauge", "g"))]
+    (tmp_path / "2.json").write_text(json.dumps([gone.pid, figures]))
+    lines = Shared(Member(1, tmp_path, 0), list).page().decode().splitlines()
+    assert "a_total 3.0" in lines
+    assert not any(line.startswith("g{") for line in lines)
+
+
+def test_over_grpc_all_of_them_answer_too(tmp_path: Path) -> None:
+    import grpc
+    from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
+    from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as service
+
+    folder = build(tmp_path / "package", lung_nodule(normalise={"method": "range"}), reference({"0" * 16: ("SIEMENS", "X")})).folder
+    port, beside = free_ports(2)
+    code = serving([folder], tmp_path / "log", port=port, grpc_port=beside, processes=2)
+    with started(code, tmp_path, port=port, ready="/v2/health/ready") as running:
+        until(lambda: numbers(running) == {"1", "2"}, "the second process did not come up")
+        before = members(running)
+        for _ in range(20):
+            with grpc.insecure_channel(f"127.0.0.1:{beside}", options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+                assert service.GRPCInferenceServiceStub(channel).ServerReady(messages.ServerReadyRequest(), timeout=20).ready
+        assert members(running) == before
+        assert "started again" not in running.output.read_text()
+        running.process.terminate()
+        assert running.process.wait(30) == 0
 
 
 def test_loading_anew_is_for_one_process(tmp_path: Path) -> None:
