@@ -59,7 +59,7 @@ def serve(sources: Sequence[Source], options: Options) -> None:
         _serve(sources, options, None)
         return
     quiet()  # the process that watches has a log too
-    with _reserved(options.host, options.port):
+    with reserved(options.host, options.port):
         member = member_of(options.processes)
         _serve(sources, options, member)
 
@@ -127,7 +127,7 @@ def bind(host: str, port: int, flags: Sequence[int] = ALONE) -> socket.socket:
     return listener
 
 
-def _reserved(host: str, port: int) -> socket.socket:
+def reserved(host: str, port: int) -> socket.socket:
     """A port for members, which no other server takes while the first of them loads. It never listens, so no connection comes here."""
     bind(host, port).close()  # somebody else has it: say so
     try:

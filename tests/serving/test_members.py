@@ -17,10 +17,11 @@ import httpx
 import psutil
 import pytest
 
-from components.core.errors import SpecError
+from components.core.errors import ServiceError, SpecError
 from components.core.inference_log import read_log
 from serving.members import Member
 from serving.options import Options
+from serving.server import SHARED, bind, reserved
 from serving.shared_metrics import Family, Shared
 from tests.serving.small_package import build, lung_nodule, reference
 from tests.serving.small_server import ROOT, Process, free_port, free_ports, serving, started
@@ -201,3 +202,14 @@ def test_loading_anew_is_for_one_process(tmp_path: Path) -> None:
         Options(log=tmp_path, admin=True, processes=2)
     with pytest.raises(SpecError, match="--processes"):
         Options(log=tmp_path, processes=0)
+
+
+def test_a_port_that_members_will_share_is_no_other_servers() -> None:
+    """While the first of them still loads nobody listens there."""
+    port = free_port()
+    with reserved("127.0.0.1", port):
+        with pytest.raises(ServiceError, match="cannot listen"):
+            bind("127.0.0.1", port)
+        with pytest.raises(ServiceError, match="cannot listen"):
+            reserved("127.0.0.1", port)
+        bind("127.0.0.1", port, SHARED).close()
