@@ -185,7 +185,7 @@ class Predictor:
         p: dict[int, NDArray[np.float64]] = {}
         embeddings: dict[int, NDArray[np.float32]] = {}
         if asked:
-            batch = np.stack([np.asarray(queries[n].array, dtype=np.float32) for n in asked])
+            batch = np.stack([queries[n].array for n in asked])  # of bytes where they came as bytes: those need no look for what is not finite
             x = devices.normalise(batch, self.spec, [states[n].profile for n in asked], self.package.reference_profile)
             scores, embedded = self._run(x)
             if embedded is not None:
