@@ -1,9 +1,9 @@
 """On a CUDA device: batched serving beside eager batch 1, mixed precision beside float32, and our training loop beside a bare one.
 
 The network is Inception-v3 of 299 x 299 pixels, which three rows of the survey use, with random weights: they do not matter for time. The eager
-server is KServe's custom-model example with the network on the device, in torch's default precision there, which is TF32 for convolutions; ours answers
-in bfloat16, as `auto` does where registration accepted it, and its float32 is a full one. Parity is that of a network trained on RetinaMNIST. Without a CUDA device the
-page says that nothing was measured; its rows name the device on which they were.
+server is KServe's custom-model example with the network on the device, in torch's default precision there, which is TF32 for convolutions; ours
+answers in bfloat16, as `auto` does where registration accepted it, and its float32 is a full one. Parity is that of a network trained on RetinaMNIST.
+Without a CUDA device the page says that nothing was measured; its rows name the device on which they were.
 
     DXFLOW_DATA=... python -m tests.benchmarks cuda
 """
