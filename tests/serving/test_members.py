@@ -46,6 +46,12 @@ def numbers(server: Process) -> set[str]:
     return set(re.findall(r'dxflow_requests_inside{process="(\d+)"}', httpx.get(f"{server.url}/metrics", timeout=30).text))
 
 
+def python(code: str, root: Path) -> subprocess.CompletedProcess[str]:
+    own = {"DXFLOW_HOME": str(root / "home"), "DXFLOW_KEY": "a key of the tests only"}
+    arguments = [sys.executable, "-c", code]
+    return subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, env=os.environ | own, timeout=60, check=False)
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Process]:
     folder = build(tmp_path / "package", lung_nodule(normalise={"method": "range"}), reference({"0" * 16: ("SIEMENS", "X")})).folder
@@ -131,7 +137,7 @@ def test_what_stops_the_first_is_told_once(tmp_path: Path) -> None:
     code = serving([tmp_path / "none"], tmp_path / "log", port=free_port(), processes=3)
     caught = "except DxflowError as error:\n    sys.exit(f'told: {error}')"
     whole = f"import sys\nfrom components.core.errors import DxflowError\ntry:\n    {code}\n{caught}"
-    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    done = python(whole, tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("told: ") == 1
     assert "Traceback" not in done.stderr
@@ -140,7 +146,7 @@ def test_what_stops_the_first_is_told_once(tmp_path: Path) -> None:
 def test_a_taken_port_is_told_before_anything_starts(server: Process, tmp_path: Path) -> None:
     port = int(server.url.rpartition(":")[2])
     code = serving([tmp_path / "package"], tmp_path / "other", port=port, processes=2)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    done = python(code, tmp_path)
     assert "cannot listen: Address already in use" in done.stderr
 
 
