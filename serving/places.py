@@ -11,7 +11,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from components.core.engines import Wanted
 from components.core.errors import DataError, DxflowError, ServiceError, SpecError
 from components.core.package import ModelPackage
 from serving import bodies
+from serving.aside import aside
 from serving.predictor import Predictor, Query
 from serving.sources import Source
 
@@ -173,23 +174,15 @@ class Places:
         place = self.by_name.get(name)
         return place.reason if place else None
 
-    @contextmanager
-    def watched(self, every_s: float) -> Iterator[None]:
+    def watched(self, every_s: float) -> AbstractContextManager[None]:
         """Within the block, sources are asked every so often whether they have another package; 0: never."""
-        stop = threading.Event()
 
-        def work() -> None:
+        def work(stop: threading.Event) -> None:
             while not stop.wait(every_s):
                 for place in self:
                     place.renew()
 
-        thread = threading.Thread(target=work, name="replace", daemon=True)  # a fetch that hangs holds up no exit
-        if every_s:
-            thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
+        return aside("replace", work, awaited=False) if every_s else nullcontext()  # a fetch that hangs holds up no exit
 
     def figures(self) -> Iterator[Any]:
         """For Prometheus: `dxflow_model_ready`, `dxflow_model_info`, `dxflow_model_failing` with the reason, replacements and failures."""

@@ -178,14 +178,15 @@ class Predictor:
 
     def work(self, queries: Sequence[Query]) -> list[Answered]:
         """The answers, and what the log keeps beside them; each as if it had been asked alone."""
-        figures = self._figures(queries)
+        arrays = np.stack([query.array for query in queries])  # of bytes where they came as bytes: those need no look for what is not finite
+        figures = self._figures(arrays)
         states = [self._device(query, own) for query, own in zip(queries, figures, strict=True)]
         whole = [n for n, state in enumerate(states) if not state.abstain and queries[n].tiles is not None]
         asked = [n for n, state in enumerate(states) if not state.abstain and queries[n].tiles is None]
         p: dict[int, NDArray[np.float64]] = {}
         embeddings: dict[int, NDArray[np.float32]] = {}
         if asked:
-            batch = np.stack([queries[n].array for n in asked])  # of bytes where they came as bytes: those need no look for what is not finite
+            batch = arrays if len(asked) == len(queries) else arrays[asked]
             x = devices.normalise(batch, self.spec, [states[n].profile for n in asked], self.package.reference_profile)
             scores, embedded = self._run(x)
             if embedded is not None:
@@ -302,10 +303,10 @@ class Predictor:
         assert self._aggregate is not None
         return slide_answer.of_slide(self.package, self._aggregate, found, query.tiles.places)[0]
 
-    def _figures(self, queries: Sequence[Query]) -> list[dict[str, float]]:
+    def _figures(self, arrays: NDArray[Any]) -> list[dict[str, float]]:
         """The image figures of each sample, for the log: raw, before any normalisation."""
-        table = image_quality.figures(np.stack([q.array for q in queries]), self.spec)
-        return [{name: float(values[n]) for name, values in table.items()} for n in range(len(queries))]
+        table = image_quality.figures(arrays, self.spec)
+        return [{name: float(values[n]) for name, values in table.items()} for n in range(len(arrays))]
 
     def _device(self, query: Query, figures: Mapping[str, float]) -> _State:
         """What is known of a sample's device and of the sample before the model is asked, and what follows for the answer."""

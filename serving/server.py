@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
 from serving import memory, telemetry
 from serving.access.audit import Audit, signing_key
 from serving.access.policy import Policy
+from serving.aside import aside
 from serving.journal import Journal, exposed
 from serving.members import Member, member_of
 from serving.options import Options
@@ -254,24 +255,16 @@ def _both(
     return Both(config)
 
 
-@contextmanager
-def compacting(log: Path) -> Iterator[None]:
+def compacting(log: Path) -> AbstractContextManager[None]:
     """Compact what earlier processes left in the log, aside: nobody waits for it, and it may be killed at any point."""
-    stop = threading.Event()
 
-    def work() -> None:
+    def work(stop: threading.Event) -> None:
         try:
             compact(log, stop=stop)
         except DxflowError as error:
             logging.getLogger("dxflow.serving").error("%s", error)
 
-    thread = threading.Thread(target=work, name="compact", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    return aside("compact", work)
 
 
 def quiet() -> None:

@@ -10,10 +10,11 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from serving.aside import aside
 from serving.members import Member
 
 EVERY_S = 1.0
@@ -33,6 +34,7 @@ class Shared:
 
     def __init__(self, member: Member, collect: Callable[[], list[Family]] | None = None) -> None:
         self._member, self._collect = member, collect or own
+        self._lock, self._failing = threading.Lock(), False
         found = _read(self._path(member.number))
         self._before = [family for family in found[1] if family["type"] in ADDED] if found else []
 
@@ -40,13 +42,19 @@ class Shared:
         return self._member.folder / f"{number}{SUFFIX}"
 
     def tell(self) -> list[Family]:
-        """Leave its figures for the others; returns them."""
-        families = [*self._before, *self._collect()]
-        families = added([(self._member.number, families)], apart=False)
+        """Leave its figures for the others, where they can be left; returns them."""
+        families = added([(self._member.number, [*self._before, *self._collect()])], apart=False)
         path = self._path(self._member.number)
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps([os.getpid(), families]), encoding="utf-8")
-        os.replace(partial, path)  # whole, and not worth a sync of the disk
+        with self._lock:
+            try:
+                partial.write_text(json.dumps([os.getpid(), families]), encoding="utf-8")
+                os.replace(partial, path)  # whole, and not worth a sync of the disk
+                self._failing = False
+            except OSError as error:
+                if not self._failing:  # once for each outage
+                    log.error("metrics of process %d: the others do not get them: %s", self._member.number, error.strerror)
+                self._failing = True
         return families
 
     def page(self) -> bytes:
@@ -74,31 +82,15 @@ class Shared:
         registry.register(All())  # pyright: ignore[reportArgumentType]
         return generate_latest(registry)
 
-    @contextmanager
-    def telling(self) -> Iterator[None]:
+    def telling(self) -> AbstractContextManager[None]:
         """Within the block, every second."""
-        stop = threading.Event()
 
-        def work() -> None:
-            failing = False
-            while True:
-                try:
-                    self.tell()
-                    failing = False
-                except OSError as error:
-                    if not failing:
-                        log.error("metrics of process %d: the others do not get them: %s", self._member.number, error.strerror)
-                    failing = True
-                if stop.wait(EVERY_S):
-                    return
+        def work(stop: threading.Event) -> None:
+            self.tell()
+            while not stop.wait(EVERY_S):
+                self.tell()
 
-        thread = threading.Thread(target=work, name="metrics", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+        return aside("metrics", work)
 
 
 def own() -> list[Family]:

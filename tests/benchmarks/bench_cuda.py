@@ -11,7 +11,6 @@ Without a CUDA device the page says that nothing was measured; its rows name the
 from __future__ import annotations
 
 import http.client
-import io
 import os
 import tempfile
 import time
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tests.benchmarks import bench_serving as serving
 from tests.benchmarks import bench_train as training
@@ -101,7 +99,7 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def _servers(root: Path) -> list[dict[str, Any]]:
     """Pictures a second over HTTP, one PNG a request, the same clients for all."""
-    folder, png = _package(root), _png()
+    folder, png = _package(root), serving._png(SIDE)
     rates: dict[str, float] = {}
     own = root / "eager"
     port = free_port()
@@ -155,20 +153,9 @@ def _package(root: Path) -> Path:
     return package(root / "big", own, table, onnx=onnx_bytes(own.input.shape), decision=decision, more=more).folder
 
 
-def _png() -> bytes:
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    rows, columns = np.ogrid[:SIDE, :SIDE]
-    smooth = 128 + 90 * np.sin(rows / 30)[..., None] * np.cos(columns / 25)[..., None] + rng.normal(0, 0.2, (SIDE, SIDE, 3))
-    out = io.BytesIO()
-    Image.fromarray(np.clip(smooth, 0, 255).astype(np.uint8)).save(out, "PNG")
-    return out.getvalue()
-
-
 def _parity(root: Path) -> list[dict[str, Any]]:
     """What bfloat16 changes on the test split of RetinaMNIST, trained here."""
-    from components.core import metrics
+    from components.core import calibration, metrics
     from components.core.engine_torch import TorchEngine
     from components.core.models import build
     from components.core.models.samples import Samples
@@ -190,9 +177,12 @@ def _parity(root: Path) -> list[dict[str, Any]]:
     history = estimator.fit(split("train"), split("val"), seed=0, checkpoint=root / "checkpoint", on_epoch=lambda _: None)
     took = time.perf_counter() - began
     test = split("test")
-    exact, half = (_scores(TorchEngine(estimator, precision), test.all()) for precision in ("f32", "bf16"))
+    pieces = np.array_split(np.arange(len(test)), -(-len(test) // TOGETHER))  # as they are served: by kernels that were recorded
+    engines = [TorchEngine(estimator, precision) for precision in ("f32", "bf16")]
+    exact, half = (np.concatenate([engine.run(test.batch(rows))[0] for rows in pieces]) for engine in engines)
+    plain = calibration.Calibration("softmax", (1.0,), (0.0,) * own.n_scores)
     any_grade = np.asarray(test.labels) > 0
-    auc = [metrics.auc(any_grade, _risk(scores)) for scores in (exact, half)]
+    auc = [metrics.auc(any_grade, calibration.apply(plain, scores)[:, 1:].sum(1)) for scores in (exact, half)]
     changed = float((exact.argmax(1) != half.argmax(1)).mean())
     lost = auc[0] - auc[1]
     held = lost <= own.engine.auc_change and changed <= own.engine.decision_change
@@ -203,15 +193,6 @@ def _parity(root: Path) -> list[dict[str, Any]]:
         serving._row("mixed precision: grades changed by bfloat16", changed, "", f"<= {own.engine.decision_change:g}", held),
         serving._row("mixed precision: largest change of a logit", float(np.abs(exact - half).max()), ""),
     ]
-
-
-def _scores(engine: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.concatenate([engine.run(x[at : at + TOGETHER])[0] for at in range(0, len(x), TOGETHER)])
-
-
-def _risk(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    p = np.exp(scores.astype(np.float64) - scores.max(1, keepdims=True))
-    return 1 - p[:, 0] / p.sum(1)
 
 
 def _training() -> list[dict[str, Any]]:

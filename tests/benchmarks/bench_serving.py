@@ -152,12 +152,12 @@ def _path(folder: Path) -> str:
     return f"/v1/models/{ModelPackage.open(folder).disease}:predict"
 
 
-def _png() -> bytes:
+def _png(side: int = 224) -> bytes:
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    rows, columns = np.ogrid[:224, :224]
-    smooth = 128 + 90 * np.sin(rows / 30)[..., None] * np.cos(columns / 25)[..., None] + rng.normal(0, 0.2, (224, 224, 3))
+    rows, columns = np.ogrid[:side, :side]
+    smooth = 128 + 90 * np.sin(rows / 30)[..., None] * np.cos(columns / 25)[..., None] + rng.normal(0, 0.2, (side, side, 3))
     out = io.BytesIO()
     Image.fromarray(np.clip(smooth, 0, 255).astype(np.uint8)).save(out, "PNG")
     return out.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -219,3 +220,15 @@ def test_a_port_that_members_will_share_is_no_other_servers() -> None:
         with pytest.raises(ServiceError, match="cannot listen"):
             reserved("127.0.0.1", port)
         bind("127.0.0.1", port, SHARED).close()
+
+
+def test_pages_asked_for_at_once_and_without_a_place_for_them(tmp_path: Path) -> None:
+    """While the figures are told every second too; and when the others cannot get them any more."""
+    figures: list[Family] = [{"name": "a", "type": "counter", "help": "", "samples": [["a_total", {}, 3]]}]
+    folder = tmp_path / "members"
+    folder.mkdir()
+    one = Shared(Member(1, folder, 0), lambda: figures)
+    with one.telling(), ThreadPoolExecutor(8) as pool:
+        assert {b"a_total 3.0" in page for page in pool.map(lambda _: one.page(), range(400))} == {True}
+    shutil.rmtree(folder)
+    assert b"a_total 3.0" in one.page()
