@@ -168,7 +168,7 @@ class Places:
             call(predictor)
         package = predictor.package
         note = ", trained on SYNTHETIC data" if package.synthetic else ""
-        print(f"loaded {package.name} {package.version} as {package.disease}{note}", file=sys.stdout, flush=True)
+        print(f"loaded {package.name} {package.version} as {package.disease}, {predictor.arithmetic}{note}", file=sys.stdout, flush=True)
 
     def reason(self, name: str) -> str | None:
         place = self.by_name.get(name)

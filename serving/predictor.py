@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core import calibration, devices, image_quality
-from components.core.engines import Wanted, open_engine
+from components.core.engines import Wanted, open_engine, told
 from components.core.errors import DataError, ServiceError
 from components.core.outside import OUTSIDE, UNSEEN, Limits
 from components.core.package import ModelPackage
@@ -134,6 +134,7 @@ class Predictor:
         self.package, self.spec, self._profiles = package, package.spec, profiles
         self._calibration, self._decision, self._fusion = package.sample_calibration, package.operating_point, package.fusion
         self.engine = open_engine(package, wanted)
+        self.arithmetic = told(self.engine, package.precision)
         self._aggregate = slide_answer.aggregator(package)
         self._projection = package.projection
         reference = package.reference
@@ -219,7 +220,7 @@ class Predictor:
                     "digest": package.digest,
                     "disease": package.disease,
                     "synthetic": package.synthetic,
-                    "engine": f"{self.engine.kind} {self.engine.precision}",
+                    "engine": self.arithmetic,
                     "probabilities": {c: float(v) for c, v in zip(self.spec.target.classes, p[n], strict=True)} if n in p else {},
                     "uncertainty": sure.get(n),
                     "decision": names.get(n),

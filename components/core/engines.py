@@ -1,13 +1,13 @@
 """What runs a package's network: on CUDA torch, elsewhere OpenVINO where registration found that it gives the same answers, else ONNX Runtime.
 
-    auto            torch where there is a CUDA device and torch; else OpenVINO in an accepted precision that this processor computes in; else
-                    onnxruntime
+    auto            torch where there is a CUDA device and torch; else OpenVINO where it was accepted; else onnxruntime
     onnxruntime     float32, any processor
     openvino        `precision` f32, bf16 or int8
     torch           the saved weights, in float32 or, autocast, bf16
 
-`auto` takes only what `engine.json` of the package says that register measured and accepted on validation, and of that the last: int8 after bf16
-after f32. float32 of any engine runs where it is asked for; bf16 and int8 only where they were accepted.
+The precision is the package's, never the node's: registration chose it (`engine.json`), and a node that cannot compute it does not start. Another one
+is an operator's decision (`--precision`), which every answer tells. float32 of any engine runs where it is asked for; bf16 and int8 only where
+registration measured and accepted them on validation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.cores import available_cores
-from components.core.errors import DataError, SpecError
+from components.core.errors import DataError, ServiceError, SpecError
 from components.core.models.family import onnx_input
 from components.core.package import ModelPackage
 
@@ -65,16 +65,23 @@ def open_engine(package: ModelPackage, wanted: Wanted | None = None) -> Engine:
 
     Raises:
         DataError: The graph does not load. SpecError: What was asked for is not here, or was not accepted at registration.
+        ServiceError: This node does not compute in the precision.
     """
     wanted = wanted or Wanted()
-    kind = _kind(package, wanted)
-    precision = ("f32", *_usable(package, kind))[-1] if wanted.precision == "auto" else wanted.precision
+    precision = package.precision if wanted.precision == "auto" else wanted.precision
+    kind = _kind(package, precision) if wanted.kind == "auto" else wanted.kind
     accepted = package.accepted_precisions(kind)
     if precision != "f32" and kind == "onnxruntime":
         raise SpecError("this engine runs float32 only", where="--precision", got=precision, allowed="f32, or --engine openvino")
     if precision != "f32" and precision not in accepted:
         allowed = ", ".join(dict.fromkeys(("f32", *accepted)))
         raise SpecError("registration did not accept this precision", where="--precision", got=precision, allowed=allowed)
+    if not computes(kind, precision):
+        chosen = "in which it was registered" if precision == package.precision else "which was asked for"
+        raise ServiceError(
+            f"this node does not compute in {precision}, {chosen}", where=package.name, got=f"engine {kind}",
+            allowed="a node that does, or an operator's --precision f32",
+        )  # fmt: skip
     feature = package.model_facts.get("feature_name")
     if kind == "torch":
         return _torch(package, precision)
@@ -83,20 +90,17 @@ def open_engine(package: ModelPackage, wanted: Wanted | None = None) -> Engine:
     return OnnxRuntime(package.onnx, feature, name=package.name)
 
 
-def _kind(package: ModelPackage, wanted: Wanted) -> str:
-    if wanted.kind != "auto":
-        return wanted.kind
-    if cuda() and wanted.precision in ("auto", "f32", *_usable(package, "torch")):
+def told(engine: Engine, registered: str) -> str:
+    """What answers say of their arithmetic: `openvino f32`; where an operator chose another precision than registration did, both."""
+    own = f"{engine.kind} {engine.precision}"
+    return own if engine.precision == registered else f"{own}, registered in {registered}"
+
+
+def _kind(package: ModelPackage, precision: str) -> str:
+    """The fastest engine that registration accepted in this precision; float32 needs no acceptance on CUDA, where training ran, and in ONNX Runtime."""
+    if cuda() and (precision == "f32" or precision in package.accepted_precisions("torch")):
         return "torch"
-    usable = _usable(package, "openvino")
-    enough = {"auto": bool(usable), "f32": "f32" in usable}
-    return "openvino" if enough.get(wanted.precision, True) else "onnxruntime"
-
-
-def _usable(package: ModelPackage, kind: str) -> tuple[str, ...]:
-    """What was accepted of an engine and this machine computes in, the one to prefer last."""
-    accepted = package.accepted_precisions(kind)
-    return tuple(p for p in PRECISIONS if p in accepted and (p != "bf16" or (torch_bf16() if kind == "torch" else computes_bf16())))
+    return "openvino" if precision != "f32" or "f32" in package.accepted_precisions("openvino") else "onnxruntime"
 
 
 def _torch(package: ModelPackage, precision: str) -> Engine:
@@ -189,11 +193,18 @@ def torch_bf16() -> bool:
     return mixed_precision(pick_device())[0] is torch.bfloat16
 
 
-def computes_bf16() -> bool:
-    """Whether this processor has bfloat16 units; elsewhere OpenVINO takes float32 whatever it is told."""
+def computes(kind: str, precision: str) -> bool:
+    """Whether an engine computes in a precision on this node. OpenVINO takes any word and computes in float32 where the processor has no units for it."""
+    if precision == "f32":
+        return True
+    return torch_bf16() if kind == "torch" else precision.upper() in _openvino_units()
+
+
+def _openvino_units() -> tuple[str, ...]:
+    """`BF16`, `INT8`, ... of this processor."""
     import openvino
 
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def _answer(found: Any) -> Answer:

@@ -3,7 +3,7 @@
     package.json         schema, name, disease, family, synthetic, verdict, reasons, files {path: sha256}; its SHA-256 is the digest
     spec.json model.safetensors model.onnx model.json preprocessing.json calibration.json operating_point.json metrics.json
     reference.parquet features.json card.md
-    engine.json                               what less than float32 changes on validation; model.int8.onnx where that was accepted
+    engine.json                               the precision to serve in; what less than float32 changes on validation; model.int8.onnx where that was accepted
     simulated.parquet embedding.json          tables have neither, models without an embedding no embedding.json; older packages lack them
     fusion.json                               where the spec names covariates
     groups.parquet                            where the spec aggregates; older packages lack it
@@ -207,6 +207,11 @@ class ModelPackage:
         if ENGINE not in self.info["files"]:
             return ()
         return tuple(str(one["precision"]) for one in self._json(ENGINE)["tried"] if one["accepted"] and one["engine"] == engine)
+
+    @property
+    def precision(self) -> str:
+        """What registration chose for servers to compute in; float32 in packages older than the choice."""
+        return str(self._json(ENGINE).get("precision", "f32")) if ENGINE in self.info["files"] else "f32"
 
     @cached_property
     def metrics(self) -> dict[str, Any]:

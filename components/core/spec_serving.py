@@ -36,14 +36,22 @@ class Abstain(_Part):
 
 
 class Engine(_Part):
-    """Which arithmetic below float32 is tried at registration, and how much it may change on validation to be accepted.
+    """Which arithmetic a model is registered in, which below float32 is tried, and how much it may change on validation to be accepted.
 
     Args:
+        precision: What servers compute in, whatever node they run on: `f32`, or one of `precisions` if registration accepts it, else `f32`.
         precisions: `bf16` needs a processor that computes in it; `int8` is quantised with training samples.
         auc_change: Largest loss of AUC.
         decision_change: Largest share of decisions that differ.
     """
 
+    precision: Literal["f32", "bf16", "int8"] = "f32"
     precisions: tuple[Precision, ...] = ("bf16",)
     auc_change: Annotated[float, Field(ge=0, le=0.1)] = 0.002
     decision_change: Annotated[float, Field(ge=0, le=0.1)] = 0.005
+
+    @model_validator(mode="after")
+    def _tried(self) -> Engine:
+        if self.precision != "f32" and self.precision not in self.precisions:
+            raise ValueError(f"precision|{self.precision}|f32, or one of engine.precisions")
+        return self

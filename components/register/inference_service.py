@@ -23,13 +23,23 @@ STORE_CLAIM = "dxflow-store"
 
 
 def build(
-    spec: DiseaseSpec, *, name: str, uri: str, digest: str, verdict: str, synthetic: bool, resources: Resources, image: str = IMAGE
+    spec: DiseaseSpec,
+    *,
+    name: str,
+    uri: str,
+    digest: str,
+    verdict: str,
+    synthetic: bool,
+    resources: Resources,
+    image: str = IMAGE,
+    precision: str = "f32",
 ) -> dict[str, Any]:
     """The manifest.
 
     Args:
         name: Package name, `<disease>` or `synthetic/<disease>`.
         uri: Of the package in the store. A folder store becomes a claim named `dxflow-store` that holds its root.
+        precision: What registration chose for servers to compute in. The server reads it in the package; here people and policies do.
         resources: What the server asks for; a GPU brings its resource name, node selector and tolerations.
 
     Raises:
@@ -104,7 +114,12 @@ def build(
         "metadata": {
             "name": name.replace("/", "-"),
             "labels": {"app.kubernetes.io/part-of": "dxflow", "dxflow.io/disease": spec.name, "dxflow.io/synthetic": str(synthetic).lower()},
-            "annotations": {"serving.kserve.io/deploymentMode": "Standard", "dxflow.io/package-digest": digest, "dxflow.io/verdict": verdict},
+            "annotations": {
+                "serving.kserve.io/deploymentMode": "Standard",
+                "dxflow.io/package-digest": digest,
+                "dxflow.io/verdict": verdict,
+                "dxflow.io/precision": precision,
+            },
         },
         "spec": {"predictor": predictor},
     }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from components.core import calibration, engines, metrics
 from components.core.calibration import Calibration
 from components.core.engine_torch import TorchEngine
-from components.core.errors import DataError
+from components.core.errors import DataError, ServiceError
 from components.core.models.family import Estimator, onnx_input
 from components.core.models.samples import Samples
 from components.core.models.torch_fit import TorchEstimator
@@ -48,7 +48,11 @@ def measure(
         estimator: The network, for what torch makes of it on a CUDA device here; None: that is not tried.
 
     Returns:
-        The contents of engine.json: `n`, and `tried`: {precision, engine, accepted, why, auc_change, decisions_changed, logit_change}.
+        The contents of engine.json: `precision` to serve in, `n`, and `tried`: {precision, engine, accepted, why, auc_change, decisions_changed,
+        logit_change}.
+
+    Raises:
+        ServiceError: The spec wants a precision that this node cannot compute in, so that nobody knows what it changes.
     """
     rows = np.unique(np.linspace(0, len(val) - 1, min(MEASURED, len(val))).astype(np.int64))
     labels = np.asarray(val.labels)[rows]
@@ -62,8 +66,8 @@ def measure(
         if kind == "torch":
             assert estimator is not None
             return TorchEngine(estimator, "bf16" if precision == "bf16" else "f32")
-        if precision == "bf16" and not engines.computes_bf16():
-            raise DataError("this processor has no bfloat16 units")
+        if not engines.computes(kind, precision):
+            raise DataError(f"this processor has no units for {precision}")
         path = _quantised(drafts, feature_name, train) if precision == "int8" else drafts / "model.onnx"
         return engines.OpenVino(path, feature_name, precision, name=spec.name)
 
@@ -82,11 +86,23 @@ def measure(
             tried.append(named | {"accepted": False, "why": f"not measured: {type(error).__name__}"})
             continue
         tried.append(named | _compared(spec, labels, exact, found, answered, decision))
-    record = {"n": len(rows), "tried": tried}
+    record = {"precision": _chosen(spec, tried), "n": len(rows), "tried": tried}
     if not any(one["precision"] == "int8" and one["accepted"] for one in tried):
         (drafts / engines.INT8).unlink(missing_ok=True)
     (drafts / ENGINE).write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
     return record
+
+
+def _chosen(spec: DiseaseSpec, tried: list[dict[str, Any]]) -> str:
+    """The spec's precision where it was accepted; float32 where it changes too much."""
+    wanted = spec.engine.precision
+    if wanted == "f32":
+        return wanted
+    found = [one for one in tried if one["precision"] == wanted]
+    if not any("logit_change" in one for one in found):
+        why = "; ".join(dict.fromkeys(one["why"] for one in found))
+        raise ServiceError("the precision to serve in cannot be measured here", where="engine.precision", got=f"{wanted} ({why})", allowed="f32")
+    return wanted if any(one["accepted"] for one in found) else "f32"
 
 
 def _compared(

@@ -78,6 +78,7 @@ def register(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, e
             verdict=judgement.verdict,
             synthetic=synthetic,
             resources=spec.resources.get("serve", SERVER),
+            precision=built.precision,
         )
         for file in sorted(built.folder.iterdir()):
             file.rename(partial / file.name)

@@ -148,7 +148,7 @@ def _package(root: Path) -> Path:
     decision = {"kind": "threshold", "classes": list(own.target.classes), "thresholds": [0.4], "positive": own.target.positive}
     more = {
         "model.safetensors": root / "model.safetensors",
-        "engine.json": {"n": 0, "tried": [{"engine": "torch", "precision": "bf16", "accepted": True}]},
+        "engine.json": {"precision": "bf16", "n": 0, "tried": [{"engine": "torch", "precision": "bf16", "accepted": True}]},
     }
     return package(root / "big", own, table, onnx=onnx_bytes(own.input.shape), decision=decision, more=more).folder
 

@@ -10,11 +10,12 @@ import pytest
 
 from components.core import engines
 from components.core.calibration import Calibration
-from components.core.errors import SpecError
+from components.core.errors import ServiceError, SpecError
 from components.core.models.samples import Samples
 from components.core.operating_point import Decision
 from components.core.package import ModelPackage
 from components.register import precision
+from serving.predictor import Predictor, Query
 from tests.serving.small_package import MIDDLE, build, lung_nodule, onnx_bytes, reference
 
 CALIBRATION = Calibration("softmax", (1.0,), (0.0, 0.0), 100)
@@ -87,6 +88,54 @@ def test_float32_of_openvino_is_accepted_where_its_answers_are_the_same_and_then
     assert (package.accepted_precisions("openvino"), package.accepted_precisions("torch")) == (("f32",), ())
     assert engines.open_engine(package).kind == "openvino"
     assert engines.open_engine(package, engines.Wanted("onnxruntime")).kind == "onnxruntime"
+
+
+def accepted(engine: str, precision: str, *, chosen: str = "f32") -> dict[str, object]:
+    """`engine.json` of a registration that accepted float32 and one other precision."""
+    tried = [{"engine": "openvino", "precision": "f32", "accepted": True, "why": ""}]
+    return {"precision": chosen, "n": 300, "tried": [*tried, {"engine": engine, "precision": precision, "accepted": True, "why": ""}]}
+
+
+def registered(folder: Path, record: dict[str, object]) -> ModelPackage:
+    return build(folder, lung_nodule(), reference({"0" * 16: ("SIEMENS", "X")}), more={"engine.json": record})
+
+
+def test_the_node_does_not_choose_the_precision(tmp_path: Path) -> None:
+    """Where the processor has bfloat16 units and registration accepted bf16, `auto` took it: other answers than on the node beside it."""
+    package = registered(tmp_path / "p", accepted("openvino", "bf16"))
+    engine = engines.open_engine(package)
+    assert (package.precision, engine.kind, engine.precision) == ("f32", "openvino", "f32")
+    assert Predictor(package, None).answer([Query(samples(1, 3).batch(np.arange(1))[0])])[0]["engine"] == "openvino f32"
+
+
+def test_a_precision_that_registration_chose_is_computed_or_the_node_says_so_at_start(tmp_path: Path) -> None:
+    package = registered(tmp_path / "p", accepted("openvino", "bf16", chosen="bf16"))
+    if engines.computes("openvino", "bf16"):
+        assert engines.open_engine(package).precision == "bf16"
+    else:
+        with pytest.raises(ServiceError, match="this node does not compute in bf16, in which it was registered"):
+            Predictor(package, None)
+
+
+@pytest.mark.skipif(engines.cuda(), reason="needs a machine without a CUDA device")
+def test_a_precision_of_another_device_is_refused_at_start_and_float32_is_an_operators_decision_that_answers_tell(tmp_path: Path) -> None:
+    package = registered(tmp_path / "p", accepted("torch", "bf16", chosen="bf16"))
+    with pytest.raises(ServiceError, match="this node does not compute in bf16, in which it was registered; got engine torch"):
+        engines.open_engine(package, engines.Wanted("torch"))
+    with pytest.raises(SpecError, match="registration did not accept"):
+        engines.open_engine(package)
+    query = Query(samples(1, 3).batch(np.arange(1))[0])
+    answer = Predictor(package, None, engines.Wanted(precision="f32")).answer([query])[0]
+    assert answer["engine"] == "openvino f32, registered in bf16"
+
+
+def test_registration_chooses_what_the_spec_names_only_where_it_is_accepted(tmp_path: Path) -> None:
+    for folder, change, expected in (("loose", 0.1, "int8"), ("strict", 0.0, "f32")):
+        record = measured(tmp_path / folder, precision="int8", auc_change=change, decision_change=change)
+        assert record["precision"] == expected
+        assert json.loads((tmp_path / folder / "engine.json").read_text())["precision"] == expected
+    with pytest.raises(ValueError, match="one of engine.precisions"):
+        lung_nodule(engine={"precision": "int8", "precisions": []})
 
 
 def test_torch_in_bfloat16_stays_near_float32_and_runs_only_where_it_was_accepted(packed: ModelPackage) -> None:
