@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from components.core.disk_errors import of_disk
 from components.core.errors import DxflowError, SpecError
 from components.core.home import home
 from pipelines import access_verbs, serving_verbs
@@ -380,12 +381,13 @@ def main() -> None:
         raise SystemExit(stop.exit_code) from None
     except BrokenPipeError:
         os._exit(0)
-    except OSError as error:
-        code, text = 2, str(SpecError(error.strerror or type(error).__name__, where=str(error.filename or "dxflow")))
     except Exception as error:
-        if os.environ.get("DXFLOW_DEBUG"):
+        known = of_disk(error)
+        if known is None and isinstance(error, OSError):
+            known = SpecError(error.strerror or type(error).__name__, where=str(error.filename) if error.filename else None)
+        if known is None and os.environ.get("DXFLOW_DEBUG"):
             raise
-        code, text = 1, f"a defect of dxflow: {type(error).__name__} (DXFLOW_DEBUG=1 shows where)"
+        code, text = (2, str(known)) if known else (1, f"a defect of dxflow: {type(error).__name__} (DXFLOW_DEBUG=1 shows where)")
     else:
         return
     print(f"dxflow: {text}", file=sys.stderr)

@@ -6,13 +6,13 @@ has no dot in its name, so the two never meet. `champion` is the one alias that 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import re
-from collections.abc import Iterator
+import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from components.core import registry_file
+from components.core.disk_errors import of_disk
 from components.core.errors import GateError, ServiceError, SpecError
 from components.core.home import tracking_uri
 from components.core.package import SYNTHETIC
@@ -66,6 +66,7 @@ def client() -> MlflowClient:
     import mlflow
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -74,22 +75,16 @@ def client() -> MlflowClient:
     mlflow.set_tracking_uri(address)
     if given is None:  # MLflow writes the address there, where it would win over a later DXFLOW_HOME
         os.environ.pop("MLFLOW_TRACKING_URI", None)
+    def opened(at: str) -> MlflowClient:
+        return MlflowClient(tracking_uri=at, registry_uri=at)
+
     try:
-        with _alone(address):
-            return MlflowClient(tracking_uri=address, registry_uri=address)
-    except (MlflowException, OSError):
-        raise ServiceError("cannot open the model registry", where="MLFLOW_TRACKING_URI", got=_without_password(address)) from None
-
-
-@contextlib.contextmanager
-def _alone(address: str) -> Iterator[None]:
-    """The first client of a new file makes its tables; two at once, as in a comparison's branches, would each make half of them."""
-    if not address.startswith("sqlite:///"):
-        yield
-        return
-    with open(address.removeprefix("sqlite:///") + ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        with registry_file.whole(address, opened):
+            return opened(address)
+    except (MlflowException, OSError, sqlite3.Error, SQLAlchemyError) as error:
+        raise of_disk(error, where="the model registry") or ServiceError(
+            "cannot open the model registry", where="MLFLOW_TRACKING_URI", got=_without_password(address)
+        ) from None
 
 
 def register(
@@ -246,7 +241,7 @@ def _version(api: MlflowClient, raw: Any) -> Version:
 
 def _away(error: Exception) -> ServiceError:
     """What to tell: the address and the kind of failure; MLflow's own message may quote a whole response."""
-    return ServiceError(f"the model registry failed ({getattr(error, 'error_code', type(error).__name__)})", where=_without_password(tracking_uri()))
+    return of_disk(error, where="the model registry") or ServiceError(f"the model registry failed ({getattr(error, 'error_code', type(error).__name__)})", where=_without_password(tracking_uri()))
 
 
 def _without_password(address: str) -> str:

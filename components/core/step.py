@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from components.core.disk_errors import of_disk
 from components.core.errors import KINDS, DxflowError
 
 PREFIX = "@dxflow "
@@ -131,6 +132,9 @@ def step(name: str) -> Iterator[None]:
         emit("step-error", step=name, **error.to_dict())
         raise SystemExit(2) from None
     except Exception as error:
+        if (known := of_disk(error, where=f"step {name}")) is not None:
+            emit("step-error", step=name, **known.to_dict())
+            raise SystemExit(2) from None
         print("".join(traceback.format_tb(error.__traceback__)), flush=True)
         place = traceback.extract_tb(error.__traceback__)[-1]
         emit("step-error", step=name, kind="Defect", text=f"step {name}: {type(error).__name__} at {os.path.basename(place.filename)}:{place.lineno}")

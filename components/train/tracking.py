@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from components.core.disk_errors import of_disk
 from components.core.errors import ServiceError
 from components.core.home import home, tracking_uri
 from components.core.models.family import Epoch
@@ -67,11 +68,12 @@ class Tracking:
 
     def _ask(self, request: Any) -> Any:
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             return request()
-        except (MlflowException, OSError) as error:  # its message holds addresses and, at times, credentials
+        except (MlflowException, OSError, SQLAlchemyError) as error:  # its message holds addresses and, at times, credentials
             kind = getattr(error, "error_code", None) or type(error).__name__
-            raise ServiceError(
+            raise of_disk(error, where="the curves of training") or ServiceError(
                 "MLflow is away or refuses", where="MLFLOW_TRACKING_URI", got=kind, allowed="a server that answers, or nothing for a local file"
             ) from None
