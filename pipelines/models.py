@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from components.core import registry
+from components.core import registration, registry
 from components.core.atomic import write_text
 from components.core.errors import DataError, GateError, ServiceError, SpecError
 from components.core.home import home
@@ -102,12 +101,12 @@ def _downloaded(target: Path, uri: str, digest: str | None, allow_synthetic: boo
     store = _store_of(uri)
     if not (target / "package.json").exists():
         store.get_folder(uri, target)
-        key = f"{store.key_of(uri)}/registration.json"
+        key = f"{store.key_of(uri)}/{registration.NAME}"
         if store.exists(key):
-            store.get_file(key, target / "registration.json")
-        elif version:  # the alias moves a moment before the file is written; a server that looks in between must know its version all the same
-            write_text(target / "registration.json", json.dumps({"version": version, "digest": digest, "uri": uri}))
+            store.get_file(key, target / registration.NAME)
     try:
+        if version and digest:
+            _as_registered(target, version, digest, uri)
         ModelPackage.open(target, allow_synthetic=allow_synthetic, digest=digest)
     except DataError:
         import shutil
@@ -115,3 +114,13 @@ def _downloaded(target: Path, uri: str, digest: str | None, allow_synthetic: boo
         shutil.rmtree(target, ignore_errors=True)  # what is damaged here may be whole in the store
         raise
     return target
+
+
+def _as_registered(target: Path, version: str, digest: str, uri: str) -> None:
+    """Let the registry's word stand in the folder: the alias moves a moment before the file is written, and the store's copy may be changed."""
+    try:
+        found = registration.read(target, digest)
+    except DataError:
+        found = {}
+    if found.get("version") != version:
+        write_text(target / registration.NAME, registration.text({**found, "version": version, "digest": digest, "uri": uri}))

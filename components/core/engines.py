@@ -97,7 +97,7 @@ def told(engine: Engine, registered: str) -> str:
 
 
 def _kind(package: ModelPackage, precision: str) -> str:
-    """The fastest engine that registration accepted in this precision; float32 needs no acceptance on CUDA, where training ran, and in ONNX Runtime."""
+    """The fastest engine that registration accepted in this precision; float32 needs no acceptance on CUDA and in ONNX Runtime."""
     if cuda() and (precision == "f32" or precision in package.accepted_precisions("torch")):
         return "torch"
     return "openvino" if precision != "f32" or "f32" in package.accepted_precisions("openvino") else "onnxruntime"
@@ -194,7 +194,7 @@ def torch_bf16() -> bool:
 
 
 def computes(kind: str, precision: str) -> bool:
-    """Whether an engine computes in a precision on this node. OpenVINO takes any word and computes in float32 where the processor has no units for it."""
+    """Whether an engine computes in a precision on this node. OpenVINO takes any word, and computes in float32 where there are no units for it."""
     if precision == "f32":
         return True
     return torch_bf16() if kind == "torch" else precision.upper() in _openvino_units()

@@ -3,7 +3,7 @@
     package.json         schema, name, disease, family, synthetic, verdict, reasons, files {path: sha256}; its SHA-256 is the digest
     spec.json model.safetensors model.onnx model.json preprocessing.json calibration.json operating_point.json metrics.json
     reference.parquet features.json card.md
-    engine.json                               the precision to serve in; what less than float32 changes on validation; model.int8.onnx where that was accepted
+    engine.json                               the precision to serve in; what less than float32 changes on validation; model.int8.onnx where accepted
     simulated.parquet embedding.json          tables have neither, models without an embedding no embedding.json; older packages lack them
     fusion.json                               where the spec names covariates
     groups.parquet                            where the spec aggregates; older packages lack it
@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.core import registration
 from components.core.atomic import atomic_dir
 from components.core.calibration import Calibration
 from components.core.errors import DataError, GateError
@@ -55,7 +56,7 @@ EMBEDDING = "embedding.json"
 ENGINE = "engine.json"
 FUSION = "fusion.json"
 GROUPS = "groups.parquet"
-BESIDE = {"registration.json", "inference-service.yaml", ".dxflow.json"}  # written after the digest, the last one by the object store
+BESIDE = {registration.NAME, "inference-service.yaml", ".dxflow.json"}  # written after the digest, the last one by the object store
 SYNTHETIC = "synthetic/"
 
 
@@ -87,7 +88,7 @@ class ModelPackage:
             info = json.loads(text)
             files = {str(path): str(sha) for path, sha in info["files"].items()}
             synthetic, name = bool(info["synthetic"]), str(info["name"])
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise DataError(f"not a model package: {INDEX} is missing or unreadable", where=str(folder)) from None
         if info.get("schema") != SCHEMA:
             raise DataError("model package of another schema", where=str(folder), got=info.get("schema"), allowed=SCHEMA)
@@ -101,7 +102,9 @@ class ModelPackage:
             raise GateError(
                 "trained on synthetic data, not for use on patients", where=f"model package {name}", allowed="only with --allow-synthetic"
             )
-        return cls(folder, info, own)
+        package = cls(folder, info, own)
+        _ = package.registration  # now: a server's copy may go, and what is not as it was written must not be served first
+        return package
 
     @property
     def name(self) -> str:
@@ -238,11 +241,8 @@ class ModelPackage:
 
     @cached_property
     def registration(self) -> dict[str, Any]:
-        """What the registry answered: version, alias, URI; empty for a package that did not come through it. Kept, since a server's copy may go."""
-        try:
-            return self._json("registration.json")
-        except FileNotFoundError:
-            return {}
+        """What the registry answered: version, alias, URI; empty for a package that did not come through it. Read when the package is opened."""
+        return registration.read(self.folder, self.digest)
 
     @property
     def version(self) -> str:

@@ -75,6 +75,7 @@ def client() -> MlflowClient:
     mlflow.set_tracking_uri(address)
     if given is None:  # MLflow writes the address there, where it would win over a later DXFLOW_HOME
         os.environ.pop("MLFLOW_TRACKING_URI", None)
+
     def opened(at: str) -> MlflowClient:
         return MlflowClient(tracking_uri=at, registry_uri=at)
 
@@ -241,7 +242,9 @@ def _version(api: MlflowClient, raw: Any) -> Version:
 
 def _away(error: Exception) -> ServiceError:
     """What to tell: the address and the kind of failure; MLflow's own message may quote a whole response."""
-    return of_disk(error, where="the model registry") or ServiceError(f"the model registry failed ({getattr(error, 'error_code', type(error).__name__)})", where=_without_password(tracking_uri()))
+    return of_disk(error, where="the model registry") or ServiceError(
+        f"the model registry failed ({getattr(error, 'error_code', type(error).__name__)})", where=_without_password(tracking_uri())
+    )
 
 
 def _without_password(address: str) -> str:

@@ -1,4 +1,4 @@
-"""The SQLite file of MLflow, whole or absent: MLflow makes some forty tables one by one, and a kill among them left a file that no later start could open."""
+"""MLflow's SQLite file, whole or absent: MLflow makes its tables one by one, and a kill among them left a file that no later start could open."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger("dxflow.registry")
 
 @contextlib.contextmanager
 def whole(address: str, make: Callable[[str], object]) -> Iterator[None]:
-    """Within the block the file of `address` is there with all its tables, and nobody else opens it for the first time. Other addresses: nothing to do.
+    """Within the block the file of `address` is there with all its tables, and nobody else opens it for the first time. Other addresses: nothing.
 
     Args:
         make: Called with another address when there is no file yet: makes all tables and the first experiment there.
@@ -39,7 +39,7 @@ def whole(address: str, make: Callable[[str], object]) -> Iterator[None]:
 
 
 def half_made(path: Path) -> bool:
-    """Whether a kill ended MLflow while it made this file: it holds no experiment, which is the last thing that is made and which nobody can delete."""
+    """Whether a kill ended MLflow while it made this file: it holds no experiment, which is made last and which nobody can delete."""
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         return connection.execute("SELECT count(*) FROM experiments").fetchone()[0] == 0

@@ -10,6 +10,7 @@ from typing import Any
 
 from components.core.atomic import atomic_dir
 from components.core.home import home
+from components.core.registration import NAME
 from components.core.step import emit
 from components.core.storage import open_store
 from components.monitor.watch import Schedule, watch
@@ -43,6 +44,6 @@ def fetched(package: str) -> Path:
     if not (target / "package.json").exists():
         store = open_store()
         store.get_folder(package, target)
-        if store.exists(key := f"{store.key_of(package)}/registration.json"):  # says which digests the package replaces
-            store.get_file(key, target / "registration.json")
+        if store.exists(key := f"{store.key_of(package)}/{NAME}"):  # says which digests the package replaces
+            store.get_file(key, target / NAME)
     return target

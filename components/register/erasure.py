@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core import package as packages
-from components.core import registry
+from components.core import registration, registry
 from components.core.atomic import atomic_dir
 from components.core.erasure import Ids, holds, read, rows_of
 from components.core.errors import DataError
@@ -210,7 +210,7 @@ def _renamed(name: str, text: str, old: str, new: str) -> str:
         return text
     record = json.loads(text)
     record["replaces"] = [*record.get("replaces", []), old]
-    return json.dumps(record, indent=1, sort_keys=True)
+    return registration.text(record)
 
 
 def _parquet(pq: Any, table: Any) -> bytes:

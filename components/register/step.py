@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.core import gates, registry
+from components.core import gates, registration, registry
 from components.core import package as packages
 from components.core.atomic import atomic_dir
 from components.core.calibration import Calibration
@@ -84,9 +84,9 @@ def register(spec: DiseaseSpec, *, dataset: Path, features: Path, model: Path, e
             file.rename(partial / file.name)
         built.folder.rmdir()
         (partial / "inference-service.yaml").write_text(inference_service.to_yaml(manifest), encoding="utf-8")
-        _write(partial / "registration.json", record)
+        (partial / registration.NAME).write_text(registration.text(record), encoding="utf-8")
         # Beside the stored package too, so that who fetches it there sees what the registry said.
-        for extra in ("inference-service.yaml", "registration.json"):
+        for extra in ("inference-service.yaml", registration.NAME):
             store.put_file(partial / extra, f"{key}/{extra}")
     return record
 
@@ -202,7 +202,3 @@ def _read(path: Path) -> Any:
 
 def _json(content: Any) -> bytes:
     return json.dumps(content, indent=1, sort_keys=True).encode()
-
-
-def _write(path: Path, content: Any) -> None:
-    path.write_bytes(_json(content))

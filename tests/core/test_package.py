@@ -123,8 +123,8 @@ def test_a_link_in_place_of_a_file_is_refused(tmp_path: Path):
 
 
 def test_what_register_and_the_store_add_is_no_extra_file(tmp_path: Path):
-    write(tmp_path / "p")
-    (tmp_path / "p/registration.json").write_text('{"version": "7"}')
+    own = write(tmp_path / "p").digest
+    (tmp_path / "p/registration.json").write_text(json.dumps({"version": "7", "digest": own}))  # as before there were seals
     (tmp_path / "p/inference-service.yaml").write_text("kind: InferenceService\n")
     (tmp_path / "p/.dxflow.json").write_text("{}")
     assert ModelPackage.open(tmp_path / "p").version == "7"

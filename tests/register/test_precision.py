@@ -134,7 +134,7 @@ def test_registration_chooses_what_the_spec_names_only_where_it_is_accepted(tmp_
         record = measured(tmp_path / folder, precision="int8", auc_change=change, decision_change=change)
         assert record["precision"] == expected
         assert json.loads((tmp_path / folder / "engine.json").read_text())["precision"] == expected
-    with pytest.raises(ValueError, match="one of engine.precisions"):
+    with pytest.raises(ValueError, match=r"one of engine\.precisions"):
         lung_nodule(engine={"precision": "int8", "precisions": []})
 
 
