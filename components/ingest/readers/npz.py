@@ -11,6 +11,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Iterator
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -93,7 +94,7 @@ def _batches(member: IO[bytes], most: int) -> Iterator[NDArray[Any]]:
             raise ValueError
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(member)
-    except ValueError:
+    except (ValueError, TypeError, SyntaxError, TokenError, RecursionError):  # NumPy hands the header to Python's own parser
         raise NotUsable("an array with a damaged header") from None
     if dtype.hasobject or dtype.kind not in "uifb" or fortran or not shape:
         raise NotUsable("an array of objects, of text, or not in C order")
