@@ -135,7 +135,9 @@ def test_a_deflated_data_set_may_not_have_something_behind_its_pixels() -> None:
 
 
 @settings(max_examples=40, deadline=None, database=None, derandomize=True)
-@given(st.integers(2, 9), st.integers(2, 9), st.integers(2, 9), st.integers(1, 9), st.integers(0, 1 << 30), st.lists(st.integers(1, 4000), max_size=2))
+@given(
+    st.integers(2, 9), st.integers(2, 9), st.integers(2, 9), st.integers(1, 9), st.integers(0, 1 << 30), st.lists(st.integers(1, 4000), max_size=2)
+)
 def test_any_volume_however_it_is_packed(i: int, j: int, k: int, level: int, seed: int, cuts: list[int]) -> None:
     data = small_bodies.nifti(shape=(i, j, k), mm=4.0)
     edges = [0, *sorted(cut % len(data) for cut in cuts), len(data)]
