@@ -6,6 +6,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ def test_a_deflated_data_set_may_not_have_something_behind_its_pixels() -> None:
 def test_any_volume_however_it_is_packed(i: int, j: int, k: int, level: int, seed: int, cuts: list[int]) -> None:
     data = small_bodies.nifti(shape=(i, j, k), mm=4.0)
     edges = [0, *sorted(cut % len(data) for cut in cuts), len(data)]
-    packed = b"".join(gzip.compress(data[a:b], level) for a, b in zip(edges, edges[1:], strict=False))
+    packed = b"".join(gzip.compress(data[a:b], level) for a, b in pairwise(edges))
     assert np.array_equal(volume(packed)[0], volume(data)[0])
     assert outcomes(packed, volume, 8, seed)[0][OTHER] == 0
     for _, turned in flips(packed[-8:], 4, seed):

@@ -243,7 +243,7 @@ def test_a_manifest_that_a_full_disk_does_not_take_stops_no_writer(tmp_path: Pat
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert 60 not in manifests.read(tmp_path)
     compact(tmp_path)
-    assert manifests.read(tmp_path)[60].records == 1
+    assert manifests.read(tmp_path)[60].facts.records == 1
 
 
 def test_no_log_is_still_an_error(tmp_path: Path):

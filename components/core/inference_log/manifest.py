@@ -51,11 +51,6 @@ class Entry:
     facts: Facts = field(default_factory=Facts)
     before: str = ""
 
-    @property
-    def records(self) -> int | None:
-        """How many records it held that can be missed; None where nobody counted them."""
-        return self.facts.records - self.facts.erased if self.state == SEALED else None
-
 
 def read(folder: Path) -> dict[int, Entry]:
     """Every segment that the log had; none for a log without a manifest. Lines that are torn or changed are left out."""

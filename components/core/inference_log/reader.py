@@ -20,6 +20,7 @@ from components.core.inference_log.segments import LOG, LOST, PARQUET, has_write
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow.parquet as pq
 
 BATCH = 1000
 Part = TypeVar("Part", bound=Sized)
@@ -64,9 +65,15 @@ class Tally:
         self.records, self.damaged, self.erased = self.records + facts.records, self.damaged + facts.damaged, self.erased + facts.erased
         self.lost += facts.lost
 
-    def miss(self, segment: str, why: str, records: int | None) -> None:
+    def miss(self, segment: str, why: str, facts: Facts | None, given: int = 0) -> None:
+        """Count a segment that cannot be read; `given` of its records were, before that showed."""
+        if facts is None:
+            self.unread.append(Unread(segment, why, None))
+            return
+        records = facts.records - facts.erased - given
         self.unread.append(Unread(segment, why, records))
-        self.damaged += records or 0
+        self.damaged += facts.damaged + records
+        self.lost += facts.lost
 
     def tell(self) -> list[str]:
         """Lines of text, for people."""
@@ -74,7 +81,7 @@ class Tally:
         if self.lost.n:
             told.append(f"{self.lost.n} answers are not in the log: it could not be written from {self.lost.since} to {self.lost.until}")
         if lines := self.damaged - sum(one.records or 0 for one in self.unread):
-            told.append(f"{lines} lines of the log are torn or changed and left out")
+            told.append(f"{lines} {'lines of the log are' if lines > 1 else 'line of the log is'} torn or changed and left out")
         return told
 
 
@@ -117,9 +124,8 @@ def in_segments(path: str | Path, tally: Tally, done: Mapping[int, int] | None =
     """
 
     def of_table(number: int, segment: Opened) -> Iterator[pd.DataFrame]:
-        if done is None or not done.get(number, 0) >= segment.facts.records > 0:
-            for batch in segment.file.iter_batches(BATCH):
-                yield tables.typed(batch.to_pandas())
+        over = done is not None and done.get(number, 0) >= segment.facts.records > 0
+        return iter(()) if over else _from_parquet(segment.file)
 
     return _each(_folder(path), tally, lambda log: _from_lines(log, tally), of_table)
 
@@ -159,7 +165,7 @@ def _each(
         except DataError:
             held = known[number].facts if number in known and known[number].state == SEALED else held
             tally.records += given
-            tally.miss(named(folder, number, PARQUET).name, "damaged", None if held is None else held.records - held.erased - given)
+            tally.miss(named(folder, number, PARQUET).name, "damaged", held, given)
     for number in sorted(set(known) - {number for number, _ in listed}):
         _missing(folder, number, tally)
 
@@ -176,8 +182,7 @@ def _missing(folder: Path, number: int, tally: Tally) -> None:
     entry = manifest.read(folder).get(number)
     if entry is not None and entry.state != EMPTY and not any(named(folder, number, suffix).exists() for suffix in (LOG, PARQUET)):
         sealed = entry.state == SEALED
-        name = named(folder, number, PARQUET if sealed else LOG).name
-        tally.miss(name, "missing", entry.facts.records - entry.facts.erased if sealed else None)
+        tally.miss(named(folder, number, PARQUET if sealed else LOG).name, "missing", entry.facts if sealed else None)
 
 
 def _from_lines(path: Path, tally: Tally) -> Iterator[pd.DataFrame]:
@@ -191,6 +196,11 @@ def _from_lines(path: Path, tally: Tally) -> Iterator[pd.DataFrame]:
             rows = []
     if rows:
         yield tables.typed(pd.DataFrame(rows))
+
+
+def _from_parquet(file: pq.ParquetFile) -> Iterator[pd.DataFrame]:
+    for batch in file.iter_batches(BATCH):
+        yield tables.typed(batch.to_pandas())
 
 
 def _folder(path: str | Path) -> Path:
