@@ -1,6 +1,6 @@
 """What is not in the log, as alarms: a segment that is damaged or gone, and answers that no disk took.
 
-Each is told once. A segment's alarm ends when the segment can be read again (a backup was put back); any ends after `CALM` windows, since what is lost
+Each is told once. A segment's alarm ends when it can be read again (a backup was put back); any ends after `CALM` windows, since what is lost
 stays lost, and an alarm that never ends hides the next one. The counts stay in summary.json and the metrics.
 """
 
