@@ -53,7 +53,8 @@ def test_a_room_is_its_owners_alone_and_gone_afterwards(top: Path) -> None:
 def test_what_a_killed_process_left_goes_with_the_next_piece_of_work_and_the_living_keep_theirs(top: Path) -> None:
     code = (
         "import sys, time\nfrom components.core.scratch import room\n"
-        "with room(sys.argv[1]) as place:\n    (place / 'slide.tif').write_bytes(b'x' * 1000)\n    print(place.name, flush=True)\n    time.sleep(600)\n"
+        "with room(sys.argv[1]) as place:\n    (place / 'slide.tif').write_bytes(b'x' * 1000)\n"
+        "    print(place.name, flush=True)\n    time.sleep(600)\n"
     )
     at_work = [subprocess.Popen([sys.executable, "-c", code, what], stdout=subprocess.PIPE, text=True) for what in ("slide", "reference")]
     try:
