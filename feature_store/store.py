@@ -15,7 +15,6 @@ import fcntl
 import hashlib
 import json
 import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -26,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from components.core import scratch
 from components.core.atomic import atomic_dir
 from components.core.devices import DeviceProfile
 from components.core.errors import DataError, ServiceError
@@ -112,8 +112,8 @@ def profiles_at(folder: Path, manifest: pd.DataFrame) -> list[DeviceProfile | No
     # A series has many samples: each (device, time) is asked once.
     asked["row_id"] = asked.groupby([ENTITY, EVENT], sort=False).ngroup()
     unique = asked.drop_duplicates("row_id")
-    with tempfile.TemporaryDirectory(prefix="dxflow-feast-") as scratch:
-        store = _open(registry=Path(scratch) / "registry.db", online=Path(scratch) / ONLINE)
+    with scratch.room("feast") as room:
+        store = _open(registry=room / "registry.db", online=room / ONLINE)
         store.apply(definitions(str((Path(folder) / OFFLINE).absolute())))
         job = store.get_historical_features(
             entity_df=unique.copy(), features=store.get_feature_service(FEATURE_SERVICE), filter_by_created_timestamp=True
@@ -281,11 +281,9 @@ def _open(*, registry: Path, online: Path) -> Any:
 
 def _open_redis(place: RedisPlace, *, wait_s: float) -> Any:
     """The package's project at the server; nothing is sent yet. The definitions stay in memory, as their file goes at once."""
-    with tempfile.TemporaryDirectory(prefix="dxflow-feast-") as scratch:
+    with scratch.room("feast") as room:
         # The client is ours, so Feast needs no address. Without `skip_dedup` it drops a write in silence when the last writer's clock was ahead.
-        store = _feast_store(
-            project(place.package), Path(scratch) / "registry.db", {"type": "redis", "connection_string": "unused:0", "skip_dedup": True}
-        )
+        store = _feast_store(project(place.package), room / "registry.db", {"type": "redis", "connection_string": "unused:0", "skip_dedup": True})
         store.apply(definitions(OFFLINE))
         store.get_feature_view(VIEW)
     store._get_provider().online_store._client = client(place.address, wait_s=wait_s)

@@ -8,11 +8,11 @@ A row says what holds from its event time on. A manifest row without a date sees
 
 from __future__ import annotations
 
-import tempfile
 from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.core import scratch
 from components.core.errors import DataError
 from feature_store.definitions import CREATED, EVENT, MEASURED, VIEWS, View, view_definitions, view_schema
 from feature_store.store import ONLINE, UNDATED_PROFILE, UNDATED_SAMPLE, _each_once, _open, _utc
@@ -86,8 +86,8 @@ def facts_at(folder: Path, name: str, manifest: pd.DataFrame, *, max_age_days: f
     else:
         asked["row_id"] = asked.groupby([view.entity, EVENT], sort=False).ngroup()
         unique = asked.drop_duplicates("row_id")
-        with tempfile.TemporaryDirectory(prefix="dxflow-feast-") as scratch:
-            store = _open(registry=Path(scratch) / "registry.db", online=Path(scratch) / ONLINE)
+        with scratch.room("feast") as room:
+            store = _open(registry=room / "registry.db", online=room / ONLINE)
             store.apply(view_definitions(view, str((Path(folder) / view.file).absolute())))
             job = store.get_historical_features(
                 entity_df=unique.copy(), features=store.get_feature_service(view.service), filter_by_created_timestamp=True

@@ -7,8 +7,6 @@ keyed hashes of device and patient, the acquisition's figures, and the covariate
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -18,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from components.core import scratch
 from components.core.dataset import Dataset
 from components.core.errors import DataError
-from components.core.home import home
 from components.core.package import SYNTHETIC
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.spec import DiseaseSpec
@@ -47,16 +45,11 @@ def replay(url: str, model: str, source: Path, timeout_s: float) -> dict[str, An
         DataError: The source, or the server refuses a sample. SpecError: No such disease or model. ServiceError: No server, or it fails.
     """
     spec = catalog.load(model.removeprefix(SYNTHETIC))
-    parent = home() / "work"
-    parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="replay-", dir=parent))
-    try:
+    with scratch.room("replay") as room:
         with redirect_stdout(StringIO()):  # the step's events
-            ingest(spec, str(source), dataset=scratch / "dataset", features=scratch / "features")
-        data = Dataset(scratch / "dataset", expect=spec)
-        return _ask_all(url, model, spec, data, told(scratch / "features", data.manifest, spec.covariates), timeout_s)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            ingest(spec, str(source), dataset=room / "dataset", features=room / "features")
+        data = Dataset(room / "dataset", expect=spec)
+        return _ask_all(url, model, spec, data, told(room / "features", data.manifest, spec.covariates), timeout_s)
 
 
 def _ask_all(url: str, model: str, spec: DiseaseSpec, data: Dataset, known: list[dict[str, Any]], timeout_s: float) -> dict[str, Any]:

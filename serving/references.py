@@ -1,8 +1,8 @@
 """Files by reference, for what is too large for a request: `https://host/.../studies/<uid>/series/<uid>` (WADO-RS) or `s3://bucket/key`.
 
 Closed unless the operator names hosts and buckets. Nothing of a client's reference decides where the server connects to but an entry of these
-lists; redirects are not followed; no error or log line holds a path, a key or a credential. What is fetched goes to a scratch folder that is gone
-when its samples are decoded.
+lists; redirects are not followed; no error or log line holds a path, a key or a credential. What is fetched goes to a scratch folder
+(`components/core/scratch.py`) that is gone when its samples are decoded.
 
     DXFLOW_REFERENCE_HOSTS     `pacs.example, http://user:password@127.0.0.1:8042`: https unless the entry says http; credentials go to that host only
     DXFLOW_REFERENCE_BUCKETS   `scans, slides`, at the S3 server of AWS_ENDPOINT_URL
@@ -15,7 +15,6 @@ import asyncio
 import base64
 import os
 import re
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from components.core import scratch
 from components.core.errors import DataError, ServiceError, SpecError
 from serving.multipart import boundary_of, split_parts
 
@@ -124,10 +124,10 @@ class References:
             return
         # Before anything is fetched, all references must be in order: a request must not probe the network with its first ones.
         targets = {n: self._target(value, f"instances[{n}].reference") for n, value in found.items()}
-        with tempfile.TemporaryDirectory(prefix="dxflow-reference-") as scratch:
+        with scratch.room("reference") as room:
             loop = asyncio.get_running_loop()
             until = time.monotonic() + self._allowed.seconds
-            works = [loop.run_in_executor(self._threads, self._fetch, target, Path(scratch) / str(n), until) for n, target in targets.items()]
+            works = [loop.run_in_executor(self._threads, self._fetch, target, room / str(n), until) for n, target in targets.items()]
             try:
                 yield dict(zip(targets, await asyncio.gather(*works), strict=True))
             finally:

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from components.core import scratch
 from components.core.engines import Wanted
 from components.core.errors import DxflowError, ServiceError
 from components.core.home import home
@@ -78,6 +79,8 @@ def _serve(sources: Sequence[Source], options: Options, member: Member | None) -
         policy = Policy(options.host, tokens=options.tokens, oidc=options.oidc)
         places = Places(sources, allow_synthetic=options.allow_synthetic, wanted=Wanted(options.engine, options.precision))
         sys.setswitchinterval(0.001)  # seconds; a thread that wants Python back from another need not wait five milliseconds
+        if first:
+            scratch.sweep()  # what killed servers left of requests
         with InferenceLog(options.log) as answers, Turns(options.queue) as turns, audited(options) as audit:
             journal = Journal(answers, [place.predictor for place in places if place.predictor])
             places.on_taken.append(journal.serves)

@@ -145,10 +145,11 @@ class Gate:
         port: The server's.
         up: Bytes from clients after which everything waits for `open`.
         down: The same for bytes to clients.
+        turned: Bytes on their way to clients of which one bit is turned, wherever they stand.
     """
 
-    def __init__(self, port: int, *, up: int = 1 << 60, down: int = 1 << 60) -> None:
-        self._target, self._left = port, {"up": up, "down": down}
+    def __init__(self, port: int, *, up: int = 1 << 60, down: int = 1 << 60, turned: bytes = b"") -> None:
+        self._target, self._left, self._turned = port, {"up": up, "down": down}, turned
         self.reached, self._open = threading.Event(), threading.Event()
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -191,6 +192,8 @@ class Gate:
                 if self._left[way] < 0 and not self._open.is_set():
                     self.reached.set()
                     self._open.wait()
+                if way == "down" and self._turned:
+                    block = block.replace(self._turned, bytes([self._turned[0] ^ 1]) + self._turned[1:])
                 sink.sendall(block)
         for end in (source, sink):
             with suppress(OSError):

@@ -13,12 +13,14 @@ PARTIAL = ".partial"
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a sibling path to write; it takes the name `path` only when the block ends without an error."""
+def atomic_file(path: str | os.PathLike[str], *, private: bool = False) -> Iterator[Path]:
+    """Yield a sibling path to write; it takes the name `path` only when the block ends without an error. `private`: for its owner alone (0600)."""
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(final)
     try:
+        if private:  # whoever opens it to write keeps the mode that it was made with
+            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         yield partial
         with open(partial, "rb") as handle:
             os.fsync(handle.fileno())

@@ -29,6 +29,7 @@ from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionErro
 
 from components.core.errors import DataError, ServiceError, SpecError
 from components.core.storage import CHUNK, Entry, Hashing, Store
+from components.core.storage_sums import ASK, Arriving
 
 CONNECT_S = 5.0
 READ_S = 60.0
@@ -172,19 +173,26 @@ class S3Store(Store):
     def _read(self, key: str, sink: Hashing) -> tuple[str, ...]:
         name = self._name(key)
         done, tag, attempt = 0, "", 0
+        arriving: Arriving | None = None
         with self._plain(key):
             while True:
                 attempt += 1
-                response = self._client.get_object(self.bucket, name, offset=done, request_headers={"If-Match": tag} if tag else None)
+                response = self._client.get_object(self.bucket, name, offset=done, request_headers={"If-Match": tag} if tag else {**ASK})
                 try:
                     headers = response.headers
                     tag = headers.get("ETag", "")
+                    if not headers.get("Content-Length", "").isdigit():
+                        raise ServiceError("the store does not say how long an object is", where=self._uri(key))
                     total = done + int(headers["Content-Length"])
+                    arriving = arriving or Arriving(headers)
                     for block in response.stream(CHUNK):
+                        arriving.update(block)
                         sink.write(block)
                         done += len(block)
                         attempt = 0  # what counts is attempts without a byte
                     if done == total:
+                        if not arriving.holds():
+                            raise DataError("an object arrived with another checksum than the store says", where=self._uri(key))
                         return tuple(filter(None, (headers.get(f"x-amz-meta-{SUM}"),)))
                 except HTTPError:  # cut in the middle: go on from there
                     pass

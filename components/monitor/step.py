@@ -59,6 +59,8 @@ def drift(*, package: Path, log: Path, out: Path) -> dict[str, Any]:
             judged[device].unjudged = NO_SLIDES
     found = _found(watched, teller, judged, current)
     found["window"] |= {"damaged": int(everything.attrs["damaged"]), "other_version": len(mine) - len(current)}
+    found["window"] |= {"lost": int(everything.attrs["lost"]), "unverified": len(everything.attrs["unverified"])}
+    found["alarms"] += [{"kind": "log_loss", "device": "", "text": text} for text in everything.attrs["told"]]
     with atomic_dir(out) as folder:
         (folder / "drift.json").write_text(json.dumps(found, indent=1, sort_keys=True), encoding="utf-8")
         at = current["time"].max().to_pydatetime() if len(current) else datetime.fromtimestamp(0, UTC)
@@ -142,8 +144,8 @@ def _page(
     facts = {"title": f"Drift by device: {model.spec.title}", "model": model.name, "version": model.version, "digest": model.digest}
     facts |= {"synthetic": model.synthetic, "start": seen["from"], "end": seen["to"], "look": True, "n": seen["n"]}
     notes = []
-    if seen["damaged"]:
-        notes.append(f"{seen['damaged']} damaged line{'s' if seen['damaged'] != 1 else ''} of the log left out.")
+    if seen["unverified"]:
+        notes.append(f"{seen['unverified']} segments of the log have no digest yet: an older version wrote them.")
     if seen["other_version"]:
         notes.append(f"{seen['other_version']} answers of another version of the model left out.")
     parts = [

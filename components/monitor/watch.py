@@ -9,6 +9,7 @@ that is killed has not happened, and two do not run at once.
     event of another model       left alone; of another version: counted
     window with few events       carried on into the next one, until enough are there
     device without a name        a device like any other, that is never in the reference
+    segment that cannot be read  the others are; it is alarmed (log_losses.py)
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from components.core.errors import DataError
 from components.core.inference_log import Tally, since
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
-from components.monitor import alarms, explained, labelled, prometheus, window_checks, window_page, words
+from components.monitor import alarms, explained, labelled, log_losses, prometheus, window_checks, window_page, words
 from components.monitor.case_mix import CaseMix
 from components.monitor.detect import WATCH, WINDOWS, Change, Detector, Judged
 from components.monitor.performance import Learned, estimate, learn
@@ -94,6 +95,7 @@ def watch(*, package: Path, log: Path, state: Path, now: datetime, schedule: Sch
         memory.put("window_s", schedule.window_s)
         run = _Run(model, watched, memory, schedule, now, folder)
         run.read(log, tally)
+        log_losses.update(memory, model.disease, tally, run.now, schedule.window_s)
         run.close()
         run.take_labels(log, state)
         summary = run.summary(tally)
@@ -414,7 +416,7 @@ class _Run:
             "window_s": self.schedule.window_s, "devices": len(self.names), "events": self.counted["events"], "lost": tally.lost.n,
             "damaged": tally.damaged, "late": self.counted["late"], "skewed": self.counted["skewed"], "duplicates": self.counted["duplicates"],
             "no_time": self.counted["no_time"], "other_version": self.counted["other_version"], "verdicts": self.verdicts,
-            "coverage": self.memory.get("coverage", None),
+            "coverage": self.memory.get("coverage", None), "unread": [str(one) for one in tally.unread], "unverified": len(tally.unverified),
             "not_judged": self._not_judged(), "next_window": None if self.next is None else datetime.fromtimestamp(self.next, UTC).isoformat(),
         }  # fmt: skip
 

@@ -6,13 +6,12 @@ the same random start, since a family's contract knows no other. The round that 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core import scratch
 from components.core.errors import SpecError
 from components.core.models.family import Epoch, Estimator
 from components.core.models.family_figures import best_epoch
@@ -46,8 +45,8 @@ def refit(
     Returns:
         The history of the round that is kept, and {`round`, `hard_negatives`}: which it is, and how many false alarms went into it.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        best, kept, facts = Path(scratch), history, {"round": 1, "hard_negatives": 0}
+    with scratch.room("hard-negatives") as best:
+        kept, facts = history, {"round": 1, "hard_negatives": 0}
         estimator.save(best)
         for number in range(2, rounds(spec) + 2):
             rows = false_alarms(spec, estimator, train)

@@ -6,7 +6,6 @@ before pixels are decoded.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from components.core import scratch
 from components.core.imaging.errors import NotUsable
 from components.core.inference_log.tables import SLIDE
 from components.core.pseudonym import Pseudonymiser
@@ -122,7 +122,6 @@ def _on_disk(body: Body) -> Iterator[Path]:
     if isinstance(content, Path):
         yield content
         return
-    with tempfile.NamedTemporaryFile(prefix="dxflow-slide-", suffix=".tif") as scratch:
-        scratch.write(content)
-        scratch.flush()
-        yield Path(scratch.name)
+    with scratch.room("slide") as room:
+        (room / "slide.tif").write_bytes(content)
+        yield room / "slide.tif"

@@ -142,7 +142,7 @@ def test_the_last_line_of_a_living_writer_is_awaited_and_that_of_a_dead_one_is_t
     log.close()
     table = read_log(tmp_path)
     assert (len(table), table.attrs["damaged"]) == (1, 1)
-    assert summary(tmp_path)["alarms"] == ["1 lines of the log are torn or changed and left out"]
+    assert summary(tmp_path)["alarms"] == ["1 line of the log is torn or changed and left out"]
 
 
 def test_kill_9_on_any_line_of_the_writer_loses_only_what_was_not_confirmed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import socket
@@ -175,6 +176,31 @@ def test_a_slow_uplink_is_not_a_timeout(s3_server: S3Server, tmp_path: Path, mon
         gate.close()
     assert pauses == []
     assert file_sha256(tmp_path / "out") == file_sha256(tmp_path / "in")
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["ours", "of another tool"])
+def test_a_bit_that_turns_on_the_way_is_noticed(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool):
+    """Ours have a SHA-256 beside them; of others the server says the MD5."""
+    (tmp_path / "in").write_bytes(b"some bytes and THE-ONE among them")
+    s3_server.environment(monkeypatch)
+    if own:
+        open_store("s3://models").put_file(tmp_path / "in", "turned")
+    else:
+        s3_server.client().fput_object("models", "turned", str(tmp_path / "in"))
+    gate = Gate(s3_server.port, turned=b"THE-ONE")
+    try:
+        s3_server.environment(monkeypatch, url=gate.url)
+        for fetch in (
+            lambda: open_store("s3://models").get_file("turned", tmp_path / "out", foreign=True),
+            lambda: open_store("s3://models").open_read("turned", foreign=True),
+            lambda: open_store("s3://models").copy_to("turned", io.BytesIO()),
+        ):
+            with pytest.raises(DataError, match="checksum") as caught:
+                fetch()
+            one_line(caught.value)
+        assert not (tmp_path / "out").exists()
+    finally:
+        gate.close()
 
 
 def test_a_server_that_never_answers_is_given_up_after_one_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

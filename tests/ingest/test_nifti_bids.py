@@ -272,6 +272,17 @@ def test_a_tree_becomes_a_manifest_without_names(tmp_path: Path):
     assert not any(name.encode() in text for name in PEOPLE)
 
 
+def test_a_volume_with_one_flipped_bit_is_quarantined_with_its_reason_and_the_others_are_read(tmp_path: Path):
+    source = tree(tmp_path / "in", PEOPLE | {f"more{n:02d}": "ad" for n in range(20)})
+    path = source / "sub-cora03/anat/sub-cora03_T1w.nii.gz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    found = run(source, tmp_path)
+    assert len(found) == 23
+    assert found.quarantine["reason"].tolist() == ["damaged gzip stream"]
+
+
 def test_every_fault_of_a_tree_is_named(tmp_path: Path):
     source = tree(tmp_path / "in", PEOPLE | {"eve05": "unsure", "finn06": "ad"})
     save(source, "sub-gina07/anat/sub-gina07_T1w.nii", head())

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from components.core.dataset import Dataset
 from components.core.errors import DataError, SpecError
+from components.core.imaging.errors import NotUsable
 from components.core.spec import DiseaseSpec
+from components.ingest.job import Context, Task
+from components.ingest.journal import arrays_path
+from components.ingest.readers.npz import read_split
+from components.ingest.source import open_source
 from components.ingest.step import ingest
+from tests.core.flips import REFUSED, outcomes
 from tests.ingest.made import PSEUDONYMISER
 from tests.ingest.test_image_csv import DATA, candidate
 
@@ -63,6 +71,11 @@ def damaged(name: str) -> bytes:
         data["train_labels"][3] = 9
     np.savez(buffer, **data)
     text = buffer.getvalue()
+    if name == "header":
+        with zipfile.ZipFile(io.BytesIO(text)) as whole, zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
+            for member in whole.namelist():
+                archive.writestr(member, whole.read(member).replace(b"'fortran_order'", b"#fortran_order'"))
+        return buffer.getvalue()
     if name == "cut":
         return text[: len(text) // 2]
     if name == "bomb":
@@ -75,10 +88,51 @@ def damaged(name: str) -> bytes:
     return text
 
 
+def reading(folder: Path) -> Callable[[bytes], Any]:
+    """What is read of an archive: each split's rows and arrays. Raises NotUsable where a split is refused or missing."""
+    (folder / "arrays").mkdir()
+    path = folder / "a.npz"
+
+    def read(data: bytes) -> Any:
+        path.write_bytes(data)
+        context = Context(GREY, open_source(str(path)), PSEUDONYMISER, folder)
+        found = []
+        for split in ("train", "val", "test"):
+            task = Task(split, (0, split))
+            outcome = read_split(context, task)
+            if outcome.rejected:
+                assert outcome.samples == []
+                raise NotUsable(outcome.rejected[0].reason)
+            found.append((outcome.samples, arrays_path(folder, split).read_bytes()))
+        return found
+
+    return read
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path, save: Callable[..., None]):
+    buffer = io.BytesIO()
+    save(buffer, **arrays(11))
+    found, wrong = outcomes(buffer.getvalue(), reading(tmp_path), 150)
+    assert wrong == []
+    assert found[REFUSED] > 100
+
+
+def test_an_array_with_bytes_behind_it_is_refused_with_its_checksum_asked_for(tmp_path: Path):
+    """A smaller shape would leave images unread, and the member's end with its CRC-32 too."""
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
+        for name, array in arrays(11).items():
+            np.lib.format.write_array(member := io.BytesIO(), array)
+            archive.writestr(f"{name}.npy", member.getvalue() + (b"\0" if name == "val_images" else b""))
+    with pytest.raises(NotUsable, match="an array of more bytes than its header says"):
+        reading(tmp_path)(buffer.getvalue())
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
         ("cut", "not an .npz archive, or a damaged one"),
+        ("header", "an array with a damaged header"),
         ("objects", "an array of objects, of text, or not in C order"),
         ("short labels", "images and labels differ in number"),
         ("long labels", "images and labels differ in number"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from components.core.errors import DataError
-from components.core.inference_log import InferenceLog
+from components.core.inference_log import InferenceLog, compact
 from components.core.package import ModelPackage
 from components.monitor.step import drift
 from tests.serving.small_package import build, lung_nodule, reference
@@ -137,7 +137,27 @@ def test_damaged_lines_are_counted_on_the_page(package: ModelPackage, tmp_path: 
     segment.write_bytes(segment.read_bytes()[:-20])
     found = drift(package=package.folder, log=tmp_path / "log", out=tmp_path / "out")
     assert (found["window"]["n"], found["window"]["damaged"]) == (2, 1)
-    assert "1 damaged line of the log left out" in (tmp_path / "out" / "drift.html").read_text()
+    text = "1 line of the log is torn or changed and left out"
+    assert found["alarms"][-1] == {"kind": "log_loss", "device": "", "text": text}
+    assert text in (tmp_path / "out" / "drift.html").read_text()
+
+
+@pytest.mark.parametrize("hurt", ["damaged", "missing"])
+def test_a_segment_that_cannot_be_read_leaves_the_others_and_is_told(package: ModelPackage, tmp_path: Path, hurt: str) -> None:
+    for n in range(3):
+        with InferenceLog(tmp_path / "log") as log:
+            log.append([r | {"request_id": f"{n}-{r['request_id']}"} for r in records(package, SAME, 3)])
+    compact(tmp_path / "log")
+    segment = tmp_path / "log" / "000002.parquet"
+    if hurt == "damaged":
+        segment.write_bytes(segment.read_bytes().replace(b"SIEMENS", b"SIEMENT", 1))
+    else:
+        segment.unlink()
+    found = drift(package=package.folder, log=tmp_path / "log", out=tmp_path / "out")
+    assert (found["window"]["n"], found["window"]["damaged"]) == (6, 3)
+    text = f"segment 000002.parquet of the log is {hurt}: 3 records cannot be read"
+    assert [a["text"] for a in found["alarms"] if a["kind"] == "log_loss"] == [text]
+    assert text in (tmp_path / "out" / "drift.html").read_text()
 
 
 def test_no_package_or_no_log_is_one_line_and_leaves_nothing(package: ModelPackage, tmp_path: Path) -> None:

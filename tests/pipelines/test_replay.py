@@ -46,7 +46,7 @@ def test_every_sample_is_answered_under_its_own_keys(tmp_path: Path) -> None:
     same |= {name: name for name in ("acq_kvp", "acq_kernel", "acq_photometric", "acq_transfer_syntax", "acq_modality")}
     for logged, own in same.items():
         assert sorted(log[logged].tolist()) == sorted(manifest[own].tolist()), logged
-    assert not list((tmp_path / "home" / "work").glob("replay-*"))
+    assert list((tmp_path / "home" / "scratch").iterdir()) == []
 
 
 @pytest.mark.usefixtures("key")

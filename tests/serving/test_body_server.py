@@ -24,6 +24,7 @@ from pipelines.serving_verbs import predict
 from serving import bodies, client
 from serving.bodies.body import Body
 from serving.options import MAX_BODY_BYTES
+from tests.core.flips import flips
 from tests.serving import small_bodies
 from tests.serving.fuzzing import MARKS, PSEUDONYMISER, mutants, seeds
 from tests.serving.small_bodies import BRAIN, FUNDUS, GAIT, PIXELS, TABLE, TILES, disease, package
@@ -290,6 +291,17 @@ def test_a_bomb_is_refused_before_it_costs_a_second_or_memory(server: Process, n
     assert (after.user + after.system) - (spent.user + spent.system) < CPU_S
     peak = next(int(line.split()[1]) << 10 for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
     assert peak - before < GROWTH + 3 * len(content), f"{(peak - before) >> 20} MB"
+
+
+def test_one_flipped_bit_of_a_gzipped_volume_is_refused_and_the_whole_one_answered(server: Process):
+    """It was answered with another class, without a word: nobody had read to the checksum."""
+    whole = small_bodies.nifti(packed=True)
+    ask = {"url": f"{server.url}/v1/models/{BRAIN}:predict", "headers": {"Content-Type": "application/x-nifti"}, "timeout": 60}
+    assert httpx.post(content=whole, **ask).status_code == 200
+    for _, turned in flips(whole[20:], 12, seed=1):
+        reply = httpx.post(content=whole[:20] + turned, **ask)
+        assert reply.status_code == 400
+        assert "damaged gzip stream" in reply.json()["error"]
 
 
 @pytest.mark.parametrize(

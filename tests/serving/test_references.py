@@ -41,13 +41,13 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 
 
 @pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where scratch files go; nothing may stay there."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield folder
-    assert list(folder.iterdir()) == []
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where scratch files go, which is nowhere else; nothing may stay there."""
+    monkeypatch.setenv("DXFLOW_HOME", str(tmp_path / "home"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
+    yield tmp_path / "home"
+    assert [*(tmp_path / "elsewhere").iterdir(), *(tmp_path / "home" / "scratch").glob("*")] == []
 
 
 def allowed(monkeypatch: pytest.MonkeyPatch, hosts: str = "", buckets: str = "", **limits: float) -> Allowed:

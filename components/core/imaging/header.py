@@ -18,6 +18,7 @@ from components.core.imaging.deidentify import MODALITIES, PHOTOMETRICS, DeviceI
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.fields import BIG_ENDIAN, FLOAT_PIXELS, LONG_VRS, PIXELS, UNDEFINED, Fields, decoded, parse, plausible, quiet
 from components.core.imaging.fragments import check_fragments
+from components.core.imaging.inflate import check_end
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
 
@@ -176,6 +177,8 @@ def _image(fields: Fields, handle: BinaryIO, size: int, spec: DiseaseSpec, pseud
     if photometric not in PHOTOMETRICS:
         raise NotUsable("unknown photometric interpretation")
     _check_length(handle, at, rows * columns * samples * allocated // 8 * frames, photometric, syntax, size)
+    if deflated:
+        check_end(handle, at.start + at.length, size)
     signed = bool(fields.short(0x00280103))
     identity = _device(fields, spec, pseudonymiser)
     series, study, sop = fields.code(0x0020000E), fields.code(0x0020000D), fields.code(0x00080018)

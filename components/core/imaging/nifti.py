@@ -1,6 +1,8 @@
 """NIfTI-1 and NIfTI-2 volumes, plain or gzipped, from a stream of any source; every claim of the header is checked before memory is taken.
 
-Nothing is guessed: a file that does not say where its voxels lie, or how large they are, is not used.
+Nothing is guessed: a file that does not say where its voxels lie, or how large they are, is not used. A gzip stream says at its end whether it
+arrived whole (RFC 1952, 2.3.1: CRC-32 and length), so it is read to that end, of every member that it has. A plain file has no checksum: its header
+must fit its length, and its voxels are believed.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's codes of unknown, metre, m
 DISAGREE = 0.05  # share by which pixdim and the affine may differ in a voxel's size
 VOXEL_MM = (0.05, 50.0)
 ANISOTROPY = 5.0  # longest side of a voxel over its shortest
+BEHIND = 4096  # bytes that may follow the voxels: padding to a block of a disk; more means that the header tells of fewer voxels than there are
 Floats = NDArray[np.float32]
 Frames = Literal["refuse", "first", "mean"]
 
@@ -72,6 +75,8 @@ def read_volume(handle: BinaryIO, *, most_voxels: int, frames: Frames = "refuse"
             raise NotUsable("more voxels than limits.pixels_per_image")
         affine = _affine(header)
         data = _data(stream, header, shape, size, most=length * most_expansion if packed and most_expansion else np.inf)
+        if len(stream.read(BEHIND + 1)) > BEHIND:  # nothing was there to read on for: at the end of a gzip stream its checksum is asked for
+            raise NotUsable("more voxels than the header says")
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise NotUsable("damaged gzip stream") from None
     if not np.isfinite(data).all():

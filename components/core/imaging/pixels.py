@@ -15,6 +15,7 @@ from components.core.imaging.in_memory import stretch
 from components.core.imaging.inflate import inflated
 from components.core.imaging.patches import AIR_HU
 
+BEHIND_PIXELS = 1 << 20  # bytes of a deflated file's elements after the pixels: it is read to its end
 LARGEST_FRAME_SHARE = 4  # an encoded frame longer than this many times its pixels is not one
 
 
@@ -27,7 +28,7 @@ def stored_frame(handle: BinaryIO, image: ImageHeader, index: int = 0) -> NDArra
         NotUsable: The pixels cannot be decoded, or are not those that the header describes.
     """
     if image.deflated:
-        handle, _ = inflated(handle, image.pixels_at + image.pixels_length + 16)
+        handle, _ = inflated(handle, image.pixels_at + image.pixels_length + BEHIND_PIXELS)
     if not image.encapsulated and image.samples == 1:
         return _native(handle, image, index)
     with quiet():

@@ -13,13 +13,16 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from components.core.atomic import PARTIAL, atomic_file
+from components.core.errors import DataError
+from components.core.inference_log import manifest
 from components.core.inference_log.events import RESPONSE
 from components.core.inference_log.lines import parse
-from components.core.inference_log.reader import META, facts, readable
+from components.core.inference_log.sealed import CHECKED, META, opened
 from components.core.inference_log.segments import LOG, PARQUET, named, numbers, sync_folder
 from components.core.inference_log.tables import ERASED
 
@@ -85,10 +88,10 @@ def erase(path: str | Path, match: Match, texts: frozenset[bytes] = frozenset(),
         dry: Count, change nothing.
 
     Returns:
-        File name -> records that went, or would go. Written synced to the disk.
+        File name -> records that went, or would go. Written synced to the disk. What `unsearched` names was not looked into.
 
     Raises:
-        DataError: A compacted segment is damaged. OSError: The folder cannot be written.
+        OSError: The folder cannot be written.
     """
     folder, found = Path(path), dict[str, int]()
     if not folder.is_dir():
@@ -119,8 +122,6 @@ def _erase(folder: Path, match: Match, texts: frozenset[bytes], *, dry: bool) ->
 
 def _identities(folder: Path) -> Iterator[dict[str, Any]]:
     """Who each record is about; logs first, since one may be compacted meanwhile."""
-    import pyarrow.parquet as pq
-
     if not folder.is_dir():
         return
     names = (*IDENTITY, "event")
@@ -129,13 +130,30 @@ def _identities(folder: Path) -> Iterator[dict[str, Any]]:
             for line in handle:
                 if (record := parse(line)) is not None:
                     yield {name: record.get(name) for name in names}
+    known = manifest.read(folder)
     for number in numbers(folder, PARQUET):
-        path = named(folder, number, PARQUET)
-        with readable(path), pq.ParquetFile(path) as file:
-            held = [name for name in file.schema_arrow.names if name in names]
-            batches = [batch.to_pylist() for batch in file.iter_batches(10_000, columns=held)]
+        batches: list[list[dict[str, Any]]] = []
+        with suppress(DataError), opened(folder, number, known) as segment:
+            held = [name for name in segment.file.schema_arrow.names if name in names]
+            batches = [batch.to_pylist() for batch in segment.file.iter_batches(10_000, columns=held)]
         for batch in batches:
             yield from batch
+
+
+def unsearched(path: str | Path) -> list[str]:
+    """Names of compacted segments that cannot be read: nobody knows whom they hold. They are the operator's, to restore or to delete."""
+    folder, found = Path(path), list[str]()
+    known = manifest.read(folder)
+    for number in numbers(folder, PARQUET):
+        try:
+            with opened(folder, number, known) as segment:
+                for _ in segment.file.iter_batches(10_000):
+                    pass
+        except DataError:
+            found.append(named(folder, number, PARQUET).name)
+        except FileNotFoundError:
+            continue
+    return found
 
 
 def _lines(path: Path, match: Match, texts: frozenset[bytes], dry: bool) -> int:
@@ -163,26 +181,37 @@ def blank(length: int) -> bytes:
 
 
 def _table(path: Path, match: Match, texts: frozenset[bytes], dry: bool) -> int:
+    try:
+        return _rows(path, match, dry)
+    except DataError:  # told of by `unsearched`
+        return 0
+
+
+def _rows(path: Path, match: Match, dry: bool) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with readable(path):
-        columns = [name for name in pq.read_schema(path).names if name in match]
-        mask = _mask(pq.read_table(path, columns=columns), match)
+    folder, number = path.parent, int(path.stem)
+    with opened(folder, number, manifest.read(folder)) as segment:
+        columns = [name for name in segment.file.schema_arrow.names if name in match]
+        mask = _mask(segment.file.read(columns=columns), match)
         count = int(mask.sum())
         if not count or dry:
             return count
-        own = facts(path)
-        whole = pq.read_table(path)
+        facts = replace(segment.facts, erased=segment.facts.erased + count)
+        whole = segment.file.read()
     fields = []
     for name, column in zip(whole.schema.names, whole.columns, strict=True):
         instead = ERASED if name == "status" else False if name == "abstain" else None
         rest = column.to_pylist()
         fields.append(pa.array([instead if away else value for away, value in zip(mask.tolist(), rest, strict=True)], type=column.type))
-    about = json.loads((whole.schema.metadata or {})[META]) | {"erased": own.erased + count}
-    table = pa.Table.from_arrays(fields, schema=whole.schema.with_metadata({META: json.dumps(about).encode()}))
-    with atomic_file(path) as partial:
-        pq.write_table(table, partial, compression="zstd")
+    about = json.dumps(asdict(facts) | {CHECKED: True}).encode()
+    table = pa.Table.from_arrays(fields, schema=whole.schema.with_metadata({META: about}))
+    with atomic_file(path, private=True) as partial:
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
+        with open(partial, "rb") as handle:
+            os.fsync(handle.fileno())
+            manifest.add(folder, number, manifest.SEALED, sha256=manifest.digest(handle), **asdict(facts))
     return count
 
 

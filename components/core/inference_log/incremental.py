@@ -24,7 +24,7 @@ def since(path: str | Path, position: Mapping[int, int], tally: Tally | None = N
         tally: Filled on the way, over everything that was read again or anew.
 
     Raises:
-        DataError: There is no such log, or a compacted segment is damaged.
+        DataError: There is no such log.
     """
     skip: dict[int, int] = {}
     for segment, table in in_segments(path, tally or Tally(), position):

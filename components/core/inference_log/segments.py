@@ -10,9 +10,10 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from components.core.inference_log import manifest
 from components.core.inference_log.losses import Ledger
 
 LOG, LOST, PARQUET = ".log", ".lost", ".parquet"
@@ -63,7 +64,7 @@ class Segment:
     """A new segment under the next free number, locked by this process, with its ledger. Raises OSError."""
 
     def __init__(self, folder: Path) -> None:
-        number = max((*numbers(folder, LOG), *numbers(folder, PARQUET)), default=0)
+        number = max((*numbers(folder, LOG), *numbers(folder, PARQUET), *manifest.read(folder)), default=0)
         while True:
             number += 1
             path = named(folder, number, LOG)
@@ -83,6 +84,8 @@ class Segment:
             path.unlink(missing_ok=True)
             os.close(self._file)
             raise
+        with suppress(OSError):  # a full disk: the segment is then missed only from its compaction on
+            manifest.add(folder, number, manifest.BEGUN)
         self.size, self.broken = 0, False
 
     def append(self, data: bytes) -> None:

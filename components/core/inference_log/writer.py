@@ -89,7 +89,7 @@ class InferenceLog:
         segment.append(data)  # also beyond the limit, where the disk had no room for a new segment
 
     def _begin(self) -> Segment:
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         segment, before = Segment(self.path), self._segment
         if before:
             before.close()

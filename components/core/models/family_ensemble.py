@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core import models
+from components.core import models, scratch
 from components.core.errors import DataError, SpecError
 from components.core.models.family import BESIDE, Epoch, Estimator, onnx_input
 from components.core.models.family_figures import validation_figures
@@ -131,9 +130,9 @@ class Ensemble:
 
         together: dict[str, NDArray[Any]] = {f"join/{name}": array for name, array in self.arrays.items()}
         for name, member in self.named.items():
-            with tempfile.TemporaryDirectory() as own:
-                member.save(Path(own))
-                together |= {f"{name}/{key}": array for key, array in load_file(Path(own) / WEIGHTS).items()}
+            with scratch.room("ensemble") as own:
+                member.save(own)
+                together |= {f"{name}/{key}": array for key, array in load_file(own / WEIGHTS).items()}
         (folder / WEIGHTS).write_bytes(save(together))
 
     def load(self, folder: Path) -> None:
@@ -155,10 +154,10 @@ class Ensemble:
         if (found := {name: array.shape for name, array in parts["join"].items()}) != expected:
             raise DataError("weights of another ensemble", where=str(path), got=found, allowed=expected)
         for name, member in self.named.items():
-            with tempfile.TemporaryDirectory() as own:
-                save_file(parts[name], Path(own) / WEIGHTS)
+            with scratch.room("ensemble") as own:
+                save_file(parts[name], own / WEIGHTS)
                 try:
-                    member.load(Path(own))
+                    member.load(own)
                 except DataError as error:
                     raise DataError(error.what, where=f"{path}: {name}", got=error.got, allowed=error.allowed) from None
         self.arrays = parts["join"]
@@ -166,10 +165,10 @@ class Ensemble:
     def export_onnx(self, path: Path) -> None:
         from components.core.models.family_ensemble_onnx import merge
 
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch.room("ensemble") as folder:
             files: dict[str, Path] = {}
             for name, member in self.named.items():
-                files[name] = Path(folder) / f"{name}.onnx"
+                files[name] = folder / f"{name}.onnx"
                 member.export_onnx(files[name])
             width = self._feature_width()
             takes = {name: "samples" if member.feature_name is None else "features" for name, member in self.named.items()}

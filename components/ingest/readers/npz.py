@@ -1,7 +1,8 @@
 """`.npz` archives in the MedMNIST layout: `train_images` (n, H, W) or (n, H, W, 3), `train_labels` (n,), (n, 1) or (n, classes), and so for
 `val` and `test`. There are no groups, so the spec must take the split as given.
 
-Arrays are streamed out of the archive, never held whole, and never unpickled.
+Arrays are streamed out of the archive, never held whole, and never unpickled. Every member that is read is read to its end, where its CRC-32 is
+asked for; the others must at least bear the name that the archive's directory gives them, or a split would be missing without a word.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Iterator
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -58,6 +60,8 @@ def _read(context: Context, handle: IO[bytes], number: int, split: str, arrays: 
     try:
         with zipfile.ZipFile(handle) as archive:
             names = archive.namelist()
+            for name in names:
+                archive.open(name).close()  # compares the two names
             if f"{split}_images.npy" not in names:
                 raise NotUsable(f"no {split}_images in it", skipped=split != "train")
             if f"{split}_labels.npy" not in names:
@@ -90,7 +94,7 @@ def _batches(member: IO[bytes], most: int) -> Iterator[NDArray[Any]]:
             raise ValueError
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(member)
-    except ValueError:
+    except (ValueError, TypeError, SyntaxError, TokenError, RecursionError):  # NumPy hands the header to Python's own parser
         raise NotUsable("an array with a damaged header") from None
     if dtype.hasobject or dtype.kind not in "uifb" or fortran or not shape:
         raise NotUsable("an array of objects, of text, or not in C order")
@@ -108,6 +112,8 @@ def _batches(member: IO[bytes], most: int) -> Iterator[NDArray[Any]]:
             buffer.write(block)
         yield np.frombuffer(buffer.getbuffer(), dtype=dtype).reshape(n, *shape[1:])
         left -= n
+    if member.read(1):  # at its end the archive's CRC-32 is checked
+        raise NotUsable("an array of more bytes than its header says")
 
 
 def _row(context: Context, number: int, split: str, place: int, label: NDArray[Any], image: NDArray[Any]) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""`DXFLOW_HOME/scratch`: the one room of files that live as long as a piece of work, of patients as a rule, so not in a folder that everybody shares.
+
+    scratch/<what>-<random>         a folder of one piece of work (0700)
+    scratch/<what>-<random>.lock    locked (flock) while that is at work; the kernel lets go of it however the process ends
+
+A kill leaves both; whoever begins the next piece of work, or serves, removes what has no owner any more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from components.core.home import home
+
+LOCK = ".lock"
+
+
+@contextmanager
+def room(what: str) -> Iterator[Path]:
+    """An empty folder, for its owner alone, that is gone when the block ends.
+
+    Args:
+        what: A word for its name, of the product's own: never of a request.
+
+    Raises:
+        OSError: The home cannot be written.
+    """
+    sweep()
+    top = _top()
+    top.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder, lock = _locked(top, what)
+    try:
+        folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.with_name(folder.name + LOCK).unlink(missing_ok=True)
+        os.close(lock)
+
+
+def sweep() -> int:
+    """Remove what killed processes left; returns how many folders went."""
+    count = 0
+    for path in sorted(_top().glob(f"*{LOCK}")):
+        try:
+            lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:  # gone meanwhile
+            continue
+        try:
+            if _take(lock) and _names(path, lock):
+                folder = path.with_name(path.name.removesuffix(LOCK))
+                count += folder.exists()
+                shutil.rmtree(folder, ignore_errors=True)
+                path.unlink(missing_ok=True)
+        finally:
+            os.close(lock)
+    return count
+
+
+def _top() -> Path:
+    return home() / "scratch"
+
+
+def _locked(top: Path, what: str) -> tuple[Path, int]:
+    """A new name, and its lock: held before the folder is there, so that no folder is ever without one."""
+    while True:
+        folder = top / f"{what}-{secrets.token_hex(8)}"
+        path = folder.with_name(folder.name + LOCK)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        if _take(lock) and _names(path, lock):  # else somebody's `sweep` came between
+            return folder, lock
+        os.close(lock)
+
+
+def _take(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _names(path: Path, handle: int) -> bool:
+    """Whether `path` is still the file that is open."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
