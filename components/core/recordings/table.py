@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -16,10 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.imaging.errors import NotUsable
+from components.core.recordings.clock import GAP, Clock
 from components.core.spec import Recording
 
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
-GAP = 1.5  # sample periods; more time than that between two rows is missing data
+LONGEST_GAP_S = 3600.0  # a clock that jumps further was set, or the sensor taken off: no hour of a walk is missing
+FAR = 10.0  # times `input.range`: accelerometers for bodies end at 16 g, and 4 g is what models see; beyond is no reading
+REMEMBERED = 1 << 18  # rows, an hour at 64 Hz, among which rows that come again after a clock ran back are found
+CLOCK, BACK, MISSING, NUMBERS, VALUES, CUT = (
+    "a clock value that fits no neighbour", "time runs backwards", "a gap in time", "values that are no numbers", "values that no sensor gives",
+    "the file ends within a row",
+)  # fmt: skip
+AHEAD, OUTSIDE = "the clock jumps ahead", "outside the experiment"
 HEAD_LINES, LINE_CHARACTERS = 64, 65_536
 ROWS = 65_536
 FACTS = ("device", "manufacturer", "model", "software", "site", "acquired_at", "synthetic")
@@ -35,27 +44,33 @@ class Stretch:
         values: (n, channels) in the file's numbers.
         classes: (n,) class indices.
         starts: Whether it begins the flow anew (after a break) or goes on where the last one stopped.
+        placed: (n,) rows whose own stamp fitted no neighbour; None: there are none.
     """
 
     seconds: Floats
     values: Floats
     classes: NDArray[np.int64]
     starts: bool
+    placed: NDArray[np.bool_] | None = None
 
 
 @dataclass
 class Table:
-    """One open file; `broken` collects what its rows lack as (reason, milliseconds).
+    """One open file; `broken` collects what its rows lack as (reason, milliseconds), `lost_s` the time that is in no stretch, by reason.
 
-    `labelled` False takes a file without the label column too: all its rows then belong to the experiment, as rows of the lowest class.
+    `limits` are the least and largest value that a channel can have. `labelled` False takes a file without the label column too: all its rows then belong to the experiment, as rows of the lowest class.
     """
 
     handle: io.TextIOBase
     rule: Recording
     order: tuple[str, ...]
     labelled: bool = True
+    limits: tuple[float, float] = (-np.inf, np.inf)
     facts: dict[str, str] = field(default_factory=dict)
     broken: list[tuple[str, int]] = field(default_factory=list)
+    lost_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    rows: int = 0
+    far: int = 0
     period_s: float = 0.0
     _columns: list[str] = field(default_factory=list)
     _separator: str = ","
@@ -89,38 +104,63 @@ class Table:
         Rows of a class that the spec does not name belong to no experiment: they end a stretch silently, as their channels may hold anything.
         """
         numbers = {float(text): self.order.index(name) for text, name in self.rule.classes.items()}
-        unit = SECONDS[self.rule.time_unit]
-        last: float | None = None  # time of the row before
+        clock = Clock(SECONDS[self.rule.time_unit])
+        last, since, newest = np.nan, 0, -np.inf  # time of the last row that has one, rows without one since, latest time of all
         flowing = False
-        for raw in self._pieces(rows):
-            time, values, label = raw[:, 0] * unit, raw[:, 1:-1], raw[:, -1]
-            newest = np.fmax.accumulate(np.concatenate([[-np.inf if last is None else last], time]))
-            before = newest[:-1]
-            if not self.period_s:
-                self.period_s = self._period(time)
-            step = time - before
+        seen = np.empty(0, dtype=np.uint64)
+        for timed in clock.timed(self._pieces(rows)):
+            self.period_s = clock.period_s
+            time, values, label = timed.seconds, timed.rows[:, 1:-1], timed.rows[:, -1]
             classes = np.full(len(label), -1, dtype=np.int64)
             for number, place in numbers.items():
                 classes[label == number] = place
             if not self.labelled:
                 classes[:] = 0
-            clock = np.isfinite(time)
-            whole = clock & np.isfinite(values).all(axis=1) & np.isfinite(label)
-            backwards = clock & (step <= 0)
-            gap = clock & np.isfinite(before) & (step > GAP * self.period_s)
-            usable = whole & (classes >= 0) & ~backwards
-            joined = usable & ~gap & np.concatenate([[flowing], usable[:-1]])
+            known = np.isfinite(time)
+            latest = np.fmax.accumulate(np.concatenate([[newest], time]))
+            again = known & (time <= latest[:-1])  # the clock ran back: new rows, or those that came before once more
+            marks = np.concatenate([seen, _marks(timed.rows)])
+            if again.any():
+                again &= _repeated(marks)[len(seen) :]
+            kept, place = known & ~again, np.arange(len(time))
+            nearest = np.concatenate([[-1], np.maximum.accumulate(np.where(kept, place, -1))[:-1]])
+            before = np.where(nearest < 0, last, time[nearest])
+            gone = place - nearest - 1 + np.where(nearest < 0, since, 0)
+            step = time - before
+            whole = known & np.isfinite(values).all(axis=1) & np.isfinite(label)
+            far = whole & ((values < self.limits[0]) | (values > self.limits[1])).any(axis=1)
+            back = kept & (step <= 0)
+            gap = kept & (step > GAP * self.period_s)
+            usable = whole & (classes >= 0) & ~again & ~far
+            joined = usable & ~gap & ~back & np.concatenate([[flowing], usable[:-1]])
             # A fault counts inside the experiment, and at its edges: rows that say nothing of their class are taken for part of it.
             inside = (classes >= 0) | ~np.isfinite(label)
-            self._note("time runs backwards", backwards & inside, time, before)
-            self._note("a gap in time", gap & ~backwards & usable & np.concatenate([[flowing], usable[:-1]]), before, before)
-            self._note("values that are no numbers", ~whole & inside, time, before)
+            lost = np.where(timed.lost, 1, np.where(again, 2, np.where(far, 3, np.where(~whole, 4, 0))))
+            follows = usable & np.concatenate([[flowing], usable[:-1]])
+            self._note(CLOCK, (timed.placed | timed.lost) & inside, time, before)
+            self._note(BACK, (again | (back & usable)) & inside, time, before)
+            self._note(MISSING, gap & (step <= LONGEST_GAP_S) & follows, before, before)
+            self._note(AHEAD, (step > LONGEST_GAP_S) & follows, before, before)
+            self._note(VALUES, far & inside, time, before)
+            self._note(NUMBERS, ~whole & ~timed.lost & inside, time, before)
+            for number, reason in enumerate((CLOCK, BACK, VALUES, NUMBERS), 1):
+                self.lost_s[reason] += float(((lost == number) & inside).sum()) * self.period_s
+            self.lost_s[OUTSIDE] += float((~inside).sum()) * self.period_s
+            missing = np.where(gap & (step <= LONGEST_GAP_S), step - (1 + gone) * self.period_s, 0.0)
+            self.lost_s[MISSING] += float(missing[inside].clip(0).sum())
+            self.lost_s[OUTSIDE] += float(missing[~inside].clip(0).sum())
+            self.rows, self.far = self.rows + len(time), self.far + int(far.sum())
             edges = np.flatnonzero(np.diff(np.concatenate([[False], usable, [False]]).astype(np.int8)))
             for first, end in zip(edges[::2], edges[1::2], strict=True):
                 cuts = [first, *(first + 1 + np.flatnonzero(~joined[first + 1 : end])), end]
                 for a, b in itertools.pairwise(cuts):
-                    yield Stretch(time[a:b], values[a:b], classes[a:b], starts=not joined[a])
-            flowing, last = bool(usable[-1]), float(newest[-1])
+                    yield Stretch(time[a:b], values[a:b], classes[a:b], starts=not joined[a], placed=timed.placed[a:b])
+            flowing, newest = bool(usable[-1]), float(latest[-1])
+            if kept.any():
+                last, since = float(time[kept][-1]), len(time) - 1 - int(place[kept][-1])
+            else:
+                since += len(time)
+            seen = marks[-REMEMBERED:]
 
     def _note(self, reason: str, where: NDArray[np.bool_], time: Floats, before: Floats) -> None:
         """One entry for each run of faulty rows, and one more for each stride that it lasts: damage weighs what it costs in windows."""
@@ -130,16 +170,6 @@ class Table:
         for row in starts:
             when = time[row] if np.isfinite(time[row]) else before[row]
             self.broken.append((reason, round(float(when) * 1000) if np.isfinite(when) else 0))
-
-    @staticmethod
-    def _period(time: Floats) -> float:
-        """Seconds between two samples: the mean of the steps that are no gaps."""
-        steps = np.diff(time)
-        steps = steps[np.isfinite(steps) & (steps > 0)]
-        if not len(steps):
-            raise NotUsable("no clock in the time column")
-        middle = np.median(steps)
-        return float(steps[steps <= GAP * middle].mean())
 
     def _pieces(self, rows: int) -> Iterator[Floats]:
         """(n, 1 + channels + 1) time, channels, label; NaN for what is no number. A last row that the file cuts is left out and noted."""
@@ -167,7 +197,21 @@ class Table:
         except (ParserError, UnicodeError, ValueError, csv.Error):
             raise NotUsable("not a table of numbers") from None
         if guard.cut:
-            self.broken.append(("the file ends within a row", round(last * SECONDS[self.rule.time_unit] * 1000)))
+            self.broken.append((CUT, round(last * SECONDS[self.rule.time_unit] * 1000)))
+            self.lost_s[CUT] += self.period_s
+
+
+def _marks(rows: Floats) -> NDArray[np.uint64]:
+    """(n,) a number that equal rows share, and others hardly ever."""
+    bits = np.ascontiguousarray(rows).view(np.uint64)
+    odd = (2 * np.arange(rows.shape[1], dtype=np.uint64) + 1) * np.uint64(0x9E3779B97F4A7C15)
+    return ((bits ^ (bits >> np.uint64(32))) * odd).sum(axis=1, dtype=np.uint64)
+
+
+def _repeated(marks: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """(n,) whether the same mark came before."""
+    _, first, which = np.unique(marks, return_index=True, return_inverse=True)
+    return first[which] < np.arange(len(marks))
 
 
 class _Tail(io.TextIOBase):
