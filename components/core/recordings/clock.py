@@ -16,6 +16,8 @@ from components.core.imaging.errors import NotUsable
 
 GAP = 1.5  # sample periods; more time than that between two rows is missing data
 NEIGHBOURS = 15  # rows on each side that say where a row belongs; up to 7 wild stamps among them do no harm
+SPAN = 16  # stamps over which a pace is taken: clocks tick in whole milliseconds, and tremble
+EVEN = 0.05  # of the middle pace; one row too many or too few of 16 is more
 MOST_BATCH = 4096  # rows under one stamp; radio links send 4 to 50 at a time, files of whole seconds up to some hundred
 Floats = NDArray[np.float64]
 
@@ -38,22 +40,23 @@ class Timed:
 
 
 def period(stamps: Floats) -> float:
-    """Seconds a row: the mean over steps that are no gaps, a step being shared by the rows of a batch.
+    """Seconds a row, over spans of some stamps: gaps, wild stamps, and rows under one stamp change a few spans, and those are left out.
 
     Raises:
         NotUsable: No two stamps of which the second is later.
     """
     first = np.flatnonzero(np.concatenate([[True], stamps[1:] != stamps[:-1]]))
-    sizes = np.diff(first, append=len(stamps))[1:]
-    steps = np.diff(stamps[first])
-    forward = np.isfinite(steps) & (steps > 0)
-    steps, sizes = steps[forward], sizes[forward]
-    if not len(steps):
-        raise NotUsable("no clock in the time column")
-    each = steps / sizes
-    middle = np.median(np.repeat(each, sizes))
-    even = each <= GAP * middle
-    return float(steps[even].sum() / sizes[even].sum())
+    stamp = stamps[first]
+    for span in (SPAN, 1):  # a short file, or one of single stamps between words, has no longer spans
+        steps, rows = stamp[span:] - stamp[:-span], first[span:] - first[:-span]
+        forward = np.isfinite(steps) & (steps > 0)
+        steps, rows = steps[forward], rows[forward]
+        if len(steps):
+            pace = steps / rows
+            even = np.abs(pace / np.median(pace) - 1) <= EVEN
+            if even.any():
+                return float(steps[even].sum() / rows[even].sum())
+    raise NotUsable("no clock in the time column")
 
 
 class Clock:

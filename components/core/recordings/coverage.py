@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-BEFORE, BEHIND, SHORT, BETWEEN = "before the first whole window", "after the last whole window", "shorter than a window", "between windows"
+BEFORE, RESUMED = "before the first whole window", "before the first whole window after a break"
+BEHIND, SHORT, BETWEEN = "after the last whole window", "shorter than a window", "between windows"
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Coverage:
     stride: int
     judged_s: float = 0.0
     windows: int = 0
+    flows: int = 0
     lost_s: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -47,6 +49,7 @@ class Coverage:
     def flow(self, seconds: float, faults: Sequence[str | None]) -> None:
         """Rows without a break, and the fault of each window that was cut from them, in order. A moment counts as judged where one sound window
         judges it; else the first faulty one gives the reason."""
+        self.flows += 1
         if not faults:
             self.lose(SHORT, seconds)
             return
@@ -63,7 +66,7 @@ class Coverage:
         self.windows += sum(fault is None for fault in faults)
         for reason, lost in zip([BETWEEN, *reasons], [counts[0], *counts[2:]], strict=True):
             self.lose(reason, lost)
-        self.lose(BEFORE, context / self.rate_hz)
+        self.lose(BEFORE if self.flows == 1 else RESUMED, context / self.rate_hz)
         self.lose(BEHIND, seconds - (context + len(state)) / self.rate_hz)
 
     def to_dict(self) -> dict[str, Any]:
