@@ -349,7 +349,7 @@ class Predictor:
         if query.faults:
             abstain = True
             reasons.extend(query.faults)
-        elif np.ptp(query.array) == 0:
+        elif self.spec.input.layout != "table" and np.ptp(query.array) == 0:  # a row of equal values is a row
             abstain = True
             reasons.append(CONSTANT)
         elif beyond := self._limits.reasons(figures, query.acquisition):
