@@ -1,7 +1,7 @@
 """A recording in a text file, read piece by piece: columns by name, rows as numbers, and everything that breaks the flow of time.
 
 The first lines may be `# key: value`; then come the names of the columns, then one row of numbers per sample. Commas, semicolons, tabs or
-blanks separate them.
+blanks separate them; dialects are those of `components/core/text_table.py`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import csv
 import io
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,10 @@ from numpy.typing import NDArray
 from components.core.imaging.errors import NotUsable
 from components.core.recordings.clock import GAP, Clock
 from components.core.spec import Recording
+from components.core.text_table import UTF16, decimal_of, named_separator, separator_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 LONGEST_GAP_S = 3600.0  # a clock that jumps further was set, or the sensor taken off: no hour of a walk is missing
@@ -29,8 +34,10 @@ CLOCK, BACK, MISSING, NUMBERS, VALUES, CUT = (
     "the file ends within a row",
 )  # fmt: skip
 AHEAD, OUTSIDE = "the clock jumps ahead", "outside the experiment"
+WIDE = "rows of more values than columns: decimal commas in a table that commas separate?"
 HEAD_LINES, LINE_CHARACTERS = 64, 65_536
 ROWS = 65_536
+HEAD = 1 << 16  # characters that the decimal mark is told by
 FACTS = ("device", "manufacturer", "model", "software", "site", "acquired_at", "synthetic")
 Floats = NDArray[np.float64]
 
@@ -73,20 +80,25 @@ class Table:
     far: int = 0
     period_s: float = 0.0
     _columns: list[str] = field(default_factory=list)
-    _separator: str = ","
+    _separator: str = ""
+    _cut: bool = False
 
     def __post_init__(self) -> None:
         """Raises NotUsable without the columns that the spec names."""
         for _ in range(HEAD_LINES):
             line = self.handle.readline(LINE_CHARACTERS)
-            if not line.startswith("#"):
+            if "\0" in line:
+                raise NotUsable(UTF16)
+            if named := named_separator(line):
+                self._separator = named
+            elif not line.startswith("#"):
                 break
             key, _, value = line.lstrip("# ").partition(":")
             if key.strip().lower() in FACTS:
                 self.facts[key.strip().lower()] = value.strip()
         else:
             raise NotUsable("no line of column names")
-        self._separator = next((s for s in ",;\t" if s in line), " ")
+        self._separator = self._separator or separator_of(line) or " "
         self._columns = self._split(line)
         if not self.labelled and self.rule.label in self._columns:
             self.labelled = True
@@ -161,6 +173,8 @@ class Table:
             else:
                 since += len(time)
             seen = marks[-REMEMBERED:]
+        if self._cut:
+            self.lost_s[CUT] += self.period_s
 
     def _note(self, reason: str, where: NDArray[np.bool_], time: Floats, before: Floats) -> None:
         """One entry for each run of faulty rows, and one more for each stride that it lasts: damage weighs what it costs in windows."""
@@ -179,26 +193,34 @@ class Table:
         wanted = [self.rule.time, *self.rule.channels, *([self.rule.label] if self.labelled else [])]
         places = [self._columns.index(name) for name in wanted]
         separator = r"\s+" if self._separator == " " else self._separator
-        guard, last = _Tail(self.handle, len(self._columns), self._separator), 0.0
+        columns = len(self._columns)
+        guard, last = _Lines(self.handle, self._split, self._separator, columns), 0.0
+        head = guard.read(HEAD)
+        guard.give_back(head)
+        commas = self._separator != "," and decimal_of(self._split(line) for line in head.splitlines() if line.strip()) == ","
+        count = 0
         try:
             pieces = pd.read_csv(
-                guard, sep=separator, header=None, names=range(len(self._columns)), usecols=sorted(places), chunksize=rows, index_col=False,
-                on_bad_lines="skip", skip_blank_lines=True, low_memory=False,
+                guard, sep=separator, header=None, names=range(columns), usecols=sorted(places), chunksize=rows, index_col=False,
+                on_bad_lines="skip", skip_blank_lines=True, low_memory=False, dtype=str if commas else None,
             )  # fmt: skip
             for piece in pieces:
-                columns = [pd.to_numeric(piece[place], errors="coerce").to_numpy(np.float64) for place in places]
+                found = [_numbers(piece[place], commas) for place in places]
                 if not self.labelled:
-                    columns.append(np.zeros(len(piece)))
+                    found.append(np.zeros(len(piece)))
                 if len(piece):
-                    last = float(np.nan_to_num(columns[0][-1]))
-                    yield np.stack(columns, axis=1)
+                    count += len(piece)
+                    if count <= guard.wide:
+                        raise NotUsable(WIDE)
+                    last = float(np.nan_to_num(found[0][-1]))
+                    yield np.stack(found, axis=1)
         except EmptyDataError:
             pass
         except (ParserError, UnicodeError, ValueError, csv.Error):
-            raise NotUsable("not a table of numbers") from None
+            raise NotUsable(WIDE if guard.wide else "not a table of numbers") from None
         if guard.cut:
             self.broken.append((CUT, round(last * SECONDS[self.rule.time_unit] * 1000)))
-            self.lost_s[CUT] += self.period_s
+            self._cut = True
 
 
 def _marks(rows: Floats) -> NDArray[np.uint64]:
@@ -214,19 +236,40 @@ def _repeated(marks: NDArray[np.uint64]) -> NDArray[np.bool_]:
     return first[which] < np.arange(len(marks))
 
 
-class _Tail(io.TextIOBase):
-    """A file without what follows its last end of line: a row that may have been cut, so that its last number lacks digits."""
+def _numbers(words: pd.Series, commas: bool) -> Floats:
+    """NaN for what is no number; with decimal commas that is also one with a point."""
+    import pandas as pd
 
-    def __init__(self, handle: io.TextIOBase, columns: int, separator: str) -> None:
-        self._handle, self._columns, self._separator = handle, columns, separator
-        self._held = ""
+    if commas and words.dtype == object:
+        words = words.where(~words.str.contains(".", regex=False, na=False)).str.replace(",", ".", regex=False)
+    return pd.to_numeric(words, errors="coerce").to_numpy(np.float64)
+
+
+class _Lines(io.TextIOBase):
+    """A file's lines as pandas can take them: rows of more values than columns, which it would leave out in silence, become rows without numbers.
+
+    A last row that was cut is left out: one without an end of line that has fewer values than there are columns, or nothing in the last. A last row
+    of all values is whole, as far as anybody can tell; a digit that its last number lacks is one sample at a recording's end.
+    """
+
+    def __init__(self, handle: io.TextIOBase, split: Callable[[str], list[str]], separator: str, columns: int) -> None:
+        self._handle, self._split, self._separator, self._columns = handle, split, separator, columns
+        self._held = self._back = ""
         self.cut = False
+        self.wide = 0
 
     def readable(self) -> bool:
         return True
 
+    def give_back(self, text: str) -> None:
+        """Text that the next read gives once more."""
+        self._back = text
+
     def read(self, size: int | None = -1, /) -> str:
         """At least one character until the end; never a piece of the last row."""
+        if self._back:
+            text, self._back = self._back, ""
+            return text
         while True:
             more = self._handle.read(1 << 16 if size is None or size < 0 else max(1, size))
             if not more:
@@ -237,15 +280,33 @@ class _Tail(io.TextIOBase):
             if len(self._held) > LINE_CHARACTERS:
                 raise NotUsable("not a table of numbers")
             if cut:
-                return text[:cut]
+                return self._narrow(text[:cut])
+
+    def _narrow(self, text: str) -> str:
+        lines = text.split("\n")
+        wide = [n for n, line in enumerate(lines) if line.count(self._separator) >= self._columns and self._many(line)]
+        for n in wide:
+            lines[n] = "?"
+        self.wide += len(wide)
+        return "\n".join(lines) if wide else text
+
+    def _many(self, line: str) -> bool:
+        """Whether there are more values than columns; nothing behind the last one is none."""
+        try:
+            return any(self._split(line)[self._columns :])
+        except csv.Error:
+            return True
 
     def _end(self) -> str:
         left, self._held = self._held, ""
         if not left.strip():
             return ""
-        parts = left.split() if self._separator == " " else left.split(self._separator)
-        self.cut = len(parts) < self._columns
-        return ""
+        try:
+            values = self._split(left)
+        except csv.Error:
+            values = []
+        self.cut = len(values) < self._columns or not values[-1]
+        return "" if self.cut else self._narrow(left + "\n")
 
     def __iter__(self) -> Iterator[str]:  # pandas asks whether a handle can be iterated
         return self
