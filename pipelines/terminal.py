@@ -219,12 +219,22 @@ def answer_text(answers: list[dict[str, Any]]) -> str:
     else:
         lines = [f"samples    {len(answers)}{note}"]
         lines += [f"{', '.join(f'{k} {v}' for k, v in (a.get('part') or {}).items()):<30} {decided(a)}; scores {scores(a)}" for a in answers]
+    lines += [recording_text(first["recording"])] if first.get("recording") else []
     lines += [
         f"device     {device.get('manufacturer') or '-'} {device.get('model') or ''} ({device['key']}), {device['status']}",
         f"model      {first['model']}:{first['version']}",
         "This assists a physician and does not replace one.",
     ]
     return "\n".join(lines)
+
+
+def recording_text(told: dict[str, Any]) -> str:
+    """How much of a recording the windows judge, and why not the rest; a whole recording's end and beginning are among it."""
+    lost = ", ".join(f"{reason} {seconds:.1f} s" for reason, seconds in told["not_judged_s"].items())
+    return (
+        f"recording  {told['judged_s']:.1f} of {told['seconds']:.1f} s judged in {told['windows']} windows, {told['windows_missing']} missing"
+        + (f"; not judged: {lost}" if lost else "")
+    )
 
 
 def replay_text(found: dict[str, Any]) -> str:

@@ -66,6 +66,7 @@ class Query:
         faults: Why its file's format calls it unusable: the model is not asked, and these are the reasons.
         tiles: Of a whole slide, which gets one answer; `array` is then the one that stands for it in the log's figures.
         covariates: What is told of the patient, as `serving/covariates.py` lets it in.
+        recording: How much of the sample's recording its windows judge, and why not the rest: `recordings/coverage.py`.
     """
 
     array: NDArray[Any]
@@ -82,6 +83,7 @@ class Query:
     faults: tuple[str, ...] = ()
     tiles: Tiles | None = None
     covariates: Mapping[str, Any] = field(default_factory=dict)
+    recording: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,8 @@ class Predictor:
         Returns:
             model, version, digest, disease, synthetic, engine; `probabilities` {class: p}, empty on abstention; `uncertainty`
             (`components/core/uncertainty.py`), None on abstention; `decision`, None on abstention; `abstain`, `reasons`; `device` {key, manufacturer,
-            model, status, profile}; `operating_point`; `part` where the sample is one of several in its file; `covariates` {used, not_used} where the
-            spec names any.
+            model, status, profile}; `operating_point`; `part` where the sample is one of several in its file; `recording` {seconds, judged_s, windows,
+            windows_missing, not_judged_s {reason: seconds}} of a window's; `covariates` {used, not_used} where the spec names any.
         """
         return [one.answer for one in self.work(queries)]
 
@@ -230,7 +232,8 @@ class Predictor:
                     "operating_point": self._decision.to_dict(),
                 }
                 | covariates.answered(self._fusion, queries[n].covariates, asked=n in p)
-                | ({} if (part := queries[n].part) is None else {"part": dict(part)}),
+                | ({} if (part := queries[n].part) is None else {"part": dict(part)})
+                | ({} if (whole := queries[n].recording) is None else {"recording": dict(whole)}),
                 embeddings.get(n),
                 own,
                 tiles.get(n),
@@ -347,7 +350,7 @@ class Predictor:
         if query.faults:
             abstain = True
             reasons.extend(query.faults)
-        elif np.ptp(query.array) == 0:
+        elif self.spec.input.layout != "table" and np.ptp(query.array) == 0:  # a row of equal values is a row
             abstain = True
             reasons.append(CONSTANT)
         elif beyond := self._limits.reasons(figures, query.acquisition):

@@ -28,6 +28,7 @@ from components.core.spec import DiseaseSpec
 from serving import bodies, covariates, told_words
 from serving.bodies.body import MOST_WINDOWS, Body
 from serving.kinds import DICOM
+from serving.nested_numbers import array_of
 from serving.predictor import Query
 
 MAX_SAMPLES = 256
@@ -84,7 +85,7 @@ def _samples(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudo
     if extra := len(set(instance) - allowed):
         raise DataError("unknown keys", where=where, got=f"{extra} of them", allowed=", ".join(sorted(allowed)))
     if form == "array":
-        query = from_array(_numbers(instance["array"], f"{where}.array"), instance.get("device_key"), spec, where=where)
+        query = from_array(array_of(instance["array"], f"{where}.array", math.prod(spec.input.shape)), instance.get("device_key"), spec, where=where)
         patient, software = (_keyed(instance.get(name), f"{where}.{name}") for name in ("patient_key", "software_key"))
         words = {name: told_words.word(name, instance.get(name), pseudonymiser, f"{where}.{name}") for name in ("manufacturer", "device_model")}
         acquisition = _acquisition(instance.get("acquisition"), pseudonymiser, f"{where}.acquisition")
@@ -157,7 +158,7 @@ def from_tensor(
             raise DataError("another number of bytes than its shape", where=f"{where}.data", got=len(raw), allowed=4 * size)
         values = np.frombuffer(raw, dtype="<f4")
     else:
-        values = _numbers(data, f"{where}.data")
+        values = array_of(data, f"{where}.data", size)
         if values.size != size:
             raise DataError("another number of values than its shape", where=f"{where}.data", got=values.size, allowed=size)
     return [from_array(sample, parameters.get("device_key"), spec, where=where) for sample in values.reshape(shape)]
@@ -227,18 +228,6 @@ def _kind(value: Any, where: str) -> str | None:
 
 def _is_shape(shape: Any) -> bool:
     return isinstance(shape, list) and all(isinstance(size, int) and not isinstance(size, bool) for size in shape)
-
-
-def _numbers(values: Any, where: str) -> NDArray[np.float32]:
-    """Nested lists of JSON numbers as float32; anything else between them is refused, not converted."""
-    try:
-        array = np.asarray(values)
-    except (ValueError, OverflowError):  # lists of unequal length, or a number that no type holds
-        raise DataError("lists of unequal length", where=where) from None
-    if array.dtype.kind not in "iuf" or not isinstance(values, list):
-        raise DataError("not numbers only", where=where)
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, which is refused with the other values that are not finite
-        return array.astype(np.float32)
 
 
 def _keyed(value: Any, where: str) -> str | None:

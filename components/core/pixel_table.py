@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from components.core.errors import DataError
 from components.core.imaging.errors import NotUsable
 from components.core.spec import DiseaseSpec
+from components.core.text_table import number
 
 PIXEL = re.compile(r"pixel_?(\d{1,9})")
 
@@ -28,10 +29,10 @@ def pixel_columns(header: list[str], spec: DiseaseSpec) -> list[int]:
 
 def image_of(values: list[str], spec: DiseaseSpec) -> NDArray[np.uint8]:
     """The words of one row -> (C, H, W). Raises NotUsable where one is no whole number from 0 to 255."""
-    try:
-        found = np.array(values, dtype=np.float64)
-    except ValueError:
-        raise NotUsable("a pixel that is no number") from None
+    plain = [number(value) for value in values]
+    if None in plain:
+        raise NotUsable("a pixel that is no number")
+    found = np.array(plain, dtype=np.float64)
     if not ((found >= 0) & (found <= 255) & (found == np.floor(found))).all():  # also catches NaN
         raise NotUsable("a pixel that is no whole number from 0 to 255")
     channels, height, width = spec.input.shape

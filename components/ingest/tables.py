@@ -7,12 +7,13 @@ import io
 from collections.abc import Iterator
 
 from components.core.errors import DataError
+from components.core.text_table import Lines
 from components.ingest.source import Source
 
 
-def lines_of(source: Source, table: int) -> io.TextIOWrapper:
-    """File `table` as text; bytes that are not UTF-8 become U+FFFD."""
-    return io.TextIOWrapper(source.open(table), encoding="utf-8-sig", newline="", errors="replace")
+def lines_of(source: Source, table: int) -> Lines:
+    """File `table` as a table with commas, whatever its dialect; bytes that are not UTF-8 become U+FFFD. Raises DataError for UTF-16."""
+    return Lines(io.TextIOWrapper(source.open(table), encoding="utf-8-sig", errors="replace"))
 
 
 def rows_of(source: Source, table: int) -> Iterator[tuple[int, list[str]]]:
@@ -23,6 +24,6 @@ def rows_of(source: Source, table: int) -> Iterator[tuple[int, list[str]]]:
             next(lines, None)
             for row in lines:
                 if row:
-                    yield lines.line_num, row
+                    yield lines.line_num + handle.dialect.skipped, row
         except csv.Error:
             raise DataError("not a CSV table", where="--source") from None

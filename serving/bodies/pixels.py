@@ -10,7 +10,7 @@ from components.core.pixel_table import image_of, pixel_columns
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
 from serving.bodies.body import Body
-from serving.bodies.text import rows
+from serving.bodies.text import table
 from serving.predictor import Query
 
 TYPES = ("text/csv",)
@@ -24,7 +24,7 @@ def fits(spec: DiseaseSpec) -> bool:
 
 def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:
     """One sample for each row."""
-    lines = rows(body, MOST_ROWS + 1)
+    _, lines = table(body, MOST_ROWS + 1)
     header = [name.strip().lower() for name in next(lines, [])]
     columns = pixel_columns(header, spec)
     found = []

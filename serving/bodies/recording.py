@@ -1,16 +1,18 @@
 """A sensor recording as text: one sample for each window, or the one window that is asked for.
 
 Windows are those that ingest cuts. A label column is not needed; where there is one, rows of no class stay out as in training. A window that
-ingest would not use gets an answer too: an abstention with the reason.
+ingest would not use gets an answer too: an abstention with the reason. Each answer says how much of the recording no window judges, and why.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from components.core.errors import DataError
 from components.core.imaging.deidentify import device_identity
 from components.core.imaging.errors import NotUsable
 from components.core.pseudonym import Pseudonymiser
-from components.core.recordings.reading import read_windows, typed
+from components.core.recordings.reading import Reading, typed
 from components.core.recordings.table import Table
 from components.core.spec import DiseaseSpec
 from serving.bodies.body import MOST_WINDOWS, Body
@@ -44,8 +46,8 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
             pseudonymiser, key=tuple(known.get(name, "") for name in spec.device.key), manufacturer=known.get("manufacturer", ""),
             model=known.get("model", ""), software=known.get("software", ""),
         )  # fmt: skip
-        count = 0
-        for k, window in enumerate(read_windows(table, spec)):
+        count, reading = 0, Reading(table, spec)
+        for k, window in enumerate(reading.windows()):
             count = k + 1
             if count > MOST_WINDOWS:
                 raise NotUsable(f"a recording of more than {MOST_WINDOWS} windows")
@@ -58,8 +60,9 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
                         faults=() if window.fault is None else (window.fault,),
                     )
                 )  # fmt: skip
+    coverage = reading.coverage()
     if not count:
-        raise NotUsable("no window: shorter than one, or broken off too often")
+        raise DataError("no window: shorter than one, or broken off too often", where=body.where, got=coverage)
     if not found:
         raise DataError("no such window", where=body.names[2], allowed=f"0 to {count - 1}")
-    return found
+    return [replace(query, recording=coverage.to_dict()) for query in found]

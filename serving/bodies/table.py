@@ -9,12 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from components.core.errors import DataError
-from components.core.feature_table import feature_columns, feature_values, number
+from components.core.feature_table import feature_columns, feature_values
 from components.core.imaging.errors import NotUsable
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
+from components.core.text_table import number
 from serving.bodies.body import Body
-from serving.bodies.text import rows
+from serving.bodies.text import table
 from serving.predictor import Query
 
 TYPES = ("text/csv",)
@@ -28,17 +29,18 @@ def fits(spec: DiseaseSpec) -> bool:
 
 def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:
     """One sample for each row."""
-    lines = list(rows(body, MOST_ROWS + 1))
+    decimal, rows = table(body, MOST_ROWS + 1)
+    lines = list(rows)
     if not lines:
         raise NotUsable("no rows")
     features = spec.input.shape[0]
     if spec.input.reader == "sklearn-csv":
-        first = 1 if any(number(word) is None for word in lines[0]) else 0
+        first = 1 if any(number(word, decimal) is None for word in lines[0]) else 0
         columns, widths = list(range(features)), (features, features + 1)
     else:
         header = [name.strip().lower() for name in lines[0]]
         first = 1
-        columns, widths = feature_columns(spec, header, lines[1] if len(lines) > 1 else []), (len(header), len(header))
+        columns, widths = feature_columns(spec, header, lines[1] if len(lines) > 1 else [], decimal), (len(header), len(header))
     if len(lines) == first:
         raise NotUsable("no rows")
     found = []
@@ -46,7 +48,7 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
         try:
             if len(row) not in widths:
                 raise NotUsable("another number of values than of columns")
-            array = feature_values([row[c] for c in columns], np.dtype(spec.input.dtype))
+            array = feature_values([row[c] for c in columns], np.dtype(spec.input.dtype), decimal)
         except NotUsable as reason:
             raise DataError(f"row {n}: {reason.reason}") from None
         found.append(Query(array=array, device_key=body.device_or(), source="table", part={"row": n}))

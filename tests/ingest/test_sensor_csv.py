@@ -234,7 +234,10 @@ def test_manifest_and_quarantine(tmp_path: Path):
         ["S7R01.txt", "not a table of numbers", -1],
         ["S8R01.txt", "no clock in the time column", -1],
     ]
-    assert found.info["provenance"]["notes"] == {"files of other names": 1}
+    notes = found.info["provenance"]["notes"]
+    assert (notes["files of other names"], notes["windows"], notes["ms not judged: a gap in time"]) == (1, len(m), 62)
+    lost = sum(n for name, n in notes.items() if name.startswith("ms not judged"))
+    assert notes["ms judged"] + lost == pytest.approx(notes["ms recorded"], abs=9) == pytest.approx(48_000, abs=50)
 
 
 def test_recordings_lost_as_a_whole_count_as_files(tmp_path: Path):

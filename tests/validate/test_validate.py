@@ -21,6 +21,7 @@ from components.core.dataset_writer import Sample, write_dataset
 from components.core.errors import DataError, DxflowError, ServiceError
 from components.core.spec import DiseaseSpec
 from components.validate import checks as module
+from components.validate import near
 from components.validate.step import validate
 from components.validate.suite import FINDING, checks, schema_checks
 from pipelines import catalog
@@ -257,16 +258,16 @@ def test_close_pairs_finds_what_brute_force_finds(monkeypatch: pytest.MonkeyPatc
     for i in range(200):
         for bit in rng.choice(64, i % 12, replace=False):
             h[200 + i] ^= np.uint64(1 << int(bit))
-    i, j = np.nonzero(np.triu(np.bitwise_count(h[:, None] ^ h[None]) <= module.NEAR_BITS, 1))
+    i, j = np.nonzero(np.triu(np.bitwise_count(h[:, None] ^ h[None]) <= near.NEAR_BITS, 1))
 
     def any_pair(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.ones(len(a), dtype=bool)
 
-    monkeypatch.setattr(module, "BLOCK", 64)
+    monkeypatch.setattr(near, "BLOCK", 64)
     pairs, more = module.close_pairs(h, any_pair)
     assert set(map(tuple, pairs.tolist())) == set(zip(i.tolist(), j.tolist(), strict=True))
     assert not more
-    monkeypatch.setattr(module, "NEAR_PAIRS", 50)
+    monkeypatch.setattr(near, "NEAR_PAIRS", 50)
     pairs, more = module.close_pairs(np.zeros(100, dtype=np.uint64), any_pair)
     assert (len(pairs), more) == (50, True)
 

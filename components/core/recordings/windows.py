@@ -12,13 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.recordings.table import Stretch
+from components.core.recordings.clock import GAP
+from components.core.recordings.coverage import Coverage
+from components.core.recordings.table import CLOCK, Stretch
 from components.core.spec import DiseaseSpec
 
 PIECE_S = 100.0  # a stretch is resampled in pieces of about this length: memory does not grow with the recording
 MARGIN_S = 2.0  # what a piece keeps of its neighbours: the filter's length and the reach of a spline
 PASSED = 0.8  # share of the new Nyquist frequency that passes the filter; the rest is its slope
 STOP_DB = 60.0
+DEAD, SLOW, PACE = "a channel that never changes", "fewer rows than input.rate_hz needs", "a clock that changes its pace"
 Floats = NDArray[np.float64]
 
 
@@ -30,7 +33,8 @@ class Window:
         start_s: On the recording's clock.
         values: (channels, samples) in the file's numbers.
         label: Class index.
-        fault: Why it cannot be used, or None: a channel does not change over the part that is judged, or over as long a part at its start.
+        fault: Why it cannot be used, or None: a channel does not change over the part that is judged, or over as long a part at its start; the part
+            that is judged holds a row whose stamp fits no neighbour; the rows are too few for the rate, or many more than the recording's own.
     """
 
     start_s: float
@@ -52,6 +56,10 @@ class Geometry:
         self.stride = max(1, round(rule.stride_s * self.rate))
         self.labelled = min(self.length, round((rule.label_s or spec.input.window_s) * self.rate))
         self.share, self.classes = rule.share, len(spec.target.classes)
+
+    def coverage(self) -> Coverage:
+        """Nothing judged yet."""
+        return Coverage(self.rate, self.length, self.labelled, self.stride)
 
 
 def low_pass(values: Floats, rate: float, new_rate: float) -> Floats:
@@ -80,23 +88,27 @@ def resampled(seconds: Floats, values: Floats, at: Floats, rate: float, new_rate
     return CubicSpline(seconds, smooth, axis=0)(at)
 
 
-def windows(stretches: Iterable[Stretch], geometry: Geometry, rate: float, *, piece_s: float = PIECE_S) -> Iterator[Window]:
-    """Windows in order of time. None crosses the start of a new flow; what is left at the end of one is too short and is not used.
+def windows(
+    stretches: Iterable[Stretch], geometry: Geometry, rate: float, *, piece_s: float = PIECE_S, coverage: Coverage | None = None
+) -> Iterator[Window]:
+    """Windows in order of the file. None crosses the start of a new flow; what is left at the end of one is too short and is not used.
 
     Args:
         rate: Of the recording, Hz.
+        coverage: Is told of each flow when it has ended.
     """
+    coverage = geometry.coverage() if coverage is None else coverage
     flow: _Flow | None = None
     for stretch in stretches:
         if stretch.starts or flow is None:
             if flow is not None:
-                yield from flow.take(last=True)
+                yield from flow.rest(coverage)
             flow = _Flow(geometry, rate, float(stretch.seconds[0]))
         flow.add(stretch)
         if flow.held_s > piece_s + 2 * MARGIN_S:
             yield from flow.take(last=False)
     if flow is not None:
-        yield from flow.take(last=True)
+        yield from flow.rest(coverage)
 
 
 class _Flow:
@@ -105,9 +117,15 @@ class _Flow:
     def __init__(self, geometry: Geometry, rate: float, start_s: float) -> None:
         self._g, self._rate, self._start_s, self._done = geometry, rate, start_s, 0
         self._rows: list[Stretch] = []
+        self._faults: list[str | None] = []
 
     def add(self, stretch: Stretch) -> None:
         self._rows.append(stretch)
+
+    def rest(self, coverage: Coverage) -> Iterator[Window]:
+        """The windows that are left; `coverage` is told of all of them, and of the time of the rows."""
+        yield from self.take(last=True)
+        coverage.flow(float(self._rows[-1].seconds[-1]) - self._start_s + 1 / self._rate, self._faults)
 
     @property
     def held_s(self) -> float:
@@ -117,6 +135,7 @@ class _Flow:
         """The windows that the rows decide: all, or those that end a margin before the newest row."""
         g = self._g
         seconds, values, classes = (np.concatenate([getattr(row, name) for row in self._rows]) for name in ("seconds", "values", "classes"))
+        placed = np.concatenate([np.zeros(len(row.seconds), dtype=bool) if row.placed is None else row.placed for row in self._rows])
         until = seconds[-1] - (0.0 if last else MARGIN_S)
         # 1e-6 of a sample: rounding must not cost the last window of a recording of exactly n windows.
         ready = int(np.floor(((until - self._start_s) * g.rate + 1e-6 - (g.length - 1)) / g.stride)) + 1 - self._done
@@ -127,17 +146,33 @@ class _Flow:
             # The class of a sample is that of the row nearest in time.
             nearest = np.clip(np.searchsorted((seconds[1:] + seconds[:-1]) / 2, at), 0, len(classes) - 1)
             for n in range(ready):
-                a = n * g.stride
-                yield self._window(float(at[a]), fine[a : a + g.length].T, values[nearest[a : a + g.length]], classes[nearest[a : a + g.length]])
+                a, end = n * g.stride, n * g.stride + g.length
+                own = values[nearest[a:end]]
+                fault = self._timing(seconds, placed, float(at[a]), float(at[end - g.labelled])) or self._dead(own)
+                self._faults.append(fault)
+                yield Window(float(at[a]), fine[a:end].T, self._label(classes[nearest[a:end]]), fault)
             self._done += ready
         if not last:
             kept = seconds >= self._start_s + self._done * g.stride / g.rate - MARGIN_S
-            self._rows = [Stretch(seconds[kept], values[kept], classes[kept], starts=False)]
+            self._rows = [Stretch(seconds[kept], values[kept], classes[kept], starts=False, placed=placed[kept])]
 
-    def _window(self, start_s: float, fine: Floats, rows: Floats, classes: NDArray[np.int64]) -> Window:
+    def _label(self, classes: NDArray[np.int64]) -> int:
         g = self._g
         shares = np.bincount(classes[-g.labelled :], minlength=g.classes) / g.labelled
         held = np.flatnonzero(shares[1:] >= g.share - 1e-9)
+        return int(held[-1]) + 1 if len(held) else 0
+
+    def _timing(self, seconds: Floats, placed: NDArray[np.bool_], start_s: float, judged_s: float) -> str | None:
+        """What is wrong with the clock within a window, of which the part from `judged_s` on is judged."""
+        span = self._g.length / self._g.rate
+        a, middle, b = np.searchsorted(seconds, [start_s, judged_s, start_s + span])
+        if placed[middle:b].any():
+            return CLOCK
+        if (b - a + 1) / span < PASSED * self._g.rate:
+            return SLOW
+        return PACE if (b - a - 1) / span > GAP * self._rate else None
+
+    def _dead(self, rows: Floats) -> str | None:
         # On the rows themselves, since filtering smears the edge; a sensor that dies within a window is dead for half of it sooner or later.
-        dead = (np.ptp(rows[-g.labelled :], axis=0) == 0) | (np.ptp(rows[: g.labelled], axis=0) == 0)
-        return Window(start_s, fine, int(held[-1]) + 1 if len(held) else 0, "a channel that never changes" if dead.any() else None)
+        part = self._g.labelled
+        return DEAD if ((np.ptp(rows[-part:], axis=0) == 0) | (np.ptp(rows[:part], axis=0) == 0)).any() else None

@@ -3,7 +3,7 @@
 Files whose name does not match `recording.file` are left alone, and so is `phantom.json`. A sample is one window: `place` is its start in
 seconds on the recording's clock, the group is the subject, the device is what `device.key` names: groups of the file name's pattern, or
 `# key: value` lines at the head of the file (device, manufacturer, model, software, site, acquired_at, synthetic). What cannot be used is
-named by its file and its time in milliseconds: no window crosses it.
+named by its file and its time in milliseconds: no window crosses it, or judges it. The dataset's notes hold how much of all recordings is judged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from components.core.errors import DataError, SpecError
 from components.core.imaging.deidentify import device_identity, iso_time, shifted_iso
 from components.core.imaging.errors import NotUsable
-from components.core.recordings.reading import read_windows, typed
+from components.core.recordings.reading import Reading, typed
 from components.core.recordings.table import Table
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
@@ -92,7 +92,8 @@ def _read(context: Context, number: int, arrays: Arrays, out: Outcome) -> None:
     with context.source.open(number) as binary:
         table = Table(io.TextIOWrapper(binary, encoding="utf-8-sig", errors="replace"), rule, spec.target.classes)
         facts: dict[str, Any] = {}
-        for k, window in enumerate(read_windows(table, spec)):
+        reading = Reading(table, spec)
+        for k, window in enumerate(reading.windows()):
             if window.fault is not None:
                 out.rejected.append(Rejected(number, window.fault, round(window.start_s * 1000)))
                 continue
@@ -100,6 +101,10 @@ def _read(context: Context, number: int, arrays: Arrays, out: Outcome) -> None:
             row = facts | {"sample_id": pseudonymiser.id("sample", item.path, str(k)), "label": window.label, "place": [window.start_s]}
             arrays.add(row, typed(window.values, spec))
     out.rejected += [Rejected(number, reason, offset) for reason, offset in table.broken]
+    coverage = reading.coverage()
+    out.notes = {"ms recorded": round(1000 * coverage.recorded_s), "ms judged": round(1000 * coverage.judged_s), "windows": coverage.windows}
+    out.notes |= {"windows missing": coverage.missing}
+    out.notes |= {f"ms not judged: {reason}": round(1000 * seconds) for reason, seconds in coverage.lost_s.items()}
 
 
 def _facts(context: Context, table: Table, named: dict[str, str], path: str) -> dict[str, Any]:

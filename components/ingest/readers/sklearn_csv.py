@@ -59,12 +59,13 @@ def read_table(context: Context, task: Task) -> Outcome:
                 place = row[-1].strip()
                 if not place.isdecimal() or int(place) >= len(classes):
                     raise NotUsable("a label outside the spec's classes")
-                sample = context.pseudonymiser.id("sample", path, str(lines.line_num))
+                line = lines.line_num + handle.dialect.skipped
+                sample = context.pseudonymiser.id("sample", path, str(line))
                 facts = {
                     "sample_id": sample, "group_id": sample, "patient_id": sample, "series_id": sample, "device_key": UNKNOWN_DEVICE,
                     "software": "", "label": classes[int(place)], "synthetic": False,
                 }  # fmt: skip
-                arrays.add(facts, feature_values(row[:-1], np.dtype(context.spec.input.dtype)))
+                arrays.add(facts, feature_values(row[:-1], np.dtype(context.spec.input.dtype), handle.dialect.decimal))
             except NotUsable as reason:
-                out.rejected.append(Rejected(number, reason.reason, lines.line_num))
+                out.rejected.append(Rejected(number, reason.reason, lines.line_num + handle.dialect.skipped))
     return out

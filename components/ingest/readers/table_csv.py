@@ -2,7 +2,8 @@
 
 Feature columns are those that `input.columns` names, in that order; without it, every column that has no other meaning and holds a number in
 its first row, from left to right. Label, split, group, device and date columns are those of reader `image-csv`. A row with a missing value,
-a word or an infinity among its features goes to quarantine, named by its line. A constant column is told as a warning.
+a word or an infinity among its features goes to quarantine, named by its line. A constant column is told as a warning. Dialects of CSV are those of
+`components/core/text_table.py`.
 """
 
 from __future__ import annotations
@@ -35,19 +36,20 @@ def read(job: Job) -> None:
         raise DataError("no single table", where="--source", got=f"{len(tables)} .csv files", allowed="one .csv file")
     table = tables[0]
     with lines_of(source, table) as handle:
+        decimal = handle.dialect.decimal
         header = [name.strip().lower() for name in next(csv.reader(handle), [])]
     if len(header) < 2 or len(set(header)) != len(header):
         raise DataError("not a table", where="--source", got=f"{len(header)} columns", allowed="a header of distinct names, then rows")
-    columns = feature_columns(spec, header, next((row for _, row in rows_of(source, table)), []))
+    columns = feature_columns(spec, header, next((row for _, row in rows_of(source, table)), []), decimal)
     label_rule(spec, ["", *header])
     job.rows = _look(source, table, columns)
-    tasks = (Task(f"rows-{piece[0][0]:09d}", (table, header, columns, piece)) for piece in pieces(rows_of(source, table), CHUNK))
-    job.stage("rows", read_rows, tasks, total=job.rows, size=lambda t: len(t.payload[3]), file=lambda t: t.payload[0])
+    tasks = (Task(f"rows-{piece[0][0]:09d}", (table, header, columns, decimal, piece)) for piece in pieces(rows_of(source, table), CHUNK))
+    job.stage("rows", read_rows, tasks, total=job.rows, size=lambda t: len(t.payload[4]), file=lambda t: t.payload[0])
 
 
 def read_rows(context: Context, task: Task) -> Outcome:
     """Some rows."""
-    table, header, columns, rows = task.payload
+    table, header, columns, decimal, rows = task.payload
     out, words = Outcome(), set()
     label = label_rule(context.spec, ["", *header])
     path = context.source.items[table].path
@@ -59,7 +61,7 @@ def read_rows(context: Context, task: Task) -> Outcome:
                 row = dict(zip(header, values, strict=True))
                 facts = row_facts(context.spec, row, context.pseudonymiser) | label(row)
                 words.update(row[name].strip() for name in group_columns(row))
-                array = feature_values([values[n] for n in columns], np.dtype(context.spec.input.dtype))
+                array = feature_values([values[n] for n in columns], np.dtype(context.spec.input.dtype), decimal)
                 sample = context.pseudonymiser.id("sample", path, str(line))
                 group = facts.pop("group") or sample
                 ids = {"sample_id": sample, "group_id": group, "patient_id": facts["patient_id"] or group, "series_id": sample}
