@@ -96,7 +96,7 @@ def _serve(sources: Sequence[Source], options: Options, member: Member | None) -
                 telemetry.tracing(),
                 own_signals(server),
                 compacting(options.log) if first else nullcontext(),
-                exposed(journal, places.figures, turns.figures),
+                exposed(journal, places.figures, turns.figures, *([audit.figures] if audit is not None else [])),
                 places.watched(options.poll_s),
                 shared.telling() if shared is not None else nullcontext(),
             ):
