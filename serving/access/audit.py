@@ -23,6 +23,7 @@ import queue
 import secrets
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -131,10 +132,8 @@ class Audit:
         head = f"{signed.partition(' ')[2]} {token.partition('.')[2]}\n".encode()
         self._write(f"{token} {text}\n".encode())
         self._n, self._before, self._head = n, token, head
-        try:
+        with suppress(OSError):  # the line stands, and has its signature
             os.pwrite(self._last, head, 0)
-        except OSError:  # the line stands, and has its signature
-            pass
 
     def _write(self, data: bytes) -> None:
         size = os.fstat(self._log).st_size
@@ -149,10 +148,8 @@ class Audit:
     def _sync_heads(self) -> None:
         """On a thread of its own: a busy disk takes its time to sync, and no answer waits for that."""
         while (head := self._heads_due.get()) is not None:
-            try:
+            with suppress(OSError):  # the next head covers these lines too
                 self._sync(head)
-            except OSError:  # the next head covers these lines too
-                pass
 
     def _sync(self, head: bytes) -> None:
         os.fsync(self._log)
