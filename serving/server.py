@@ -160,6 +160,8 @@ def assemble(
     quiet()
     policy = policy or Policy(options.host, tokens=options.tokens, oidc=options.oidc)
     cases = CaseStore(options.reading) if options.reading is not None else None
+    if cases is not None:
+        journal.others.append(cases.figures)
     references = References(Allowed.from_environment())
     plane = Plane([DiseaseModel(place, pseudonymiser, journal, turns, cases, references) for place in places])
     repository = Repository(plane, places)
