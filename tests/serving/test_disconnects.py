@@ -11,8 +11,6 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-import tritonclient.grpc
-import tritonclient.http
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
@@ -128,11 +126,12 @@ def test_a_grpc_client_that_hangs_up_is_no_error_and_not_late(live: Live, tmp_pa
 def test_readiness_is_of_the_version_that_is_asked(live: Live) -> None:
     version = live.places.by_name[MODEL].holder().package.version
     other = f"{version}9"
-    http = tritonclient.http.InferenceServerClient(live.url.removeprefix("http://"))
-    with tritonclient.grpc.InferenceServerClient(live.grpc) as remote:
-        for client in (http, remote):
-            assert [client.is_model_ready(MODEL, v) for v in ("", version, other)] == [True, True, False]
-    http.close()
+    with grpc.insecure_channel(live.grpc) as channel:
+        stub = service.GRPCInferenceServiceStub(channel)
+        asked = [stub.ModelReady(pb.ModelReadyRequest(name=MODEL, version=v), timeout=60).ready for v in ("", version, other)]
+    assert asked == [True, True, False]
+    paths = [f"/v2/models/{MODEL}/ready", *(f"/v2/models/{MODEL}/versions/{v}/ready" for v in (version, other))]
+    assert [live.http.get(path).status_code for path in paths] == [200, 200, 501]
     assert live.http.get(f"/v2/models/{MODEL}/versions/{version}").json()["versions"] == [version]
     assert live.http.get(f"/v2/models/{MODEL}/versions/{other}").status_code == 501
     assert live.http.get("/v2/models/none/versions/1/ready").status_code == 404
@@ -145,5 +144,7 @@ def test_head_is_answered_wherever_get_is_without_a_body(live: Live, path: str) 
     assert live.http.get("/v2/health/live").status_code == 200  # the connection goes on
 
 
-def test_head_of_what_only_takes_posts_is_405(live: Live) -> None:
-    assert live.http.head(PATH).status_code == 405
+def test_head_of_what_only_takes_posts_asks_no_model(live: Live) -> None:
+    records = len(live.records()[lambda rows: rows["status"] == "answered"])
+    assert live.http.head(PATH).status_code == live.http.get(PATH).status_code == 404
+    assert len(live.records()[lambda rows: rows["status"] == "answered"]) == records
