@@ -175,7 +175,7 @@ class Guard:
             await send(message)
 
         # HEAD wherever GET is answered (RFC 9110, 9.1): KServe's routes say 405, load balancers ask so, and the server below sends no body for it.
-        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        inner = {**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope
         try:
             await self._app(inner, whole, named)
         except Exception as error:
