@@ -293,9 +293,13 @@ def dashboard(state: Path | None, port: int, host: str, url: str | None, once: b
 @click.option("--key", help="Instead of an id: the keyed hash that stands for the patient here.")
 @click.option("--log", "logs", type=click.Path(path_type=Path), multiple=True, help="Inference logs. Default: DXFLOW_HOME/inference-log.")
 @click.option("--state", type=click.Path(path_type=Path), help="The monitor's folder. Default: DXFLOW_HOME/monitor.")
+@click.option("--audit-heads", type=click.Path(path_type=Path), help="Folder of the audit log's signed heads. Default: DXFLOW_HOME/audit-heads.")
 @click.option("--dry-run", is_flag=True, help="Say what would go, change nothing.")
 @AS_JSON
-def erase(patient: str | None, patient_file: Any, key: str | None, logs: tuple[Path, ...], state: Path | None, dry_run: bool, as_json: bool) -> None:
+def erase(
+    patient: str | None, patient_file: Any, key: str | None, logs: tuple[Path, ...], state: Path | None, audit_heads: Path | None, dry_run: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Erase one patient from logs, labels, run artifacts and registered packages. PATIENT is the id as in the hospital."""
     from pipelines.erase import erase as work
     from pipelines.erase import text
@@ -307,7 +311,8 @@ def erase(patient: str | None, patient_file: Any, key: str | None, logs: tuple[P
             patient = patient_file.read(4096).removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError:
             raise SpecError("not a patient's id", where="--patient-file", allowed="one line of UTF-8 text") from None
-    found = work(patient, key, logs=logs or (home() / "inference-log",), state=state or home() / "monitor", dry=dry_run)
+    logs = logs or (home() / "inference-log",)
+    found = work(patient, key, logs=logs, state=state or home() / "monitor", dry=dry_run, heads=audit_heads)
     click.echo(json.dumps(found) if as_json else text(found))
 
 

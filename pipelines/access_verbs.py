@@ -36,18 +36,27 @@ def audit() -> None:
 @click.option("--public-key", type=click.Path(path_type=Path), help="A copy of the heads' public.pem that you trust more than the one beside them.")
 @AS_JSON
 def verify(log: Path | None, heads: Path | None, public_key: Path | None, as_json: bool) -> None:
-    """Find every line that was changed, cut or dropped."""
+    """Find every line that was changed, cut, dropped or put in by somebody without the key, and what no disk took. Exit code 2 for either."""
     from serving.access.verify import verify as work
 
     found = work(log or home() / "audit", heads or home() / "audit-heads", public_key)
     if as_json:
-        click.echo(json.dumps({"files": found.files, "lines": found.lines, "findings": found.findings, "torn": found.torn}))
+        told = {"files": found.files, "lines": found.lines, "findings": found.findings, "torn": found.torn}
+        click.echo(json.dumps(told | {"unsigned": found.unsigned, "lost": found.lost}))
     else:
         for path in found.torn:
             click.echo(f"{path}: its last line was cut off by a kill; nothing that was signed is missing")
+        for path in found.unsigned:
+            click.echo(f"{path}: unsigned tail, 1 line: left by a kill, or put there; nobody vouches for it")
         for line in found.findings[1:]:
             click.echo(line)
     if found.findings:
         raise DataError(f"the audit log is not what was written: {found.findings[0]}", got=f"{len(found.findings)} findings")
+    if found.lost:
+        raise DataError(
+            f"the audit log is not whole: {found.lost} lines were lost, since the disk took none; the other {found.lines} are as they were written",
+            where=str(log or home() / "audit"),
+        )
     if not as_json:
-        click.echo(f"{found.lines} lines in {found.files} files: as they were written")
+        but = f", but {len(found.unsigned)} that no signature covers" if found.unsigned else ""
+        click.echo(f"{found.lines} lines in {found.files} files: as they were written{but}")

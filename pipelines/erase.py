@@ -2,23 +2,23 @@
 
     plan     who is meant, everywhere, in keyed hashes; on the disk before the first change
     work     each place, in any order, as often as it takes
-    audit    one line of DXFLOW_HOME/erasures.jsonl: time and counts
+    audit    one line of DXFLOW_HOME/erasures.jsonl, and one signed event of the audit log: time and counts
     forget   the plan
 
+What may be touched is a list, `erase_rooms.py`; whatever else names the patient is told and stays.
+
 What is not done, and said: weights stay fitted on whom they were fitted on; counts of the monitor stay; copies elsewhere are elsewhere. See
-docs/decisions/0193.
+docs/decisions/0193 and 0244.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
 from components.core.storage import Store, open_store
 from components.monitor.erasure import erase_labels, erase_memory
 from components.register.erasure import drop_incomplete, erase_from_store
+from pipelines import erase_record
 from pipelines.erase_files import erase_files, erase_partials
 from pipelines.erase_plan import KEY, Plan, folder, keys_of, made, match_of, pending, registered
+from pipelines.erase_scratch import sweep
 from pipelines.run import records
 from serving.pacs.ledger import erase as erase_ledger
 from serving.reading.cases import erase as erase_cases
@@ -44,40 +46,51 @@ REMARKS = (
 )
 
 
-def erase(patient: str | None, key: str | None, *, logs: Sequence[Path], state: Path, dry: bool) -> dict[str, Any]:
+def erase(patient: str | None, key: str | None, *, logs: Sequence[Path], state: Path, dry: bool, heads: Path | None = None) -> dict[str, Any]:
     """Erase one patient, after finishing what an earlier call was killed in.
 
     Args:
         patient: The id as in the hospital; or
         key: The keyed hash that stands for the patient here, 16 hexadecimal characters.
-        logs: Folders of inference logs.
+        logs: Folders of inference logs, beside those in DXFLOW_HOME.
         state: The monitor's folder.
         dry: Tell, change nothing.
+        heads: Of the audit log; by default DXFLOW_HOME/audit-heads.
 
     Returns:
         `records` (0 where nothing is held), `dry_run`, `resumed` (earlier erasures that were finished), and for each place what went: `log`,
-        `pacs`, `cases`, `labels`, `monitor`, `datasets`, `tables`, `packages` (copies on this machine), `deleted`, `registry`; `fitted`, `unknown`
-        (versions); `left` (files that hold the patient and are not ours to change); `remarks`.
+        `pacs`, `cases`, `labels`, `monitor`, `datasets`, `tables`, `packages` (copies on this machine), `deleted`, `registry`,
+        `scratch` (whose it was cannot be told, so it is in no count); `fitted`, `unknown` (versions); `left` (files that hold the patient and are
+        not ours to change); `remarks`.
 
     Raises:
-        SpecError: Not an id. ServiceError: A run or another erasure is at work, no pseudonym key, or store or registry is away.
+        SpecError: Not an id, or the audit log's heads are elsewhere. ServiceError: A run or another erasure is at work, no pseudonym key, no audit
+            key, or store or registry is away.
     """
     if key is not None and not KEY.fullmatch(key):
         raise SpecError("not a keyed hash", where="--key", allowed="16 hexadecimal characters")
     keys, nobody = _hashes(patient, key)
+    state = state.absolute()
+    heads = heads or home() / "audit-heads"
+    own = [folder for folder in (home() / "inference-log", home() / "demo" / "inference-log") if folder.exists()]
+    logs = list(dict.fromkeys(path.absolute() for path in (*logs, *own)))
     with _alone():
         if running := [r["run"] for r in records() if r["state"] == "running"]:
             raise ServiceError("a run is under way, erase when it has ended", where=running[0])
         left_over = pending()
-        resumed = [] if dry else [_carry_out(plan) for plan in left_over]
+        if left_over and not dry:
+            erase_record.ready(heads)
+        resumed = [] if dry else [_carry_out(plan, heads) for plan in left_over]
         plan = made(keys, logs, state, nobody)
         if key is not None and not _is_somebody(plan, key):
             plan = Plan(Ids(), plan.logs, plan.state)  # a scanner's key, a version: nothing that names a patient, and texts may well hold it
         found = _work(plan, dry=True)
         plan.counts = _counts(found)
         if not dry and found["records"]:
+            erase_record.ready(heads)
             plan.save()
-            found = _carry_out(plan)
+            found = _carry_out(plan, heads)
+        found["scratch"] = sweep(home() / "scratch", dry=dry)
         found |= {"dry_run": dry, "resumed": len(resumed), "pending": len(left_over) if dry else 0, "remarks": list(REMARKS)}
     return found
 
@@ -124,9 +137,9 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _carry_out(plan: Plan) -> dict[str, Any]:
+def _carry_out(plan: Plan, heads: Path) -> dict[str, Any]:
     found = _work(plan, dry=False)
-    _audit(plan)
+    _audit(plan, heads)
     plan.close()
     shutil.rmtree(folder(), ignore_errors=True)  # another plan would have been finished before
     return found
@@ -187,18 +200,8 @@ def _counts(found: dict[str, Any]) -> dict[str, int]:
     }  # fmt: skip
 
 
-def _audit(plan: Plan) -> None:
-    """Time and counts, once for each plan; a random token, nothing that is made from the patient."""
-    path = home() / "erasures.jsonl"
-    if path.exists() and f'"{plan.token}"' in path.read_text(encoding="utf-8"):
-        return
-    line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "erasure": plan.token, "fitted_models": len(plan.fitted), **plan.counts}
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        os.write(handle, json.dumps(line).encode() + b"\n")
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _audit(plan: Plan, heads: Path) -> None:
+    erase_record.write(plan.token, {"fitted_models": len(plan.fitted), **plan.counts}, heads)
 
 
 def text(found: dict[str, Any]) -> str:
@@ -226,6 +229,7 @@ def text(found: dict[str, Any]) -> str:
         rows = ", ".join(f"{name} {n}" for name, n in package["rows"].items())
         now = f"; now {package['uri']}: deploy its inference-service.yaml anew, restart servers" if package["new"] else ""
         lines.append(f"  registry  {', '.join(package['versions']) or package['model']}: {rows}{now}")
+    lines += [f"  scratch of killed requests, whoever's: {len(found['scratch'])}"] * bool(found["scratch"])
     lines += [f"  LEFT, not ours to change  {path}" for path in found["left"]]
     lines += [f"{name} {FITTED}: train it anew without the patient" for name in found["fitted"]]
     if found["unknown"]:

@@ -1,4 +1,5 @@
-"""Everything under DXFLOW_HOME that runs leave behind: datasets, unfinished work, copies of packages, tables, pages."""
+"""What runs leave behind under DXFLOW_HOME: datasets, unfinished work, copies of packages, tables, pages. Only in the rooms that may be swept
+(`erase_rooms.py`); of every other file that names the patient it is told that it does."""
 
 from __future__ import annotations
 
@@ -8,14 +9,15 @@ import os
 import secrets
 import shutil
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from components.core.atomic import PARTIAL, remove_partials
 from components.core.erasure import Ids, drop_rows, holds, read, rows_of
 from components.core.errors import DataError, ServiceError
 from components.core.home import home
 from components.register.erasure import rewrite_folder
-from pipelines.erase_plan import Plan, folder, keep_who
+from pipelines.erase_plan import Plan, keep_who
+from pipelines.erase_rooms import room_of
 
 NUMBERS = {".npy", ".npz", ".safetensors", ".onnx", ".pt"}
 """Arrays: no text in them. Which arrays are the patient's, the manifest beside them says."""
@@ -35,7 +37,7 @@ class Found:
 
 
 def erase_files(plan: Plan, *, store: Path | None, dry: bool) -> Found:
-    """Take the patient out of every file under DXFLOW_HOME but the logs and the store.
+    """Take the patient out of the rooms that may be swept, and find who else has them.
 
     A dataset goes whole: ingest makes it again from the source, and its shards are arrays whose rows nothing else would match any more. A package
     is written anew; a table loses rows; pages beside such a table go, since they draw single samples; any other text that names the patient goes.
@@ -53,15 +55,17 @@ def erase_files(plan: Plan, *, store: Path | None, dry: bool) -> Found:
             if not dry:
                 keep_who(Path(path), ids)
                 remove(Path(path))
-    packages = [p.parent for p in _files(root, plan, store) if p.name == "package.json"]
-    for journal in [p for p in _files(root, plan, store) if p.name == "journal.db"]:
+    files = _files(root, plan, store)
+    packages = [p.parent for p in files["swept"] if p.name == "package.json"]
+    for journal in [p for p in files["swept"] if p.name == "journal.db"]:
         _unfinished(journal, ids, found, dry)
     for package in packages:
         _package(package, ids, found, dry)
-    done = tuple(f"{p}{os.sep}" for p in (*packages, *plan.datasets))
-    for path in _files(root, plan, store):
+    done = tuple(f"{p}{os.sep}" for p in (*packages, *plan.datasets, *(root / name for name in found.deleted)))
+    for path in _files(root, plan, store)["swept"]:
         if path.exists() and not str(path).startswith(done):
             _file(path, ids, found, dry)
+    found.left += [_name(path) for path in files["searched"] if _names(path, ids)]
     return found
 
 
@@ -83,15 +87,26 @@ def remove(path: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _files(root: Path, plan: Plan, store: Path | None) -> list[Path]:
-    """Files that are looked at, sorted; links are not followed."""
-    labels = Path(plan.state).glob("*/labels")
-    apart = {folder(), root / "pacs", *map(Path, plan.logs), *([store] if store else []), *labels}  # these are others' work
-    found: list[Path] = []
-    for here, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if Path(here) / name not in apart]
-        found.extend(path for path in (Path(here) / name for name in names) if path.is_file() and not path.is_symlink())
-    return sorted(found)
+def _files(root: Path, plan: Plan, store: Path | None) -> dict[str, list[Path]]:
+    """Files that may go (`swept`) and files that are only looked at (`searched`: of others, or of no room), sorted; links are not followed."""
+    at_work = [("inference-log", Path(log)) for log in plan.logs] + [("monitor", Path(plan.state))] + ([("store", store)] if store else [])
+    found: dict[str, list[Path]] = {"swept": [], "searched": []}
+    for here, _, names in os.walk(root):
+        for path in (Path(here) / name for name in names):
+            what = _what(path, root, at_work)
+            if what in found and path.is_file() and not path.is_symlink():
+                found[what].append(path)
+    return {what: sorted(paths) for what, paths in found.items()}
+
+
+def _what(path: Path, root: Path, at_work: list[tuple[str, Path]]) -> str:
+    """What may be done to a file. A log, a state or a store may lie elsewhere; the room that is meant for it then holds another one's."""
+    for name, folder in at_work:
+        if folder != root and path.is_relative_to(folder):
+            room = room_of(PurePath(name) / path.relative_to(folder))
+            return room.what if room else "searched"
+    room = room_of(path.relative_to(root))
+    return "searched" if room is None or room.pattern.partition("/")[0] in ("monitor", "store") else room.what
 
 
 def _unfinished(journal: Path, ids: Ids, found: Found, dry: bool) -> None:
@@ -146,6 +161,13 @@ def _delete(path: Path, found: Found, dry: bool) -> None:
     found.deleted.append(_name(path))
     if not dry:
         path.unlink(missing_ok=True)
+
+
+def _names(path: Path, ids: Ids) -> bool:
+    """Whether a file that stays names the patient: in a column, or anywhere in its bytes."""
+    if path.suffix in NUMBERS:
+        return False
+    return (path.suffix == ".parquet" and _is_table(path) and bool(rows_of(read(path), ids.all).any())) or _holds(path, ids)
 
 
 def _holds(path: Path, ids: Ids) -> bool:

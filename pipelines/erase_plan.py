@@ -22,6 +22,7 @@ from components.core.errors import SpecError
 from components.core.home import home, tracking_uri
 from components.core.inference_log.erasure import Match, related
 from components.core.pseudonym import Pseudonymiser
+from pipelines.erase_rooms import room_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +117,8 @@ def made(keys: frozenset[str], logs: Sequence[Path], state: Path, nobody: frozen
         )
         if mine["split"].isin(FITTED).any():
             fitted.update(versions)
-        if path.name == "manifest.parquet":
+        room = room_of(path.relative_to(home()))
+        if path.name == "manifest.parquet" and room is not None and room.what == "swept":
             datasets[str(path.parent)] = int(own.sum())
     for log in logs:
         found = related(log, ids.keys, nobody=nobody)

@@ -138,6 +138,16 @@ def application(plane: Plane, repository: Repository, port: int, grace_s: float,
             return Response(reply.picture, media_type="image/png")
         return _response(reply.document)
 
+    async def version_ready(request: Request) -> Response:
+        # KServe's own answers 501 for any version, also for the one that serves.
+        model = plane.model(request.path_params["name"], request.path_params["version"])
+        model.place.holder()
+        return JSONResponse({"name": model.name, "ready": True})
+
+    async def version(request: Request) -> Response:
+        model = plane.model(request.path_params["name"], request.path_params["version"])
+        return JSONResponse(await plane.model_metadata(model.name))
+
     async def index(request: Request) -> Response:
         return JSONResponse(repository.index_())
 
@@ -152,6 +162,8 @@ def application(plane: Plane, repository: Repository, port: int, grace_s: float,
     app.router.add_route("/v1/models/{name}:explain", explain, methods=["POST"])
     app.router.add_route("/v2/models/{name}/infer", v2, methods=["POST"])
     app.router.add_route("/v2/models/{name}/versions/{version}/infer", v2, methods=["POST"])
+    app.router.add_route("/v2/models/{name}/versions/{version}/ready", version_ready, methods=["GET"])
+    app.router.add_route("/v2/models/{name}/versions/{version}", version, methods=["GET"])
     app.router.add_route("/v2/repository/index", index, methods=["POST"])
     rest = RESTServer("", plane, repository, port, grace_period=max(1, round(grace_s)))
     rest._register_endpoints(app)

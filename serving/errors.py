@@ -3,6 +3,7 @@
     400  the request: InvalidInput        413  the request is too large        501  not offered
     404  no such model                    415  a content type that the model does not take
                                           429  too many requests wait          504  the deadline passed before the request's turn
+    499  nobody: the client hung up before its request had come, which is no fault of the server's. Nginx's number; for log, audit and metrics
     503  a service or the model is absent 500  a defect: an id, and nothing else
 
 KServe's own handlers log and return exception messages, FastAPI's 422 returns the body: both may hold patient data, so all are replaced here.
@@ -49,6 +50,7 @@ TOLD, TICKET = "dxflow.told", "dxflow.ticket"
 """Keys of the request's scope: what the client is told, which the handlers leave for the guard; and the guard's ticket."""
 
 TOO_MANY, TOO_LATE = "too many requests wait, try again later", "the deadline passed before the request's turn"
+GONE, HUNG_UP = 499, "the client hung up before its request had come"
 CLOSE = [(b"connection", b"close")]
 DRAIN_S = 5.0
 
@@ -133,11 +135,11 @@ class Guard:
         request_id = ticket.request_id
         told: dict[str, str] = {}
         scope[TOLD], scope[TICKET] = told, ticket
-        started = over = read = False
+        started = over = read = gone = False
 
         async def whole() -> Message:
             """The body as one message, under one deadline: a timer for each piece costs more than the pieces."""
-            nonlocal over, read
+            nonlocal over, read, gone
             if read:  # after the body only the end of the connection is waited for
                 return await receive()
             read, size, more = True, 0, True
@@ -147,6 +149,7 @@ class Guard:
                     while more:
                         message = await receive()
                         if message["type"] != "http.request":
+                            gone = True
                             return message
                         pieces.append(message.get("body", b""))
                         size += len(pieces[-1])
@@ -160,7 +163,7 @@ class Guard:
 
         async def named(message: Message) -> None:
             nonlocal started
-            if over:  # whatever the application makes of `TooLarge`, the answer is ours
+            if over or gone:  # whatever the application makes of `TooLarge` or of half a body, the answer is ours
                 return
             if message["type"] == "http.response.start":
                 started = True
@@ -171,16 +174,24 @@ class Guard:
                 ]
             await send(message)
 
+        # HEAD wherever GET is answered (RFC 9110, 9.1): KServe's routes say 405, load balancers ask so, and the server below sends no body for it.
+        inner = {**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope
         try:
-            await self._app(scope, whole, named)
+            await self._app(inner, whole, named)
         except Exception as error:
-            if not over:
+            if not over and not gone:
                 report(error, request_id)
                 if not started:
                     await self._settle(ticket, disease, 500, "a defect of the server")
                     await _answer(send, 500, "a defect of the server", request_id)
         if over and not started:
             raise TooLarge
+        if gone:
+            log.info("%s, request %s", HUNG_UP, request_id)
+            if self._turns is not None and disease:
+                self._turns.counts["gone"] += 1
+            await self._settle(ticket, disease, GONE, HUNG_UP)
+            await _answer(send, GONE, HUNG_UP, request_id)  # for the layers outside, which write down what became of it
 
 
 class InvalidDeadline(Exception):

@@ -25,9 +25,10 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as service
 from components.core.errors import DataError, ServiceError
 from serving import wire
 from serving.endpoints import Plane, Repository
-from serving.errors import TOO_LATE, NotOffered, TooLarge, judge, log, report
+from serving.errors import GONE, HUNG_UP, TOO_LATE, NotOffered, TooLarge, judge, log, report
 from serving.journal import Journal
 from serving.options import Options
+from serving.places import NotReady
 from serving.tickets import Late, Ticket
 from serving.turns import Turns
 
@@ -41,6 +42,8 @@ ENVELOPE = 1 << 20
 """Bytes of a message beside its tensors."""
 READ, MOST_READ = 2, (1 << 31) - 1
 """Times the limit up to which a message is read, so that what is above the limit can be written down; and the most that gRPC can be told."""
+EARLY_S = 0.1
+"""A client's own clock may say that its deadline has passed this much before ours does."""
 CONTENTS = {"FP32": ("fp32_contents", "<f4"), "FP64": ("fp64_contents", "<f8"), "INT32": ("int_contents", "<i4"), "INT64": ("int64_contents", "<i8")}
 
 
@@ -99,7 +102,10 @@ class Servicer(service.GRPCInferenceServiceServicer):
         return await self._call(context, lambda ticket: self._infer(request, ticket), disease=request.model_name)
 
     async def _ready(self, request: Any) -> Any:
-        return pb.ModelReadyResponse(ready=await self._plane.model(request.name).healthy())
+        try:
+            return pb.ModelReadyResponse(ready=await self._plane.model(request.name, request.version).healthy())
+        except (NotOffered, NotReady):  # another version than the one that serves is not ready, and neither is one of a model that is none
+            return pb.ModelReadyResponse(ready=False)
 
     async def _metadata(self, request: Any) -> Any:
         self._plane.model(request.name, request.version)
@@ -131,7 +137,12 @@ class Servicer(service.GRPCInferenceServiceServicer):
         try:
             return await work(ticket)
         except asyncio.CancelledError:  # the client is gone, most often because its deadline passed
-            task = asyncio.ensure_future(self._journal.settle(ticket.request_id, disease, 504, TOO_LATE, ticket.started))
+            late = ticket.left_s() <= EARLY_S
+            if not late:
+                log.info("%s, request %s", HUNG_UP, ticket.request_id)
+                self._turns.counts["gone"] += 1
+            why = (504, TOO_LATE) if late else (GONE, HUNG_UP)
+            task = asyncio.ensure_future(self._journal.settle(ticket.request_id, disease, *why, ticket.started))
             await asyncio.shield(task)
             raise
         except Exception as error:

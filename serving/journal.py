@@ -24,8 +24,8 @@ from serving.predictor import Predictor
 NOT_OFFERED = 501
 MOST_SYNCED = 10_000
 OTHER = "other"
-NO_TURN = (429, 504)
-"""Neither the request was wrong nor the server: too many waited, or the deadline passed."""
+NO_TURN = (429, 499, 504)
+"""Neither the request was wrong nor the server: too many waited, the client hung up, or the deadline passed."""
 PREDICT = re.compile(r"/v1/models/([^/:]+):(?:predict|explain)|/v2/models/([^/]+)(?:/versions/[^/]+)?/infer")
 
 
@@ -53,6 +53,8 @@ class Journal:
         self._disk, self._lock = Desk(), threading.Lock()
         self.counts: Counter[tuple[str, str]] = Counter()
         """Records by (model, status), written or lost."""
+        self.others: list[Callable[[], Iterator[Any]]] = []
+        """Figures of parts that are made after it."""
         self.by_device: Counter[tuple[str, str, str]] = Counter()
         """Answers and abstentions by (model, device, status). Devices beyond the reference are one, "other": a client may name any number of them."""
 
@@ -163,7 +165,7 @@ def exposed(journal: Journal, *others: Callable[[], Iterator[Any]]) -> Iterator[
             for key, n in sorted(by_device.items()):
                 samples.add_metric(list(key), n)
             yield samples
-            for other in others:
+            for other in (*others, *journal.others):
                 yield from other()
 
     figures = Figures()

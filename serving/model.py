@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import logging
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -39,7 +37,6 @@ from serving.tickets import Late, Ticket
 from serving.turns import Turns
 
 Ask = Callable[[Predictor, list[Query]], list[Answered]]
-log = logging.getLogger("dxflow.serving")
 OUTPUTS = ("probabilities", "decision", "abstain", "answer")
 T = TypeVar("T")
 
@@ -230,11 +227,8 @@ class DiseaseModel(kserve.Model):
     def _keep(self, cases: CaseStore, predictor: Predictor, found: list[Query], answered: list[Answered]) -> None:
         """For the reading page. An answer is not held up by a page that cannot be filled."""
         positive = [predictor.spec.target.classes[k] for k in predictor.spec.positive_indices]
-        try:
-            for query, one in zip(found, answered, strict=True):
-                cases.add(query, one.answer, positive, datetime.now(UTC), heat=predictor.slide_heat(query, one))
-        except (OSError, sqlite3.Error) as error:
-            log.error("a case could not be kept for the reading page: %s", type(error).__name__)
+        for query, one in zip(found, answered, strict=True):
+            cases.keep(query, one.answer, positive, datetime.now(UTC), heat=predictor.slide_heat(query, one))
 
 
 def alone(predictor: Predictor, samples: list[Query]) -> list[Answered]:

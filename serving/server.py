@@ -99,7 +99,7 @@ def _serve(sources: Sequence[Source], options: Options, member: Member | None) -
                 telemetry.tracing(),
                 own_signals(server),
                 compacting(options.log) if first else nullcontext(),
-                exposed(journal, places.figures, turns.figures),
+                exposed(journal, places.figures, turns.figures, *([audit.figures] if audit is not None else [])),
                 places.watched(options.poll_s),
                 shared.telling() if shared is not None else nullcontext(),
             ):
@@ -163,6 +163,8 @@ def assemble(
     quiet()
     policy = policy or Policy(options.host, tokens=options.tokens, oidc=options.oidc)
     cases = CaseStore(options.reading) if options.reading is not None else None
+    if cases is not None:
+        journal.others.append(cases.figures)
     references = References(Allowed.from_environment())
     plane = Plane([DiseaseModel(place, pseudonymiser, journal, turns, cases, references) for place in places])
     repository = Repository(plane, places)

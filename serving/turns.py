@@ -57,8 +57,8 @@ class Turns:
         self.engine = Desk()
         self.executor = ThreadPoolExecutor(at_once + TOGETHER, thread_name_prefix="predict")
         self._finished_s, self._apart_s = time.perf_counter(), 0.0
-        self.counts: Counter[str] = Counter(busy=0, late=0)
-        """Requests that were turned away because too many waited, or whose deadline passed."""
+        self.counts: Counter[str] = Counter(busy=0, late=0, gone=0)
+        """Requests that were turned away because too many waited, whose deadline passed, or whose client hung up."""
 
     def __enter__(self) -> Turns:
         return self

@@ -1,6 +1,8 @@
 """The routes of the reading page, a Starlette application of its own behind the server's guard and access layer.
 
-GET  /read                    work-list, the most urgent first; ?read=1 those that were read; ?of=<id> all windows of that case's recording
+GET  /read                    work-list, the most urgent first; ?read=1 those that were read, the last first; ?of=<id> all windows of that case's
+                              recording; ?page=, ?model=, ?state= and ?q= (how a pseudonym or a request's id begins) choose, and nothing is hidden
+                              without a word
 GET  /read/case/<id>          image, answer, verdict
 GET  /read/case/<id>/pixels   float32, little-endian, (C, D, H, W); GET .../heat: uint8, (D, H, W)
 POST /read/case/<id>          verdict, label, comment
@@ -12,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 import numpy as np
 from starlette.applications import Starlette
@@ -26,7 +29,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from components.core.atomic import write_text
-from components.core.errors import DataError, DxflowError
+from components.core.errors import DataError, DxflowError, ServiceError
 from components.core.inference_log.tables import SLIDE
 from components.core.spec import DiseaseSpec
 from serving import slide_answer
@@ -35,11 +38,15 @@ from serving.access.layer import COOKIE, IDENTITY
 from serving.access.policy import Denied, Identity, Policy
 from serving.predictor import Predictor
 from serving.reading import words
-from serving.reading.cases import AGREE, DISAGREE, MAX_COMMENT, OWN, Case, CaseStore, Reading, now
+from serving.reading.cases import AGREE, DISAGREE, MAX_COMMENT, OWN, CaseStore, Reading, now
+from serving.reading.tables import NOTHING, POSSIBLE, STATES, URGENT
+from serving.reading.work_list import LONGEST, SHORTEST, SIZE, Case, Filter, Page
 from serving.turns import Turns
 
 HERE = Path(__file__).parent
-STATIC = {"reading.css": "text/css", "viewer.js": "text/javascript"}
+STATIC = {"reading.css": "text/css", "viewer.js": "text/javascript", "list.js": "text/javascript"}
+TONES = {URGENT: "high", POSSIBLE: "read", NOTHING: "read"}
+SEARCH = re.compile(rf"[0-9a-f-]{{{SHORTEST},{LONGEST}}}")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
@@ -78,19 +85,49 @@ class ReadingPage:
         )
 
     async def work_list(self, request: Request) -> Response:
-        read, of = request.query_params.get("read") == "1", request.query_params.get("of")
+        asked = request.query_params
+        if of := asked.get("of"):
+            windows = await asyncio.to_thread(self._cases.recording, of)
+            page = await asyncio.to_thread(self._cases.page, size=1)
+            return self._list(request, windows, page, Filter(), of)
+        chosen = Filter(asked.get("read") == "1", asked.get("model") or None, asked.get("state") or None, asked.get("q", "").strip().lower())
+        if chosen.state not in (None, *STATES):
+            raise DataError("no such state", where="state", allowed=", ".join(STATES))
+        if chosen.search and not SEARCH.fullmatch(chosen.search):
+            raise DataError(
+                "not the beginning of a pseudonym or of a request's id", where="search", allowed=f"{SHORTEST} to {LONGEST} of 0-9, a-f and -"
+            )
+        number = asked.get("page", "1")
+        if not (number.isascii() and number.isdigit() and len(number) < 7):
+            raise DataError("no such page", where="page", allowed="a number")
+        page = await asyncio.to_thread(self._cases.page, chosen, number=int(number), size=SIZE)
+        return self._list(request, page.cases, page, chosen, None)
+
+    def _list(self, request: Request, cases: Sequence[Case], page: Page, chosen: Filter, of: str | None) -> Response:
         rows = []
-        for case in self._cases.recording(of) if of else self._cases.list(read=read):
+        for case in cases:
             predictor = self._predictors().get(case.disease)
             told = words.said(case.answer, predictor.package) if predictor else None
             title, part = (predictor.spec.title, words.part(case.answer, predictor.spec)) if predictor else (case.disease, "")
-            rows.append({"case": case, "said": told, "title": title, "part": part, "device": words.device(case.answer)})
-        opened, done = self._cases.counts()
-        synthetic = any(row["case"].answer["synthetic"] for row in rows)
-        return self._page("list.html.j2", request, rows=rows, read=read, of=of, open=opened, done=done, synthetic=synthetic)
+            rows.append(
+                {"case": case, "said": told, "title": title, "part": part, "device": words.device(case.answer), "tone": TONES.get(case.state, "low")}
+            )
+        titles = {name: found.spec.title for name, found in self._predictors().items()}
+
+        def link(**changes: object) -> str:
+            """The list with another choice; any but that of a page begins at the first one."""
+            given = {"read": int(chosen.read), "model": chosen.disease, "state": chosen.state, "q": chosen.search, "page": None} | changes
+            query = urlencode({name: str(value) for name, value in given.items() if value})
+            return f"/read?{query}" if query else "/read"
+
+        return self._page(
+            "list.html.j2", request, rows=rows, page=page, chosen=chosen, of=of, link=link, states=STATES, titles=titles,
+            synthetic=any(case.answer["synthetic"] for case in cases), waiting=self._cases.waiting(), lost=self._cases.lost,
+            removed=self._cases.removed(), search=f"[0-9A-Fa-f-]{{{SHORTEST},{LONGEST}}}",
+        )  # fmt: skip
 
     async def show(self, request: Request) -> Response:
-        case, query, readings = self._cases.get(request.path_params["name"])
+        case, query, readings = await asyncio.to_thread(self._cases.get, request.path_params["name"])
         predictor = self._predictor(case.disease)
         shape = _volume(query.array, predictor.spec.input.layout).shape
         spec = predictor.spec
@@ -102,12 +139,12 @@ class ReadingPage:
         )  # fmt: skip
 
     async def pixels(self, request: Request) -> Response:
-        case, query, _ = self._cases.get(request.path_params["name"])
+        case, query, _ = await asyncio.to_thread(self._cases.get, request.path_params["name"])
         volume = _volume(query.array, self._predictor(case.disease).spec.input.layout)
         return Response(volume.astype("<f4").tobytes(), media_type="application/octet-stream", headers=HEADERS)
 
     async def heat(self, request: Request) -> Response:
-        case, query, _ = self._cases.get(request.path_params["name"])
+        case, query, _ = await asyncio.to_thread(self._cases.get, request.path_params["name"])
         predictor = self._predictor(case.disease)
         if query.source == SLIDE:
             kept = self._cases.heat(case.id)
@@ -123,7 +160,7 @@ class ReadingPage:
     async def tell(self, request: Request) -> Response:
         """A reader's verdict: kept with the case, as a late label for the monitor, and in the audit log (without its text)."""
         name = request.path_params["name"]
-        case, _, _ = self._cases.get(name)
+        case, _, _ = await asyncio.to_thread(self._cases.get, name)
         classes = self._predictor(case.disease).spec.target.classes
         form = await _form(request)
         verdict, label, comment = form.get("verdict", ""), form.get("label") or None, form.get("comment", "").strip()
@@ -137,7 +174,7 @@ class ReadingPage:
         if len(comment) > MAX_COMMENT:
             raise DataError("too long", where="comment", got=f"{len(comment)} characters", allowed=MAX_COMMENT)
         at, who = now(), _who(request).name
-        self._cases.tell(name, Reading(at, who, verdict, label, comment))
+        await asyncio.to_thread(self._cases.tell, case.id, Reading(at, who, verdict, label, comment))
         if label in classes:  # several at once, or none of them, is no label that the monitor compares
             text = io.StringIO()
             csv.writer(text).writerows([("sample", "label", "at", "version"), (case.request_id, label, at.isoformat(), case.answer["digest"])])
@@ -145,7 +182,7 @@ class ReadingPage:
         if self._audit is not None:
             facts = {"who": who, "model": case.disease, "request_id": case.request_id, "verdict": verdict, "label": label, "commented": bool(comment)}
             self._audit.append("verdict", **facts)
-        following = next((c.id for c in self._cases.list(most=1)), None)
+        following = next((c.id for c in (await asyncio.to_thread(self._cases.page, size=1)).cases), None)
         return RedirectResponse(f"/read/case/{following}" if following and form.get("next") else "/read", 303, headers=HEADERS)
 
     async def login(self, request: Request) -> Response:
@@ -175,7 +212,9 @@ class ReadingPage:
         return found
 
     async def _wrong(self, request: Request, error: Any) -> Response:
-        return self._page("wrong.html.j2", request, text=str(error), synthetic=False, status=404 if request.method == "GET" else 400)
+        status = 503 if isinstance(error, ServiceError) else 404 if request.method == "GET" else 400
+        text = error.what if isinstance(error, ServiceError) else str(error)  # where it is, is nobody's matter here
+        return self._page("wrong.html.j2", request, text=text, synthetic=False, status=status)
 
     def _page(self, name: str, request: Request, *, status: int = 200, **values: Any) -> HTMLResponse:
         values |= {"assists": words.ASSISTS, "synthetic_words": words.SYNTHETIC, "who": _who(request).name, "local": self._policy.open}

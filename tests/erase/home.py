@@ -1,4 +1,5 @@
-"""A home with one patient everywhere: dataset, unfinished ingest, predictions, pages, package, registry, store, log, labels, monitor.
+"""A home with one patient everywhere: dataset, unfinished ingest, predictions, pages, package, registry, store, log, labels, monitor, reading page;
+and an audit log, which names the answers and no patient.
 
 Everything but the patients' ids, which are keyed hashes as ingest makes them, is what the real steps write.
 """
@@ -27,6 +28,9 @@ from components.monitor.sketch import hashes
 from components.monitor.watch import watch
 from components.register.step import register
 from feature_store.views import write_view
+from serving.access.audit import Audit, signing_key
+from serving.predictor import Query
+from serving.reading.cases import CaseStore
 from tests.small_run import DEVICES, example
 
 NUMBER, OTHER = 5, 6
@@ -90,6 +94,9 @@ def build(root: Path) -> Home:
     take(package=package, log=root / "inference-log", state=root / "monitor", file=labels, now=AT + timedelta(days=2))
     labels.unlink()  # the hospital's own file
     watch(package=package, log=root / "inference-log", state=root / "monitor", now=AT + timedelta(hours=2))
+    audited(root, ended=True)
+    audited(root, ended=False)
+    cases(root / "reading", model, pseudonymiser)
     pixels = np.load(sorted((run["dataset"] / "shards").glob("*.npy"))[0])[own["offset"].iloc[0]].tobytes()
     needles = {
         "id": IDS[NUMBER].encode(), "patient key": key.encode(), "study": pseudonymiser.id("study", f"st{NUMBER}").encode(),
@@ -98,6 +105,26 @@ def build(root: Path) -> Home:
         "covariate": SITES[NUMBER].encode(),
     }  # fmt: skip
     return Home(root, needles, registration, key)
+
+
+def audited(root: Path, *, ended: bool) -> None:
+    """Who asked about whom; without an end, as a kill leaves it."""
+    audit = Audit(root / "audit", root / "audit-heads", signing_key())
+    for n in range(20):
+        audit.append("predict", who="ward-7", model="lung-nodule", status=200, request_id=f"request{n}-0")
+    if ended:
+        audit.close()
+
+
+def cases(folder: Path, model: ModelPackage, pseudonymiser: Pseudonymiser) -> None:
+    """What the reading page keeps: a case of each of the two."""
+    store = CaseStore(folder)
+    for n, record in enumerate(records(model, pseudonymiser)):
+        if n in IDS:
+            query = Query(array=np.full((1, 8, 8), n, np.float32), patient=record["patient"], study=record["study"])
+            answer = {"disease": "lung-nodule", "abstain": True, "reasons": [], "probabilities": {}, "decision": None, "synthetic": False}
+            store.add(query, answer | {"request_id": record["request_id"], "digest": model.digest}, ["malignant"], datetime.now(UTC))
+    store.close()
 
 
 def renamed(manifest: Path, pseudonymiser: Pseudonymiser) -> None:

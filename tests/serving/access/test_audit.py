@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from components.core.errors import ServiceError
-from serving.access.audit import EVERY, Audit, signing_key
+from serving.access.audit import EVERY, HEADS, LAST, Audit, chained, genesis, signing_key
 from serving.access.verify import verify
 
 LINES = 2 * EVERY + 37
@@ -75,19 +79,126 @@ def test_each_line_that_is_edited_dropped_cut_moved_or_repeated_is_found(written
     assert not verify(folder, heads).findings
 
 
-def test_a_line_that_is_edited_with_all_hashes_made_anew_is_found_by_the_signed_heads(written: tuple[Path, Path, str]) -> None:
-    from serving.access.audit import chained, genesis
-
-    folder, heads, name = written
-    path = folder / f"{name}.log"
-    texts = [line.partition(b" ")[2].rstrip(b"\n").decode() for line in path.read_bytes().splitlines(keepends=True)]
-    texts[150] = texts[150].replace("200", "403")
-    before, out = genesis(name), []
-    for text in texts:
-        before = chained(before, text)
+def anew(path: Path, tokens_and_texts: list[tuple[str, str]]) -> None:
+    """What somebody without the key can do: every hash made anew, signatures as they were or made up."""
+    before, out = genesis(path.stem), []
+    for signature, text in tokens_and_texts:
+        before = f"{chained(before, text)}.{signature}"
         out.append(f"{before} {text}\n")
     path.write_text("".join(out))
-    assert verify(folder, heads).findings == (f"{path} line 200: not the line that was signed",)
+
+
+def parts(path: Path) -> list[tuple[str, str]]:
+    """(signature, JSON) of each line."""
+    found = (line.partition(" ") for line in path.read_text().splitlines())
+    return [(token.partition(".")[2], text) for token, _, text in found]
+
+
+def test_a_line_that_is_edited_with_all_hashes_made_anew_is_found_by_the_signatures(written: tuple[Path, Path, str]) -> None:
+    folder, heads, name = written
+    path = folder / f"{name}.log"
+    lines = parts(path)
+    lines[150] = lines[150][0], lines[150][1].replace("200", "403")
+    anew(path, lines)
+    assert verify(folder, heads).findings == (
+        f"{path} line {LINES + 2}: the signature is not right",
+        f"{path} line 200: not the line that was signed",
+    )
+
+
+@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.parametrize("more", [1, 3])
+def test_lines_put_behind_the_end_by_somebody_without_the_key_are_found(tmp_path: Path, ended: bool, more: int) -> None:
+    """Also where a kill left no end: every line has its signature, so nobody's word is needed for the last ones."""
+    audit = Audit(tmp_path / "log", tmp_path / "heads", signing_key())
+    assert audit.append("predict", who="reader-1", status=200)
+    if ended:
+        audit.close()
+    path = tmp_path / "log" / f"{audit.name}.log"
+    lines = parts(path)
+    forged = [(lines[-1][0], json.dumps({"n": len(lines) + k, "time": "2026-01-01T00:00:00", "action": "predict"})) for k in range(1, more + 1)]
+    anew(path, [*lines, *forged])
+    (found,) = verify(tmp_path / "log", tmp_path / "heads").findings
+    told = f"line {len(lines) + 1}: behind the end of the file" if ended else f"line {len(lines) + more}: the signature is not right"
+    assert found == f"{path} {told}"
+    anew(path, lines)
+    if not ended:
+        audit.close()
+    assert verify(tmp_path / "log", tmp_path / "heads").findings == ()
+
+
+def test_signatures_cannot_be_left_out(tmp_path: Path) -> None:
+    """A file in the form that had none, with one line more: what was whole before every line was signed."""
+    audit = Audit(tmp_path / "log", tmp_path / "heads", signing_key())
+    path = tmp_path / "log" / f"{audit.name}.log"
+    before, out = genesis(audit.name, signed=False), []
+    for _, text in [*parts(path), ("", json.dumps({"n": 2, "action": "predict"}))]:
+        before = chained(before, text)
+        out.append(f"{before} {text}\n")
+    whole = path.read_text()
+    path.write_text("".join(out))
+    assert verify(tmp_path / "log", tmp_path / "heads").findings == (f"{path} line 1: not the line that was signed",)
+    path.write_text(whole)
+    audit.close()
+
+
+OLD = "20261201T130109Z-12494fdd"
+"""A file as it was written before lines were signed: two events between start and end, with heads of lines 1 and 4."""
+OLD_TEXTS = (
+    '{"n":1,"time":"2026-12-01T13:01:09.529042+00:00","action":"start"}',
+    '{"n":2,"time":"2026-12-01T13:01:09.534283+00:00","action":"predict","who":"reader-1","model":"lung-nodule","status":200}',
+    '{"n":3,"time":"2026-12-01T13:01:09.534442+00:00","action":"predict","who":"reader-1","model":"lung-nodule","status":200}',
+    '{"n":4,"time":"2026-12-01T13:01:09.534545+00:00","action":"end","lost":0}',
+)
+
+
+def old(root: Path, texts: Sequence[str], heads_of: Sequence[int], last: int) -> Path:
+    """Written by hand, in the form of before."""
+    key = signing_key()
+    (root / "log").mkdir()
+    (root / "heads").mkdir()
+    Audit(root / "spare", root / "heads", key).close()  # for public.pem
+    for path in (root / "heads").glob(f"*{HEADS}"):
+        path.unlink()
+    for path in (root / "heads").glob(f"*{LAST}"):
+        path.unlink()
+    value, values = hashlib.sha256(f"dxflow audit {OLD}".encode()).hexdigest(), []
+    for text in texts:
+        value = hashlib.sha256(f"{value} {text}".encode()).hexdigest()
+        values.append(value)
+    (root / "log" / f"{OLD}.log").write_text("".join(f"{v} {t}\n" for v, t in zip(values, texts, strict=True)))
+
+    def head(n: int) -> str:
+        signed = f"{OLD} {n:012d} {values[n - 1]} 2026-12-01T13:01:10.000000+00:00"
+        return f"{signed.partition(' ')[2]} {key.sign(signed.encode()).hex()}\n"
+
+    (root / "heads" / f"{OLD}.heads").write_text("".join(head(n) for n in heads_of))
+    (root / "heads" / f"{OLD}.last").write_text(head(last))
+    return root / "log" / f"{OLD}.log"
+
+
+def test_a_file_of_before_lines_were_signed_verifies_as_it_did(tmp_path: Path) -> None:
+    old(tmp_path, OLD_TEXTS, (1, 4), 4)
+    found = verify(tmp_path / "log", tmp_path / "heads")
+    assert (found.files, found.lines, found.findings, found.torn, found.unsigned) == (1, 4, (), (), ())
+
+
+@pytest.mark.parametrize(
+    ("kept", "heads_of", "last", "found", "unsigned"),
+    [
+        (4, (1, 4), 4, "line 5: behind the end of the file", False),  # finished, with lines behind
+        (3, (1,), 3, "line 4: behind the last line that was signed; 2 lines have no signature", False),  # killed, with two behind
+        (3, (1,), 2, "", True),  # killed between a line and its head
+    ],
+)
+def test_lines_behind_the_last_head_of_such_a_file_are_told(
+    tmp_path: Path, kept: int, heads_of: tuple[int, ...], last: int, found: str, unsigned: bool
+) -> None:
+    forged = [] if unsigned else [f'{{"n":{kept + k},"action":"predict"}}' for k in (1, 2)]
+    path = old(tmp_path, [*OLD_TEXTS[:kept], *forged], heads_of, last)
+    told = verify(tmp_path / "log", tmp_path / "heads")
+    assert told.findings == ((f"{path} {found}",) if found else ())
+    assert told.unsigned == ((str(path),) if unsigned else ())
 
 
 def test_a_file_that_is_gone_renamed_or_without_heads_is_found(written: tuple[Path, Path, str], tmp_path: Path) -> None:
@@ -133,19 +244,54 @@ def test_kill_9_leaves_a_log_that_is_whole_up_to_its_last_line(tmp_path: Path) -
     assert found.lines > 300
 
 
-def test_a_full_disk_is_counted_and_the_chain_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def full(data: bytes) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_is_told_once_counted_by_the_chain_and_the_chain_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Audit(tmp_path / "log", tmp_path / "heads", signing_key()) as audit:
-        real = audit._write
+        for lost in (3, 2):
+            real, audit._write = audit._write, full  # type: ignore[method-assign]
+            with caplog.at_level(logging.ERROR):
+                assert not any(audit.append("predict") for _ in range(lost))
+            audit._write = real  # type: ignore[method-assign]
+            assert audit.append("predict")
+        assert audit.lost == 5
+        (figure,) = audit.figures()
+        assert [(s.name, s.value) for s in figure.samples] == [("dxflow_audit_lines_lost_total", 5)]
+        killed = verify(tmp_path / "log", tmp_path / "heads")  # what is there if the process dies here
+        assert (killed.findings, killed.lost) == ((), 5)
+    found = verify(tmp_path / "log", tmp_path / "heads")
+    assert (found.findings, found.lost, found.lines) == ((), 5, 1 + 2 + 2 + 1)
+    assert [r.getMessage() for r in caplog.records] == ["audit log: lines are lost: No space left on device"] * 2
+    command = [sys.executable, "-m", "pipelines", "audit", "verify", "--log", str(tmp_path / "log"), "--heads", str(tmp_path / "heads")]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
+    assert told.returncode == 2
+    assert "the audit log is not whole: 5 lines were lost, since the disk took none; the other 6 are as they were written" in told.stderr
+    assert "as they were written" not in told.stdout
 
-        def full(data: bytes) -> None:
-            raise OSError(28, "No space left on device")
 
-        audit._write = full  # type: ignore[method-assign]
-        assert not audit.append("predict")
-        assert audit.lost == 1
-        audit._write = real  # type: ignore[method-assign]
-        assert audit.append("predict")
-    assert verify(tmp_path / "log", tmp_path / "heads").findings == ()
+def test_a_log_that_is_being_written_is_whole_at_every_moment(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with Audit(tmp_path / "log", tmp_path / "heads", signing_key()) as audit:
+
+        def writes() -> None:
+            while not stop.is_set():
+                audit.append("predict", status=200)
+
+        thread = threading.Thread(target=writes)
+        thread.start()
+        try:
+            for _ in range(30):
+                assert verify(tmp_path / "log", tmp_path / "heads").findings == ()
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_no_log_yet_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="no audit log yet"):
+        verify(tmp_path / "log", tmp_path / "heads")
 
 
 def test_the_private_key_is_for_its_owner_alone(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from serving.access.layer import Access
 from serving.access.policy import Policy, new_token
 from serving.client import ask
 from serving.reading import words
-from serving.reading.cases import CaseStore, now, urgency
+from serving.reading.cases import CaseStore, now
+from serving.reading.tables import state_of, urgency
 from serving.reading.words import ASSISTS, SYNTHETIC
 from tests.serving.reading.site import PATIENT, Site, patch, running
 
@@ -53,14 +54,23 @@ def test_the_list_is_ordered_by_urgency_and_every_view_says_what_it_is(site: Sit
     assert SYNTHETIC in get(site, f"/read/case/{site.ids['routine']}").text
 
 
-def test_urgency_puts_positives_first_then_what_only_a_reader_can_tell() -> None:
-    def one(abstain: bool, p: float, decision: str | None) -> float:
-        answer: dict[str, Any] = {"abstain": abstain, "decision": decision, "probabilities": {} if abstain else {"benign": 1 - p, "malignant": p}}
-        return urgency(answer, ["malignant"])
+def test_urgency_puts_positives_first_then_what_is_not_ruled_out_then_what_only_a_reader_can_tell() -> None:
+    """A negative decision whose set still holds the positive class is not routine; neither is one whose set is empty."""
 
-    order = [one(False, 0.9, "malignant"), one(False, 0.5, "malignant"), one(True, 0, None), one(False, 0.3, "benign"), one(False, 0.01, "benign")]
+    def one(abstain: bool, p: float, decision: str | None, kept: list[str] | None = None) -> tuple[float, str]:
+        answer: dict[str, Any] = {"abstain": abstain, "decision": decision, "probabilities": {} if abstain else {"benign": 1 - p, "malignant": p}}
+        answer["uncertainty"] = None if kept is None else {"set": kept}
+        return urgency(answer, ["malignant"]), state_of(answer, ["malignant"])
+
+    both = ["benign", "malignant"]
+    found = [
+        one(False, 0.9, "malignant"), one(False, 0.5, "malignant", both), one(False, 0.4, "benign", both), one(False, 0.3, "benign", []),
+        one(True, 0, None), one(False, 0.3, "benign"), one(False, 0.01, "benign", ["benign"]),
+    ]  # fmt: skip
+    order = [value for value, _ in found]
     assert order == sorted(order, reverse=True)
-    assert len(set(order)) == 5
+    assert len(set(order)) == len(order)
+    assert [state for _, state in found] == ["urgent", "urgent", "not ruled out", "not ruled out", "no answer", "routine", "routine"]
 
 
 def test_a_case_says_its_answer_in_words_with_uncertainty_device_and_limits(site: Site) -> None:
@@ -200,9 +210,11 @@ def test_cases_go_with_their_patient_with_age_and_beyond_the_most(site: Site, tm
     query = replace(site.store.get(site.ids["urgent"])[1], patient=PATIENT)
     (answer,) = predictor.answer([query])
     answer["request_id"] = "1" * 32
-    made = [store.add(query, answer, ["malignant"], now() - timedelta(days=d)) for d in (11, 3, 2, 1, 0)]
+    at = now()
+    made = [store.add(replace(query, array=query.array + d), answer, ["malignant"], at - timedelta(days=d)) for d in (11, 3, 2, 1, 0)]
     kept = {case.id for case in store.list()}
     assert kept == set(made[2:])
+    assert [(why, n) for why, n, _ in store.removed()] == [("more than 3 cases", 1), ("older than 10 days", 1)]
     assert {p.stem for p in (tmp_path / "reading" / "pixels").iterdir()} == kept
     assert store.erase(frozenset({PATIENT}), dry=True) == 3
     assert store.erase(frozenset({PATIENT})) == 3
