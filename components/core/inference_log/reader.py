@@ -143,8 +143,12 @@ def _from_parquet(path: Path, tally: Tally) -> Iterator[pd.DataFrame]:
 
     own = facts(path)
     with readable(path), pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(BATCH):
-            yield tables.typed(batch.to_pandas())
+        kept, strange = tables.known_columns(file)
+        for batch in file.iter_batches(BATCH, columns=kept):
+            table = batch.to_pandas()
+            if strange:
+                table[tables.STRANGE], strange = [float(strange), *[float("nan")] * (len(table) - 1)], 0
+            yield tables.typed(table)
     tally.add(own)
 
 
