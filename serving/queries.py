@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core import acquisition
 from components.core.errors import DataError
 from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from components.core.spec import DiseaseSpec
@@ -44,8 +45,6 @@ FILE_KEYS = {
     "reference": {"reference", *POINTS, "device_key"},
 }
 ARRAY_KEYS = {"array", "device_key", "manufacturer", "device_model", "patient_key", "software_key", "acquisition"}
-ACQUISITION = re.compile(r"acq_[a-z0-9_]{1,40}")
-MAX_ACQUISITION = 32
 HEADERS = ("X-Dxflow-Row", "X-Dxflow-Column", "X-Dxflow-Window")
 DEVICE_HEADER = "X-Dxflow-Device"
 UNIT = {"row": "pixels", "column": "pixels", "window": "a whole number from 0"}
@@ -88,8 +87,8 @@ def _samples(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudo
         query = from_array(array_of(instance["array"], f"{where}.array", math.prod(spec.input.shape)), instance.get("device_key"), spec, where=where)
         patient, software = (_keyed(instance.get(name), f"{where}.{name}") for name in ("patient_key", "software_key"))
         words = {name: told_words.word(name, instance.get(name), pseudonymiser, f"{where}.{name}") for name in ("manufacturer", "device_model")}
-        acquisition = _acquisition(instance.get("acquisition"), pseudonymiser, f"{where}.acquisition")
-        return [replace(query, patient=patient, software=software, acquisition=acquisition, **words)]
+        known = _acquisition(instance.get("acquisition"), spec.input.modality, pseudonymiser, f"{where}.acquisition")
+        return [replace(query, patient=patient, software=software, acquisition=known, **words)]
     if form == "reference":
         if fetched is None:
             raise DataError("not offered by this server", where=f"{where}.reference")
@@ -238,19 +237,31 @@ def _keyed(value: Any, where: str) -> str | None:
     return value
 
 
-def _acquisition(value: Any, pseudonymiser: Pseudonymiser, where: str) -> dict[str, Any]:
-    """Acquisition parameters: numbers, and the words that `told_words.py` knows."""
+def _acquisition(value: Any, modality: str, pseudonymiser: Pseudonymiser, where: str) -> dict[str, Any]:
+    """Acquisition parameters by the names of `components/core/acquisition.py`: numbers that can be, and the words that `told_words.py` knows.
+
+    A name of another's own making would be a column of the log and free text in it: it is refused, counted and not repeated.
+    """
     if value is None:
         return {}
-    if not isinstance(value, Mapping) or len(value) > MAX_ACQUISITION:
-        raise DataError("not acquisition parameters", where=where, allowed=f"at most {MAX_ACQUISITION} by name")
-    if not all(isinstance(name, str) and ACQUISITION.fullmatch(name) for name in value):
-        raise DataError("not names of acquisition parameters", where=where, allowed="acq_<name>")
-    told: dict[str, Any] = {name: told_words.word(name, v, pseudonymiser, where) if name in told_words.KNOWN else v for name, v in value.items()}
-    figures = {name: v for name, v in told.items() if name not in told_words.KNOWN}
-    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in figures.values()):
-        raise DataError("not numbers", where=where, allowed=f"numbers; words only for {', '.join(told_words.ACQUISITION)}")
-    return {name: float(v) if name in figures else v for name, v in told.items()}
+    if not isinstance(value, Mapping):
+        raise DataError("not acquisition parameters", where=where, allowed="{name: value}")
+    if strange := len(value) - sum(acquisition.named(name) for name in value):
+        allowed = ", ".join(acquisition.names_of(modality))
+        raise DataError("not names of acquisition parameters", where=where, got=f"{strange} unknown", allowed=f"acq_<name>: {allowed}")
+    told: dict[str, Any] = {}
+    for name, v in value.items():
+        if name in told_words.KNOWN:
+            told[name] = told_words.word(name, v, pseudonymiser, where)
+        elif isinstance(v, bool) or not isinstance(v, int | float):
+            raise DataError("not numbers", where=f"{where}.{name}", allowed=f"numbers; words only for {', '.join(told_words.ACQUISITION)}")
+        elif not acquisition.possible(name, v):
+            one = acquisition.PARAMETERS[name]
+            low, high = one.possible or (0, 0)
+            raise DataError("a value that cannot be", where=f"{where}.{name}", allowed=f"{low:,} to {high:,} {one.unit}".strip())
+        else:
+            told[name] = float(v)
+    return told
 
 
 def _number(value: Any, where: str, unit: str) -> float | None:

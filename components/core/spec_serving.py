@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from components.core.acquisition import NUMBERS
+
 Precision = Literal["bf16", "int8"]
 
 
@@ -20,15 +22,18 @@ class Abstain(_Part):
         outside: How far beyond the reference a sample may lie, in multiples of the reference's own distance from its median to its first or
             last percentile (`components/core/outside.py`); 0 switches it off.
         unseen_device: Whether a device that is not in the reference gets no decision, also where no profile of it is needed.
-        acquisition: `acq_*` parameter -> lowest and highest value that the model is meant for; what a sample does not declare is not judged.
+        acquisition: Parameter of `components/core/acquisition.py` that is a number -> lowest and highest value that the model is meant for; what a
+            sample does not declare is not judged.
     """
 
     outside: Annotated[float, Field(ge=0, le=100)] = 4.0
     unseen_device: bool = False
-    acquisition: dict[Annotated[str, Field(pattern=r"^acq_[a-z0-9_]{1,40}$")], tuple[float, float]] = {}
+    acquisition: dict[str, tuple[float, float]] = {}
 
     @model_validator(mode="after")
     def _limits(self) -> Abstain:
+        if strange := sorted(set(self.acquisition) - set(NUMBERS)):  # a limit of that name would never be asked for
+            raise ValueError(f"acquisition|{strange}|{', '.join(NUMBERS)}")
         for name, (low, high) in self.acquisition.items():
             if low > high:
                 raise ValueError(f"acquisition.{name}|{[low, high]}|[low, high] with low <= high")

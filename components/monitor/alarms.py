@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from components.core.atomic import atomic_file
 from components.core.package import ModelPackage
 from components.monitor.dashboard_state import PAGE
+from components.monitor.unknown_devices import OTHERS
 
 if TYPE_CHECKING:
     from components.monitor.state import State
@@ -24,7 +25,8 @@ Kind = Literal["drift", "unseen", "silent", "software", "header", "abstention", 
 CALM = 3
 """Judged windows without the finding after which an alarm is closed."""
 LASTING = ("drift", "header", "abstention", "software", "data_quality")
-"""Kinds that end when windows are judged without them. `silent` ends when the device answers; `unseen` stays until a model knows the device."""
+"""Kinds that end when windows are judged without them. `silent` ends when the device answers; `unseen` stays until a model knows the device, or
+as long as others come in its place where there are too many to follow (`unknown_devices.py`)."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def update(memory: State, disease: str, found: Iterable[Found], when: Window, se
     for key, alarm in kept.items():
         if key in seen:
             continue
-        if alarm["kind"] in LASTING and alarm["device_key"] in settled:
+        if (alarm["kind"] in LASTING and alarm["device_key"] in settled) or alarm["device_key"] == OTHERS:
             memory.set_alarm(alarm | {"calm": alarm["calm"] + 1, "open": alarm["calm"] + 1 < CALM})
         elif alarm["kind"] == "silent":
             memory.set_alarm(alarm | {"open": False})

@@ -7,11 +7,14 @@ import sqlite3
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.core.erasure import Ids
 from components.core.errors import DataError, ServiceError
 from components.monitor.late_labels import LabelStore
 from components.monitor.sketch import hashes
+from components.monitor.state import schema_of
+from components.monitor.unknown_devices import without
 
 
 def erase_labels(state: Path, ids: Ids, *, dry: bool) -> dict[str, int]:
@@ -49,6 +52,7 @@ def _forget(path: Path, ids: Ids, *, dry: bool) -> int:
     try:
         connection.execute("pragma secure_delete = on")
         connection.execute("begin" if dry else "begin immediate")
+        version = schema_of(connection, path)
         for start, blob in connection.execute("select start, ids from seen").fetchall():
             seen = np.frombuffer(blob, np.uint64)
             kept = seen[~np.isin(seen, samples)]
@@ -64,6 +68,8 @@ def _forget(path: Path, ids: Ids, *, dry: bool) -> int:
                 values = (answers[kept].tobytes(), whose[kept].tobytes(), rows.tobytes(), start, device)
                 if not dry:
                     connection.execute("update answer set ids = ?, patients = ?, probabilities = ? where start = ? and device = ?", values)
+        if version:
+            count += _forget_waiting(connection, samples, patients, dry=dry)
         connection.execute("commit")
         if count and not dry:
             connection.execute("vacuum")
@@ -75,4 +81,16 @@ def _forget(path: Path, ids: Ids, *, dry: bool) -> int:
         raise DataError("not a state of the monitor", where=str(path)) from None
     finally:
         connection.close()
+    return count
+
+
+def _forget_waiting(connection: sqlite3.Connection, samples: NDArray[np.uint64], patients: NDArray[np.uint64], *, dry: bool) -> int:
+    count = 0
+    for number, ids, who, events in connection.execute("select number, ids, patients, events from waiting").fetchall():
+        answers, whose = np.frombuffer(ids, np.uint64), np.frombuffer(who, np.uint64)
+        kept = ~(np.isin(answers, samples) | np.isin(whose, patients))
+        count += int((~kept).sum())
+        if not kept.all() and not dry:
+            values = (answers[kept].tobytes(), whose[kept].tobytes(), without(events, ~kept), number)
+            connection.execute("update waiting set ids = ?, patients = ?, events = ? where number = ?", values)
     return count

@@ -7,7 +7,8 @@ A delivery is a CSV file: `sample` (the answer's request id), `label` (a class),
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from components.core.inference_log import read_log
 from components.core.package import ModelPackage
 from components.monitor.late_labels import Answers, Label, LabelStore, Taken
 from components.monitor.true_performance import Snapshot, SnapshotStore, snapshots
+from components.monitor.unknown_devices import OTHERS
 from components.monitor.watched import devices, patients
 
 if TYPE_CHECKING:
@@ -107,11 +109,14 @@ def answers_of(log: Path, model: ModelPackage) -> Answers:
     )  # fmt: skip
 
 
-def true_figures(log: Path, state: Path, model: ModelPackage, windows: Mapping[int, int], now: datetime) -> dict[tuple[int, str], Snapshot]:
+def true_figures(
+    log: Path, state: Path, model: ModelPackage, windows: Mapping[int, int], told: Mapping[int, Set[str]], now: datetime
+) -> dict[tuple[int, str], Snapshot]:
     """(start, device) -> the latest revision, for every window that a label has reached.
 
     Args:
         windows: Start -> end of judged windows, Unix seconds.
+        told: Start -> the devices that were judged one by one; others that answered are one together (`unknown_devices.py`).
     """
     labels = store(state, model)
     known = labels.in_force(now)
@@ -127,7 +132,8 @@ def true_figures(log: Path, state: Path, model: ModelPackage, windows: Mapping[i
         if not ((reached >= start) & (reached < end)).any():
             continue
         first, last = (datetime.fromtimestamp(t, UTC) for t in (start, end))
-        made = snapshots(answers, known, model.spec.target.classes, start=first, end=last, as_of=now, positive=model.spec.positive_indices)
+        named = replace(answers, device=np.where(np.isin(answers.device, sorted(told[start])), answers.device, OTHERS))
+        made = snapshots(named, known, model.spec.target.classes, start=first, end=last, as_of=now, positive=model.spec.positive_indices)
         made = [s for s in made if s.version == model.digest]
         kept.put(made)
         found |= {(start, s.device): s for s in made}

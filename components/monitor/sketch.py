@@ -92,14 +92,17 @@ class Sketch:
     Args:
         counts: (strata, features, BINS): how many events lie in each place; the last place counts missing values.
         tugs: (TUGS,) signed sums over patients.
+        ends: (features, 2) smallest and largest value of numbers, (inf, -inf) where nothing was counted and for names; NaN where a part was counted
+            before they were kept. A place beyond the reference only says that a value is beyond: these say how far.
     """
 
     counts: Counts
     tugs: Counts
+    ends: NDArray[np.float64]
 
     @classmethod
     def empty(cls, strata: int, features: int) -> Sketch:
-        return cls(np.zeros((strata, features, BINS), np.int64), np.zeros(TUGS, np.int64))
+        return cls(np.zeros((strata, features, BINS), np.int64), np.zeros(TUGS, np.int64), no_ends(features))
 
     def add(self, places: Places, columns: Mapping[str, Any], groups: NDArray[np.uint64], strata: NDArray[np.int64] | None = None) -> None:
         """Count n events.
@@ -117,6 +120,10 @@ class Sketch:
             if len(place) != n:
                 raise DataError("columns of different lengths", where=f"window: {name}", got=len(place), allowed=n)
             self.counts[:, f] += np.bincount(base + place, minlength=size).reshape(len(self.counts), BINS)
+            if name in columns and name not in places.categories:
+                values = np.asarray(columns[name], dtype=np.float64)
+                if len(finite := values[np.isfinite(values)]):
+                    self._widen(f, finite.min(), finite.max())
         sign = 1 - 2 * ((groups >> np.uint64(32)) & np.uint64(1)).astype(np.int64)
         self.tugs += np.bincount((groups % np.uint64(TUGS)).astype(np.int64), weights=sign, minlength=TUGS).astype(np.int64)
 
@@ -126,6 +133,12 @@ class Sketch:
             raise DataError("sketches of different features", where="window", got=list(other.counts.shape), allowed=list(self.counts.shape))
         self.counts += other.counts
         self.tugs += other.tugs
+        for f, (low, high) in enumerate(other.ends):
+            self._widen(f, low, high)
+
+    def _widen(self, feature: int, low: float, high: float) -> None:
+        """NaN stays: what is not known of a part is not known of the whole."""
+        self.ends[feature] = np.minimum(self.ends[feature, 0], low), np.maximum(self.ends[feature, 1], high)
 
     @property
     def n(self) -> int:
@@ -138,6 +151,11 @@ class Sketch:
         Its relative error is about 1 / 23. Many events of one patient count little: n / per_patient is the effective number of patients.
         """
         return max(1.0, float((self.tugs.astype(np.float64) ** 2).sum()) / max(1, self.n))
+
+
+def no_ends(features: int) -> NDArray[np.float64]:
+    """`Sketch.ends` of nothing."""
+    return np.tile(np.array([np.inf, -np.inf]), (features, 1))
 
 
 def hashes(groups: Sequence[Any]) -> NDArray[np.uint64]:

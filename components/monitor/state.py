@@ -2,6 +2,11 @@
 
 A run that is killed has not happened: how far the log was read, what was counted and what was alarmed are one commit. Windows are kept as
 sketches, so a month or a year is the sum of its days.
+
+The file says which schema it has (`pragma user_version`). An older one is brought up to date within the first transaction, a newer one is refused.
+
+    0   before the number was written; what a sketch counted has no ends, answers of unknown devices were counted at once
+    2   `sketch.ends`, table `waiting`
 """
 
 from __future__ import annotations
@@ -9,7 +14,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,14 +25,17 @@ from numpy.typing import NDArray
 from components.core.errors import DataError, ServiceError
 from components.monitor.sketch import TUGS, Counts, Sketch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEPT = 1000
 """Answers of a device and window that the label-free AUC looks at; more do not make it surer, its calibration is what is in doubt."""
 TABLES = """
 create table if not exists memory (key text primary key, value text not null);
 create table if not exists position (segment integer primary key, records integer not null);
 create table if not exists sketch (
-  start integer, device text, counts blob not null, tugs blob not null, facts text not null, primary key (start, device)
+  start integer, device text, counts blob not null, tugs blob not null, facts text not null, ends blob, primary key (start, device)
+);
+create table if not exists waiting (
+  number integer primary key, start integer not null, ids blob not null, patients blob not null, events blob not null
 );
 create table if not exists seen (start integer primary key, ids blob not null);
 create table if not exists answer (
@@ -70,26 +78,30 @@ class State:
             sketch.merge(before)
             facts = {name: sums.get(name, 0.0) + facts.get(name, 0.0) for name in {*sums, *facts}}
         self._db.execute(
-            "insert or replace into sketch values (?, ?, ?, ?, ?)",
-            (start, device, _packed(sketch.counts), _packed(sketch.tugs), json.dumps(dict(facts))),
+            "insert or replace into sketch values (?, ?, ?, ?, ?, ?)",
+            (start, device, _packed(sketch.counts), _packed(sketch.tugs), json.dumps(dict(facts)), sketch.ends.astype("<f8").tobytes()),
         )
 
     def sketch(self, start: int, device: str) -> tuple[Sketch, dict[str, float]] | None:
-        found = self._db.execute("select counts, tugs, facts from sketch where start = ? and device = ?", (start, device)).fetchone()
-        return None if found is None else (Sketch(_unpacked(found[0], self._shape), _unpacked(found[1], (TUGS,))), json.loads(found[2]))
+        found = self._db.execute("select counts, tugs, ends, facts from sketch where start = ? and device = ?", (start, device)).fetchone()
+        return None if found is None else (self._sketch(*found[:3]), json.loads(found[3]))
+
+    def _sketch(self, counts: bytes, tugs: bytes, ends: bytes | None) -> Sketch:
+        known = np.full((self._shape[1], 2), np.nan) if ends is None else np.frombuffer(ends, "<f8").astype(np.float64).reshape(-1, 2)
+        return Sketch(_unpacked(counts, self._shape), _unpacked(tugs, (TUGS,)), known)
 
     def devices(self, start: int) -> list[str]:
         return [name for (name,) in self._db.execute("select device from sketch where start = ? order by device", (start,))]
 
     def windows(self) -> list[int]:
         """Starts of all windows with events, ascending."""
-        return [start for (start,) in self._db.execute("select distinct start from sketch order by start")]
+        return [start for (start,) in self._db.execute("select start from sketch union select start from waiting order by start")]
 
     def merged(self, device: str, first: int, last: int) -> Sketch | None:
         """A device's windows from `first` to before `last`, as one."""
         whole: Sketch | None = None
-        for counts, tugs in self._db.execute("select counts, tugs from sketch where device = ? and start >= ? and start < ?", (device, first, last)):
-            part = Sketch(_unpacked(counts, self._shape), _unpacked(tugs, (TUGS,)))
+        for row in self._db.execute("select counts, tugs, ends from sketch where device = ? and start >= ? and start < ?", (device, first, last)):
+            part = self._sketch(*row)
             if whole is None:
                 whole = part
             else:
@@ -130,6 +142,16 @@ class State:
         """A judged window takes no more events."""
         self._db.execute("delete from seen where start = ?", (start,))
         self._db.execute("delete from answer where start = ?", (start,))
+        self._db.execute("delete from waiting where start = ?", (start,))
+
+    def wait(self, start: int, ids: NDArray[np.uint64], patients: NDArray[np.uint64], events: bytes) -> None:
+        """Keep answers until their window is over. ids, patients: (n,) hashes, by which one can be erased; `events`: whatever else, of the same n."""
+        self._db.execute("insert into waiting (start, ids, patients, events) values (?, ?, ?, ?)", (start, ids.tobytes(), patients.tobytes(), events))
+
+    def waiting(self, start: int) -> list[tuple[NDArray[np.uint64], NDArray[np.uint64], bytes]]:
+        """What waits for the end of a window, in the order it came."""
+        found = self._db.execute("select ids, patients, events from waiting where start = ? order by number", (start,))
+        return [(np.frombuffer(ids, np.uint64), np.frombuffer(patients, np.uint64), events) for ids, patients, events in found]
 
     # ---- what was found
 
@@ -156,6 +178,24 @@ class State:
         found = [json.loads(text) for (text,) in self._db.execute("select alarm from alarm")]
         return sorted(found, key=lambda a: (not a["open"], a["since"], a["id"]))
 
+    def last_seen(self) -> dict[str, int]:
+        """Device -> start of its latest window with events."""
+        return dict(self._db.execute("select device, max(start) from sketch group by device"))
+
+    def give(self, start: int, device: str, other: str) -> None:
+        """A window of one device becomes a part of another one's."""
+        found = self.sketch(start, device)
+        if found is not None:
+            self.add(start, other, *found)
+            for table in ("sketch", "answer"):
+                self._db.execute(f"delete from {table} where start = ? and device = ?", (start, device))  # noqa: S608 - names of our own
+
+    def drop_alarms(self, devices: Collection[str]) -> None:
+        """Forget every alarm of some devices."""
+        for alarm in self.alarms() if devices else ():
+            if alarm["device_key"] in devices:
+                self._db.execute("delete from alarm where id = ?", (alarm["id"],))
+
     def set_alarm(self, alarm: Mapping[str, Any]) -> None:
         self._db.execute("insert or replace into alarm values (?, ?)", (alarm["id"], json.dumps(dict(alarm))))
 
@@ -176,8 +216,8 @@ def opened(path: Path, shape: tuple[int, int, int]) -> Iterator[State]:
     try:
         try:
             connection.execute("begin immediate")
-            for statement in filter(str.strip, TABLES.split(";")):
-                connection.execute(statement)
+            version = schema_of(connection, path)
+            _migrate(connection, version)
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise ServiceError("another run of the monitor is at work", where=str(path)) from None
@@ -187,14 +227,33 @@ def opened(path: Path, shape: tuple[int, int, int]) -> Iterator[State]:
         state = State(connection, shape)
         wanted = [SCHEMA_VERSION, *shape]
         have = state.get("schema", None)
-        if have is not None and [have[0], *have[2:]] != [SCHEMA_VERSION, *shape[1:]]:
-            raise DataError("a state of another schema", where=str(path), got=have, allowed=wanted)
+        if have is not None and have[2:] != wanted[2:]:
+            raise DataError("a state of other features", where=str(path), got=have[1:], allowed=wanted[1:])
         state = State(connection, shape if have is None else (have[1], have[2], have[3]), fresh=have is None)
-        state.put("schema", have or wanted)
+        state.put("schema", wanted if have is None else [SCHEMA_VERSION, *have[1:]])
         yield state
         connection.execute("commit")
     finally:
         connection.close()
+
+
+def schema_of(connection: sqlite3.Connection, where: Path) -> int:
+    """The schema of a state. Raises DataError where a later dxflow made it: what it means by its tables is not known here."""
+    version = int(connection.execute("pragma user_version").fetchone()[0])
+    if version not in (0, SCHEMA_VERSION):
+        raise DataError("a state of another dxflow", where=str(where), got=f"schema {version}", allowed=f"up to {SCHEMA_VERSION}; update dxflow")
+    return version
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Bring the tables up to date, within the transaction that is open."""
+    columns = {row[1] for row in connection.execute("pragma table_info(sketch)")}
+    if columns and "ends" not in columns:
+        connection.execute("alter table sketch add column ends blob")
+    for statement in filter(str.strip, TABLES.split(";")):
+        connection.execute(statement)
+    if version != SCHEMA_VERSION:
+        connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
 
 
 def _packed(counts: Counts) -> bytes:

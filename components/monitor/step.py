@@ -6,6 +6,7 @@ The same reference, strata, tests, level and sentences as `watch.py`; only that 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from components.core.atomic import atomic_dir
 from components.core.inference_log import read_log
+from components.core.inference_log.tables import STRANGE
 from components.core.package import ModelPackage
-from components.monitor import window_page
+from components.core.pseudonym import UNKNOWN_DEVICE
+from components.monitor import answer_events, unknown_devices, window_page
 from components.monitor.detect import Detector, Judged
 from components.monitor.sketch import Sketch, hashes
 from components.monitor.telling import Teller
+from components.monitor.unknown_devices import OTHERS
 from components.monitor.watched import NO_SLIDES, Watched, devices, patients
 
 if TYPE_CHECKING:
@@ -48,18 +52,23 @@ def drift(*, package: Path, log: Path, out: Path) -> dict[str, Any]:
     everything = read_log(log)
     mine = everything[(everything["model"] == model.name) & everything["status"].isin(("answered", "abstained"))]
     current = mine[mine["digest"].isin(model.digests).to_numpy()].reset_index(drop=True)
-    columns, key = watched.columns(current), devices(current)
+    key, rest = _together(watched, devices(current))
     current = current.assign(device_key=key)
+    events = answer_events.of(watched, current, ())
+    columns = answer_events.features(events)
     teller, window = Teller(watched, {}, {}), _window(watched, current, columns)
-    for device, rows in current.groupby("device_key"):
-        teller.remember(str(device), rows)
+    for device, rows in events.groupby("device"):
+        if device != OTHERS:
+            teller.remember(str(device), rows)
     judged = Detector(watched.reference).look(window)
     for device in watched.blind(current):
         if not judged[device].reason:
             judged[device].unjudged = NO_SLIDES
-    found = _found(watched, teller, judged, current)
-    found["window"] |= {"damaged": int(everything.attrs["damaged"]), "other_version": len(mine) - len(current)}
+    found = _found(watched, teller, judged, current, unknown_devices.told(*rest))
+    strange = int(current[STRANGE].sum()) if STRANGE in current else 0
+    found["window"] |= {"damaged": int(everything.attrs["damaged"]), "other_version": len(mine) - len(current), "strange_names": strange}
     found["window"] |= {"lost": int(everything.attrs["lost"]), "unverified": len(everything.attrs["unverified"])}
+    found["window"]["together"] = {"devices": rest[0], "answers": rest[1]}
     found["alarms"] += [{"kind": "log_loss", "device": "", "text": text} for text in everything.attrs["told"]]
     with atomic_dir(out) as folder:
         (folder / "drift.json").write_text(json.dumps(found, indent=1, sort_keys=True), encoding="utf-8")
@@ -73,6 +82,13 @@ def drift(*, package: Path, log: Path, out: Path) -> dict[str, Any]:
             evidently = evidently_report.save(folder / "evidently.html", *sides, judged, labels, synthetic=model.synthetic, at=at)
         _page(folder / "drift.html", found, watched, judged, window, evidently=evidently)
     return found
+
+
+def _together(watched: Watched, key: list[str]) -> tuple[list[str], tuple[int, int]]:
+    """Device keys with one for all unknown devices that do not stand for themselves, and how many these are and their answers."""
+    answers = Counter(device for device in key if device not in watched.reference.shares and device != UNKNOWN_DEVICE)
+    rest = set(answers) - unknown_devices.apart(answers)
+    return [OTHERS if device in rest else device for device in key], (len(rest), sum(answers[device] for device in rest))
 
 
 def _window(watched: Watched, current: pd.DataFrame, columns: Mapping[str, Any]) -> dict[str, Sketch]:
@@ -90,7 +106,7 @@ def _window(watched: Watched, current: pd.DataFrame, columns: Mapping[str, Any])
     return window
 
 
-def _found(watched: Watched, teller: Teller, judged: Mapping[str, Judged], current: pd.DataFrame) -> dict[str, Any]:
+def _found(watched: Watched, teller: Teller, judged: Mapping[str, Judged], current: pd.DataFrame, others: str) -> dict[str, Any]:
     model, reference = watched.model, watched.reference
     found: dict[str, dict[str, Any]] = {}
     alarms: list[dict[str, str]] = []
@@ -107,6 +123,7 @@ def _found(watched: Watched, teller: Teller, judged: Mapping[str, Judged], curre
         }  # fmt: skip
         if result.status == "unseen":
             text = f"Unseen device {label}: {result.n} answer{'s' if result.n != 1 else ''}"
+            text = f"Unseen devices: {others}" if device == OTHERS else text
             text += f"; unlike the reference: {said}" if result.alarm else f"; cannot judge: {result.why}" if result.why else ""
             alarms.append({"kind": "unseen", "device": device, "text": text})
         elif result.alarm:
@@ -148,6 +165,8 @@ def _page(
         notes.append(f"{seen['unverified']} segments of the log have no digest yet: an older version wrote them.")
     if seen["other_version"]:
         notes.append(f"{seen['other_version']} answers of another version of the model left out.")
+    if strange := seen["strange_names"]:
+        notes.append(f"{strange:,} acquisition parameters with names that nobody knows left out.")
     parts = [
         window_page.DevicePart(
             {"device_key": device, **found["devices"][device]},

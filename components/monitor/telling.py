@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.core import embedding
-from components.monitor import words
+from components.monitor import answer_events, unknown_devices, words
 from components.monitor.causes import Signatures
 from components.monitor.detect import Change, Judged
 from components.monitor.watched import Watched
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_OF_A_VALUE = 40
 """Characters of a tag's value that are repeated to a reader."""
@@ -35,20 +38,22 @@ class Teller:
 
     def label(self, device: str) -> str:
         """What a reader sees."""
+        if device == unknown_devices.OTHERS:
+            return unknown_devices.LABEL
         named = " ".join(part for part in self.names.get(device, [None, None]) if part)
         return f"{named or 'device without a name'} ({device[:8]})"
 
-    def remember(self, device: str, rows: Any) -> None:
-        """Take names and new tags from a device's answers (a table)."""
+    def remember(self, device: str, events: pd.DataFrame) -> None:
+        """Take names and new tags from a device's events (`answer_events.py`)."""
         names = self.names.setdefault(device, [None, None])
-        for n, column in enumerate(("manufacturer", "device_model")):
-            known = rows[column].dropna()
-            if names[n] is None and len(known) and str(known.iloc[0]):
+        for n, column in enumerate(("maker", "model")):
+            known = events[column].dropna()
+            if names[n] is None and len(known):
                 names[n] = str(known.iloc[0])
         places = self.watched.reference.baseline(device)[0].places
         for name, known in places.categories.items():
-            if name in rows:
-                other = [v for v in rows[name].dropna().astype(str).unique().tolist() if v not in known]
+            if self.watched.groups[name] == "acquisition":
+                other = [v for v in events[answer_events.FEATURE + name].dropna().unique().tolist() if v not in known]
                 if other:
                     self.unheard.setdefault(device, {})[name] = other[-1][:MOST_OF_A_VALUE]
 

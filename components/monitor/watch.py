@@ -27,16 +27,29 @@ from numpy.typing import NDArray
 
 from components.core.errors import DataError
 from components.core.inference_log import Tally, since
+from components.core.inference_log.tables import STRANGE
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
-from components.monitor import alarms, explained, labelled, log_losses, prometheus, window_checks, window_page, words
+from components.monitor import (
+    alarms,
+    answer_events,
+    explained,
+    labelled,
+    log_losses,
+    prometheus,
+    unknown_devices,
+    window_checks,
+    window_page,
+    words,
+)
 from components.monitor.case_mix import CaseMix
 from components.monitor.detect import WATCH, WINDOWS, Change, Detector, Judged
 from components.monitor.performance import Learned, estimate, learn
-from components.monitor.sketch import BINS, MISSING, Sketch, hashes
+from components.monitor.sketch import BINS, Sketch, hashes
 from components.monitor.state import State, opened
 from components.monitor.telling import Teller
-from components.monitor.watched import NO_SLIDES, Watched, devices, patients, probabilities, reference_patients
+from components.monitor.unknown_devices import OTHERS
+from components.monitor.watched import NO_SLIDES, Watched, patients, probabilities, reference_patients
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +64,8 @@ CARRIED = 14
 QUIET = 7
 """Windows over which a device's usual number of events is taken."""
 SILENT_P = 0.01
+MOST_VERSIONS = 64
+"""Software versions of a device that are remembered: a version is a keyed hash that a client may make up."""
 REQUEST = "request"
 
 
@@ -129,6 +144,10 @@ class _Run:
         self.next: int | None = memory.get("next", None)
         self.blind: set[str] = set(memory.get("blind", []))
         self.past: dict[str, list[tuple[int, dict[str, float]]]] = memory.get("past", {})
+        known = {device: [start, 0] for device, start in memory.last_seen().items() if not self._registered(device) and device != OTHERS}
+        self.followed: dict[str, list[int]] = memory.get("followed", known)
+        self.heard: set[str] = set()
+        self.others, self.dropped = (0, 0), set[str]()
         self.teller = Teller(watched, self.names, self.unheard)
 
     # ---- events into windows
@@ -148,6 +167,7 @@ class _Run:
             ]  # not !=, which is neither true nor false for what is no event; its response says everything that is watched
         current = mine[mine["digest"].isin(self.model.digests).to_numpy()]
         self.counted["other_version"] += len(mine) - len(current)
+        self.counted["strange_names"] += int(current[STRANGE].sum()) if STRANGE in current else 0
         self.counted["events"] += len(current)
         at = current["time"]
         self.counted["no_time"] += int(at.isna().sum())
@@ -169,29 +189,33 @@ class _Run:
         new &= ~np.isin(ids, self.memory.seen(start))
         self.counted["duplicates"] += int((~new).sum())
         self.memory.see(start, ids)
-        answered = new & rows["status"].isin(("answered", "abstained")).to_numpy(bool)
-        failed = new & rows["status"].isin(("error", "refused")).to_numpy(bool)
-        key = np.array(devices(rows))
-        for device in np.unique(key).tolist():
+        usable = new & rows["status"].isin(("answered", "abstained", "error", "refused")).to_numpy(bool)
+        if not usable.any():
+            return
+        rows, ids = rows[usable].reset_index(drop=True), ids[usable]
+        events, who = answer_events.of(self.watched, rows, self.figures), hashes(patients(rows))
+        key = events["device"].to_numpy(str)
+        here = np.isin(key, [*self.watched.reference.shares, UNKNOWN_DEVICE])
+        for device in np.unique(key[here]).tolist():
             own = key == device
-            self._remember(device, rows[own])
-            errors = float((own & failed).sum())
-            part = rows[own & answered]
-            if not len(part) and not errors:
-                continue
-            sketch = self.detector.sketch(device)
-            facts = {"errors": errors, "abstained": float(part["abstain"].sum())}
-            if len(part):
-                classes, figures = self.model.spec.target.classes, self.figures
-                facts |= window_checks.tallies(part, classes=classes, figures=figures, unknown=UNKNOWN_DEVICE)
-                columns = self.watched.columns(part)
-                sketch.add(self.watched.reference.baseline(device)[0].places, columns, hashes(patients(part)), self.watched.mix.strata(part))
-                self.blind |= self.watched.blind(part)
-                if (score := self.watched.score) is not None:
-                    finite = columns[score][np.isfinite(columns[score])]
-                    facts |= {"score_sum": float(finite.sum()), "score_n": float(len(finite))}
-                self._keep(start, device, part, ids[own & answered])
-            self.memory.add(start, device, sketch, facts)
+            self._add(start, device, events[own], who[own])
+            answered = own & events["answered"].to_numpy(bool)
+            if answered.any():
+                self._keep(start, device, rows[answered], ids[answered])
+        if not here.all():
+            self.memory.wait(start, ids[~here], who[~here], unknown_devices.packed(events[~here].reset_index(drop=True)))
+
+    def _add(self, start: int, device: str, events: pd.DataFrame, who: NDArray[np.uint64]) -> None:
+        """Count one device's events of a window."""
+        if device != OTHERS:
+            self._remember(device, events)
+        sketch, answered = self.detector.sketch(device), events["answered"].to_numpy(bool)
+        part = events[answered]
+        if len(part):
+            places = self.watched.reference.baseline(device)[0].places
+            sketch.add(places, answer_events.features(part), who[answered], part["stratum"].to_numpy(np.int64))
+            self.blind |= {device} if part["blind"].any() else set()
+        self.memory.add(start, device, sketch, answer_events.facts(events, self.watched.score))
 
     def _keep(self, start: int, device: str, part: pd.DataFrame, ids: NDArray[np.uint64]) -> None:
         """A sample of the decided answers' probabilities, for the AUC that is expected without labels."""
@@ -225,12 +249,14 @@ class _Run:
         found = estimate(self.learned, p.astype(np.float64), device, who, drift=drifted, about="device")
         return dict(zip(names, (found.value, found.low, found.high), strict=True))
 
-    def _remember(self, device: str, rows: pd.DataFrame) -> None:
-        self.teller.remember(device, rows)
-        if "software" in rows:
-            versions = self.software.setdefault(device, {})
-            for version, at in rows.dropna(subset=["software"]).groupby("software")["time"].min().items():
-                versions.setdefault(str(version), int(at.timestamp()))
+    def _remember(self, device: str, events: pd.DataFrame) -> None:
+        self.teller.remember(device, events)
+        told = events[events["software"].notna().to_numpy()]
+        versions = self.software.setdefault(device, {})
+        first = sorted((at, str(version)) for version, at in told.groupby("software")["second"].min().items())
+        for at, version in first:
+            if len(versions) < MOST_VERSIONS:
+                versions.setdefault(version, int(at))
 
     # ---- windows that are over
 
@@ -242,7 +268,16 @@ class _Run:
             while self.next <= last:
                 self._judge(self.next)
                 self.next += self.schedule.window_s
-        for name, value in (("next", self.next), ("history", self.detector.history), ("software", self.software), ("past", self.past)):
+        for name, value in (
+            ("next", self.next),
+            ("history", self.detector.history),
+            ("software", self.software),
+            ("past", self.past),
+            ("followed", self.followed),
+            ("names", self.names),
+            ("unheard", self.unheard),
+            ("blind", sorted(self.blind)),
+        ):
             self.memory.put(name, value)
 
     def take_labels(self, log: Path, state: Path) -> None:
@@ -255,7 +290,10 @@ class _Run:
         rows = {(row["window_start"], row["device_key"]): row for row in self.memory.history()}
         windows = {row["window_start"]: row["window_end"] for row in rows.values()}
         now = datetime.fromtimestamp(self.now, UTC)
-        found = {key: s for key, s in labelled.true_figures(log, state, self.model, windows, now).items() if key in rows}
+        told: dict[int, set[str]] = {start: set() for start in windows}
+        for start, device in rows:
+            told[start].add(device)
+        found = {key: s for key, s in labelled.true_figures(log, state, self.model, windows, told, now).items() if key in rows}
         known = {sample: label.label for sample, label in labelled.store(state, self.model).in_force(now).items()}
         said = explained.by_labels(self.watched, log, rows, found, known)
         for key, snapshot in found.items():
@@ -267,7 +305,8 @@ class _Run:
         self.memory.put("labels", signature)
 
     def _judge(self, start: int) -> None:
-        carried: dict[str, int] = self.memory.get("carried", {})
+        self._settle(start)
+        carried: dict[str, int] = {device: first for device, first in self.memory.get("carried", {}).items() if device not in self.dropped}
         window: dict[str, Sketch] = {}
         facts: dict[str, dict[str, float]] = {}
         for device in {*self.memory.devices(start), *carried}:
@@ -298,6 +337,48 @@ class _Run:
         self.memory.forget(start)
         self._page(when, judged, window)
 
+    def _settle(self, start: int) -> None:
+        """Give the answers of unknown devices to those that stand for themselves, and to the rest together."""
+        waiting = self.memory.waiting(start)
+        events = unknown_devices.unpacked(part for _, _, part in waiting) if waiting else None
+        who = np.concatenate([patients_ for _, patients_, _ in waiting]) if waiting else np.zeros(0, np.uint64)
+        before = {  # counted when they came, by a monitor that did not wait
+            device: found[0].n
+            for device in self.memory.devices(start)
+            if not self._registered(device) and device != OTHERS and (found := self.memory.sketch(start, device)) is not None
+        }
+        counts = dict(before)
+        for device, n in events.groupby("device")["answered"].sum().items() if events is not None else ():
+            counts[str(device)] = counts.get(str(device), 0) + int(n)
+        alone = unknown_devices.apart(counts)
+        rest = {device: n for device, n in counts.items() if device not in alone}
+        for device in sorted(set(before) & set(rest)):
+            self.memory.give(start, device, OTHERS)
+        if events is not None:
+            key = events["device"].to_numpy(str)
+            for device in sorted(alone & set(key)):
+                self._add(start, device, events[key == device], who[key == device])
+            if (others := np.isin(key, list(rest))).any():
+                self._add(start, OTHERS, events[others], who[others])
+        self.heard, self.others = set(counts), (len(rest), sum(rest.values()))
+        self.followed |= {device: [start, counts[device]] for device in alone}
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Follow at most so many unknown devices: those that answered last, of these the largest."""
+        order = sorted(self.followed, key=lambda device: (-self.followed[device][0], -self.followed[device][1], device))
+        self.followed = {device: self.followed[device] for device in order[: unknown_devices.MOST]}
+        known = {device for device in self.names if self._registered(device)}
+        self.dropped = {*order, *self.names} - known - set(self.followed) - {OTHERS}
+        for device in self.dropped:
+            for kept in (self.names, self.software, self.unheard, self.past, self.detector.history):
+                kept.pop(device, None)
+            self.blind.discard(device)
+        self.memory.drop_alarms(self.dropped)
+
+    def _registered(self, device: str) -> bool:
+        return device in self.watched.reference.shares or device == UNKNOWN_DEVICE
+
     def _page(self, when: alarms.Window, judged: Mapping[str, Judged], window: Mapping[str, Sketch]) -> None:
         rows, reference = {row["device_key"]: row for row in self.memory.rows(when.start)}, self.watched.reference
         parts = [
@@ -316,7 +397,7 @@ class _Run:
         self, when: alarms.Window, device: str, result: Judged, sketch: Sketch | None, facts: Mapping[str, float], sentence: str
     ) -> dict[str, Any]:
         strongest = (result.alarm or result.watch or [None])[0]
-        low, high = self._quantiles(device, sketch)
+        low, high = answer_events.score_quantiles(dict(facts), (0.1, 0.9))
         mean = facts["score_sum"] / facts["score_n"] if facts.get("score_n") else None
         return {
             "window_start": when.start, "window_end": when.end, "model": self.model.name, "version": self.model.version, "device_key": device,
@@ -331,21 +412,6 @@ class _Run:
             "labelled": 0, "answered": sketch.n - int(facts.get("abstained", 0)) if sketch else 0,
         }  # fmt: skip
 
-    def _quantiles(self, device: str, sketch: Sketch | None) -> tuple[float | None, float | None]:
-        """10 % and 90 % of the positive class's probability, to the nearest edge of the reference."""
-        name = self.watched.score
-        if sketch is None or name is None or not sketch.n:
-            return None, None
-        baseline = self.watched.reference.baseline(device)[0]
-        f = baseline.places.features.index(name)
-        counts = sketch.counts[:, f, :MISSING].sum(0)
-        edges = baseline.places.edges[f][np.isfinite(baseline.places.edges[f])]
-        if not counts.sum() or not len(edges):
-            return None, None
-        at = np.searchsorted(np.cumsum(counts), np.array([0.1, 0.9]) * counts.sum())
-        low, high = (float(edges[min(int(a) // 2, len(edges) - 1)]) for a in at)
-        return low, high
-
     def _alarm(self, when: alarms.Window, judged: Mapping[str, Judged], broken: Mapping[str, Sequence[str]]) -> None:
         found = list(self._found(when, judged))
         found += [alarms.Found("data_quality", device, self.teller.label(device), words.several(said), when.start) for device, said in broken.items()]
@@ -353,10 +419,13 @@ class _Run:
         alarms.update(self.memory, self.model.disease, found, when, settled)
 
     def _found(self, when: alarms.Window, judged: Mapping[str, Judged]) -> Iterable[alarms.Found]:
-        absent = [device for device in self.names if device not in judged or judged[device].status == "silent"]
+        gone = [device for device in self.names if device not in self.heard]  # heard: also among those that are counted together
+        absent = [device for device in gone if device not in judged or judged[device].status == "silent"]
         silent = [device for device in absent if self._misses(device, when)]
         for device, result in judged.items():
             label = self.teller.label(device)
+            if device == OTHERS:
+                continue
             if result.status == "unseen" and result.n:
                 text = f"not in the reference of the model: {result.n} answer{'s' if result.n != 1 else ''}"
                 twin = next((other for other in silent if self.names.get(other) == self.names.get(device) != [None, None]), None)
@@ -369,6 +438,8 @@ class _Run:
                 name = result.alarm[0].name
                 first = min((start for start, tested in self.past[device] if tested.get(name, 1.0) <= WATCH), default=when.start)
                 yield alarms.Found(_kind(result.alarm[0]), device, label, f"{self.teller.all(device, result)} (n={result.n})", first)
+        if text := unknown_devices.told(*self.others, earlier=len(self.dropped)):
+            yield alarms.Found("unseen", OTHERS, unknown_devices.LABEL, text, when.start)
         for device in silent:
             text = f"no answers, {self._usual(device, when):.0f} usual in a window"
             yield alarms.Found("silent", device, self.teller.label(device), text, when.start)
@@ -416,7 +487,8 @@ class _Run:
             "window_s": self.schedule.window_s, "devices": len(self.names), "events": self.counted["events"], "lost": tally.lost.n,
             "damaged": tally.damaged, "late": self.counted["late"], "skewed": self.counted["skewed"], "duplicates": self.counted["duplicates"],
             "no_time": self.counted["no_time"], "other_version": self.counted["other_version"], "verdicts": self.verdicts,
-            "coverage": self.memory.get("coverage", None), "unread": [str(one) for one in tally.unread], "unverified": len(tally.unverified),
+            "strange_names": self.counted["strange_names"], "coverage": self.memory.get("coverage", None),
+            "unread": [str(one) for one in tally.unread], "unverified": len(tally.unverified),
             "not_judged": self._not_judged(), "next_window": None if self.next is None else datetime.fromtimestamp(self.next, UTC).isoformat(),
         }  # fmt: skip
 

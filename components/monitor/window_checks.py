@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +31,8 @@ LEAST = 10
 """Answers below which a share says nothing."""
 
 
-def tallies(part: pd.DataFrame, *, classes: Sequence[str], figures: Sequence[str], unknown: str) -> dict[str, float]:
-    """Counts over one device's answers, which add up over batches. Keys: `n_<check>` and `asked`.
+def flags(part: pd.DataFrame, *, classes: Sequence[str], figures: Sequence[str], unknown: str) -> dict[str, NDArray[np.bool_]]:
+    """Which answers miss a check: `n_<check>` -> (n,), and `asked`, which all are.
 
     Args:
         part: Answered or abstained rows of the log.
@@ -45,9 +46,14 @@ def tallies(part: pd.DataFrame, *, classes: Sequence[str], figures: Sequence[str
     wrong = has & ~((scores >= 0).all(1) & (scores <= 1).all(1) & (np.abs(scores.sum(1) - 1) <= TOLERANCE))
     bare = ~np.isfinite(np.stack([_numbers(part, name) for name in figures], axis=1)).any(1) if figures else np.zeros(len(part), bool)
     return {
-        "n_without_device": float((part["device_key"].fillna(unknown).astype(str) == unknown).sum()), "n_without_figures": float(bare.sum()),
-        "n_without_probabilities": float((decided & ~has).sum()), "n_bad_probabilities": float(wrong.sum()), "asked": float(len(part)),
+        "n_without_device": (part["device_key"].fillna(unknown).astype(str) == unknown).to_numpy(bool), "n_without_figures": bare,
+        "n_without_probabilities": decided & ~has, "n_bad_probabilities": wrong, "asked": np.ones(len(part), bool),
     }  # fmt: skip
+
+
+def tallies(part: pd.DataFrame, *, classes: Sequence[str], figures: Sequence[str], unknown: str) -> dict[str, float]:
+    """How many answers miss each check, over one device's; adds up over batches. As `flags`."""
+    return {name: float(which.sum()) for name, which in flags(part, classes=classes, figures=figures, unknown=unknown).items()}
 
 
 def failed(devices: Mapping[str, Mapping[str, float]]) -> dict[str, list[str]]:

@@ -87,11 +87,11 @@ def test_a_grey_picture_is_outside_where_every_tested_one_has_colour_and_inside_
 
 
 def test_acquisition_limits_of_the_spec_name_the_parameter_and_what_is_allowed() -> None:
-    spec = lung_nodule(abstain={"acquisition": {"acq_slice_mm": (0.4, 3)}})
+    spec = lung_nodule(abstain={"acquisition": {"acq_slice_thickness_mm": (0.4, 3)}})
     limits = Limits.learn(spec, reference())
     (inside,) = figures(patches(1, 6))
-    assert limits.reasons(inside, {"acq_slice_mm": 5.0}) == ["acquisition outside the spec: slice_mm 5, allowed 0.4 to 3"]
-    assert limits.reasons(inside, {"acq_slice_mm": 3.0}) == []
+    assert limits.reasons(inside, {"acq_slice_thickness_mm": 5.0}) == ["acquisition outside the spec: slice_thickness_mm 5, allowed 0.4 to 3"]
+    assert limits.reasons(inside, {"acq_slice_thickness_mm": 3.0}) == []
     assert limits.reasons(inside, {}) == []
 
 

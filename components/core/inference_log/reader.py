@@ -199,8 +199,12 @@ def _from_lines(path: Path, tally: Tally) -> Iterator[pd.DataFrame]:
 
 
 def _from_parquet(file: pq.ParquetFile) -> Iterator[pd.DataFrame]:
-    for batch in file.iter_batches(BATCH):
-        yield tables.typed(batch.to_pandas())
+    kept, strange = tables.known_columns(file)
+    for batch in file.iter_batches(BATCH, columns=kept):
+        table = batch.to_pandas()
+        if strange:
+            table[tables.STRANGE], strange = [float(strange), *[float("nan")] * (len(table) - 1)], 0
+        yield tables.typed(table)
 
 
 def _folder(path: str | Path) -> Path:

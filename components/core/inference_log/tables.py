@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
+from components.core import acquisition
+
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 SLIDE = "slide"
 """`source` of an answer about a whole slide: its scores are the slide's, its image figures those of one tile."""
@@ -30,6 +33,9 @@ erasure.py; only `since` shows it). `embedding`: float32 (d,) where the model of
 """
 
 ERASED = "erased"
+STRANGE = "strange_names"
+"""Column of how many acquisition parameters a record holds that nobody knows (`components/core/acquisition.py`): servers took any name before. What a
+segment compacted then holds of them stands in its first row."""
 GROUPS = ("scores", "image", "acquisition", "covariates")
 
 
@@ -38,13 +44,30 @@ def row(record: Mapping[str, Any]) -> dict[str, Any]:
     flat = {key: value for key, value in record.items() if key not in GROUPS}
     flat |= {f"score_{name}": value for name, value in (record.get("scores") or {}).items()}
     flat |= record.get("image") or {}
-    flat |= record.get("acquisition") or {}
+    known, strange = acquisition.folded(record.get("acquisition") or {})
+    flat |= known | ({STRANGE: strange} if strange else {})
     flat |= record.get("covariates") or {}
     flat.setdefault("status", "abstained" if flat.get("abstain") is True else "answered")
     for name, value in flat.items():
         if name not in COLUMNS and isinstance(value, list | dict):
             flat[name] = json.dumps(value)
     return flat
+
+
+def known_columns(file: pq.ParquetFile) -> tuple[list[str] | None, int]:
+    """Of a compacted segment the columns to read, None for all, and how many values stand in the others: parameters that nobody knows, of a server
+    that took any name. They are counted by the file's own statistics; reading thirty thousand columns takes a minute."""
+    names = file.schema_arrow.names
+    kept = [name for name in names if not name.startswith(acquisition.PREFIX) or acquisition.named(name)]
+    if len(kept) == len(names):
+        return None, 0
+    chosen, count = set(kept), 0
+    for group in map(file.metadata.row_group, range(file.metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema.partition(".")[0] not in chosen:
+                known = column.statistics is not None and column.statistics.has_null_count
+                count += group.num_rows - (column.statistics.null_count if known else 0)
+    return kept, count
 
 
 def texts(rows: Iterable[Mapping[str, Any]]) -> set[str]:
