@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from components.core.errors import ServiceError, SpecError
+from components.core.secret import secret
 
 VARIABLE, PASSWORD = "DXFLOW_ONLINE_STORE", "DXFLOW_ONLINE_STORE_PASSWORD"
 ALLOWED = "sqlite, redis://host:port/db, rediss://host:port/db"
@@ -67,7 +68,7 @@ def address() -> RedisAddress | None:
     return RedisAddress(
         host=str(parts.hostname), port=port or 6379, db=int(path or 0), tls=parts.scheme == "rediss",
         user=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else os.environ.get(PASSWORD) or None,
+        password=unquote(parts.password) if parts.password else secret(PASSWORD),
     )  # fmt: skip
 
 

@@ -103,7 +103,7 @@ def _hashes(patient: str | None, key: str | None) -> tuple[frozenset[str], froze
             return frozenset({key}), frozenset()
         raise ServiceError("no pseudonym key, so nobody's records can be found", where=str(home()), allowed="DXFLOW_HOME, DXFLOW_KEY, or --key")
     pseudonymiser: Pseudonymiser = load_pseudonymiser()[0]
-    nobody = frozenset(pseudonymiser.id(domain, "") for domain in ("patient", "study", "series"))
+    nobody = frozenset().union(*(pseudonymiser.forms(domain, "") for domain in ("patient", "study", "series")))
     return (keys_of(patient, pseudonymiser) if patient is not None else frozenset({str(key)})), nobody
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,17 +89,21 @@ def pending() -> list[Plan]:
 
 
 def keys_of(patient: str, pseudonymiser: Pseudonymiser) -> frozenset[str]:
-    """What a hospital's id becomes here: a patient, and a word or a part of a path that ingest met.
+    """What a hospital's id becomes here, now and in records of before: a patient, and a word or a part of a path that ingest met.
 
     Raises:
         SpecError: Empty, or not one line.
     """
     if not patient.strip(" \0") or len(patient) > 256 or not patient.isprintable():
         raise SpecError("not a patient's id", where="PATIENT", allowed="one line of at most 256 characters")
-    plain = " ".join(patient.split()).upper()
-    squeezed = re.sub(r"[\W_]+", "", patient).upper()
-    words = {pseudonymiser.id("word", form) for form in (plain, squeezed) if form}
-    return frozenset({pseudonymiser.id("patient", patient), f"path-{pseudonymiser.id('path', patient)}", pseudonymiser.id("path", patient)} | words)
+    found = set(pseudonymiser.forms("patient", patient))
+    for form in ("NFC", "NFD"):
+        spelt = unicodedata.normalize(form, patient)
+        for word in (" ".join(spelt.split()), re.sub(r"[\W_]+", "", spelt)):
+            found |= pseudonymiser.forms("word", word) if word else set()
+        for path in pseudonymiser.forms("path", spelt):
+            found |= {path, f"path-{path}"}
+    return frozenset(found)
 
 
 def made(keys: frozenset[str], logs: Sequence[Path], state: Path, nobody: frozenset[str]) -> Plan:

@@ -28,6 +28,7 @@ from components.core.atomic import alive, remove_partials, write_text
 from components.core.errors import DataError, DxflowError, ServiceError, SpecError
 from components.core.home import home
 from components.core.pseudonym import load_pseudonymiser
+from components.core.secret import file_bytes, secret
 from components.core.spec import DiseaseSpec
 from components.core.step import error_from, parse
 from pipelines import containers
@@ -304,8 +305,6 @@ def _container_environment() -> dict[str, str]:
         value = os.environ.get(name, "")
         if value and (name.startswith("AWS_") or "://" in value):  # a local path means nothing inside a container
             environment[name] = value
-    if "DXFLOW_KEY" in os.environ:
-        environment["DXFLOW_KEY"] = os.environ["DXFLOW_KEY"]
-    else:
-        environment["DXFLOW_KEY"] = Path(os.environ.get("DXFLOW_KEY_FILE") or home() / "pseudonym.key").read_text().strip()
+    key = secret("DXFLOW_KEY")
+    environment["DXFLOW_KEY"] = file_bytes(home() / "pseudonym.key", where="DXFLOW_HOME").decode() if key is None else key
     return environment

@@ -8,9 +8,8 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from components.core.errors import DataError
+from components.core import code
 from components.core.home import home, tracking_uri
-from components.core.package_data import ALLOWED, local_path
 
 STEPS = ("ingest", "validate", "train", "evaluate", "register")
 Graph = Literal["run", "run-unseen", "unseen", "compare"]
@@ -21,21 +20,21 @@ SERVICE_ENVIRONMENT = (
 )  # fmt: skip
 """What a step in a container or a pod needs from outside; on a cluster it comes from the Secret `dxflow`."""
 ROOT = Path(__file__).resolve().parent.parent
-SUFFIXES = {".py", ".toml", ".html", ".j2", ".css"}
+ROOMS = {
+    "serving": ("components", "feature_store", "pipelines", "serving"),  # its image runs the command, which can import every step
+    "monitor": ("components/core", "components/monitor", "feature_store"),
+} | {step: ("components/core", f"components/{step}", "feature_store") for step in STEPS}
+"""Folders whose files a step's image holds and its process can import or open; tests hold them against the imports."""
+RECIPE = ("requirements.lock", "infra/images/Dockerfile", "infra/images/install.sh", "infra/images/requirements_of.py", "infra/images/wheel.sh")
+"""What else is in an image: the installed packages follow from it. Not there where the package is installed without its checkout."""
 
 
 def code_digest(step: str) -> str:
-    """12 hexadecimal characters over every source file that the step (or "serving") can import: its own room, the feature store, the core.
+    """12 hexadecimal characters over every file that the step (or "serving") can import or open, and over what its image is built from.
 
     It is in the image tag, and the tag is in the IR, so a changed source file is never answered from the cache.
     """
-    digest = hashlib.sha256()
-    for room in ("components/core", "feature_store", *(("serving", "pipelines") if step == "serving" else (f"components/{step}",))):
-        for path in sorted((ROOT / room).rglob("*")):
-            relative = path.relative_to(ROOT).as_posix()
-            if path.suffix in SUFFIXES and "/phantoms/" not in relative:
-                digest.update(relative.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
+    return code.digest(ROOT, ROOMS[step], files=RECIPE)[:12]
 
 
 def image(step: str, *, prefix: str = "", tag: str | None = None) -> str:
@@ -44,38 +43,15 @@ def image(step: str, *, prefix: str = "", tag: str | None = None) -> str:
 
 
 def source_digest(source: str) -> str:
-    """Digest of a source's listing: relative path, size and time of change of each file, or the store's own checksums.
+    """Digest of a source's listing as ingest makes it: of every file that would be opened its path in the source, size, times of change, device
+    and inode, or the store's own checksum. Of a link these are its target's.
 
     Raises:
-        DataError: There is no such source.
+        DataError: There is no such source, or no file in it.
     """
-    digest = hashlib.sha256()
-    if source.startswith("s3://"):
-        from components.core.storage import open_store
+    from components.ingest.source import open_source
 
-        for entry in sorted(open_store(source).list(""), key=lambda e: e.key):
-            digest.update(f"{entry.key}\0{entry.size}\0{entry.fingerprint}\n".encode())
-        return digest.hexdigest()[:32]
-    root = local_path(source)
-    if not root.exists():
-        raise DataError("no such source", where="--source", got=source, allowed=ALLOWED)
-    pending = [str(root)]
-    lines: list[str] = []
-    while pending:
-        folder = pending.pop()
-        if os.path.isfile(folder):
-            facts = os.stat(folder)
-            lines.append(f"\0{facts.st_size}\0{facts.st_mtime_ns}")
-            continue
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-                else:
-                    facts = entry.stat(follow_symlinks=False)
-                    lines.append(f"{os.path.relpath(entry.path, root)}\0{facts.st_size}\0{facts.st_mtime_ns}")
-    digest.update("\n".join(sorted(lines)).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:32]
+    return open_source(source).fingerprint[:32]
 
 
 def deployment_digest() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -12,6 +11,7 @@ from typing import Any
 
 from components.core.errors import DataError, DxflowError, ServiceError, SpecError
 from components.core.package import SYNTHETIC
+from components.core.secret import secret
 from serving.kinds import HEAD, sniffed
 from serving.options import MAX_BODY_BYTES
 
@@ -51,7 +51,7 @@ def ask(url: str, model: str, body: bytes, headers: dict[str, str], timeout_s: f
     """The answers to one v1 request; errors as `predict`. Who asks says `DXFLOW_TOKEN`, where the server wants to know."""
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise SpecError("not the address of a server", where="--url", allowed="http:// or https://")
-    if token := os.environ.get("DXFLOW_TOKEN", "").strip():
+    if token := secret("DXFLOW_TOKEN"):
         if not token.isascii() or not token.isprintable():
             raise SpecError("not a token", where="DXFLOW_TOKEN", allowed="what dxflow token prints, or one of the OpenID provider")
         headers = headers | {"Authorization": f"Bearer {token}"}

@@ -2,6 +2,13 @@
 
 HMAC-SHA256 truncated to 64 bits; each kind of identifier has its own domain, so a patient id equal to a serial number gives another id.
 DICOM PS3.15 E.3: the retain-device-identity option is met pseudonymously, since a serial number can single out a hospital.
+
+What counts as one spelling is decided by the domain, in `spelling`:
+
+    files       exactly as they are: two names are two files, whatever they differ in
+    labels      makers, models, devices, software, sites: NFC, capitals, one blank for many; a scanner is not another one when a service
+                engineer types its station's name in small letters
+    all others  persons, lesions, studies, ...: NFC, without the blanks and NULs that DICOM pads with (PS3.5 6.2); case and inner blanks count
 """
 
 from __future__ import annotations
@@ -10,12 +17,26 @@ import hashlib
 import hmac
 import os
 import secrets
-from pathlib import Path
+import unicodedata
 
 from components.core.errors import ServiceError
 from components.core.home import home
+from components.core.secret import file_bytes, secret_bytes
 
 UNKNOWN_DEVICE = "unknown"
+FILES = frozenset(("sample", "recording", "slide-file", "path", "listing"))
+LABELS = frozenset(("device", "software", "site", "manufacturer", "model", "kernel", "word"))
+BETWEEN = "\x1f"
+
+
+def spelling(domain: str, text: str) -> str:
+    """The one form of `text` within `domain`; what differs after it is different."""
+    if domain in FILES:  # a name may hold the separator itself
+        return text.replace("\x1b", "\x1b\x1b").replace(BETWEEN, "\x1b.")
+    composed = unicodedata.normalize("NFC", text)
+    if domain in LABELS:
+        return " ".join(unicodedata.normalize("NFC", composed.upper()).split())
+    return composed.replace("\0", " ").replace(BETWEEN, " ").strip()
 
 
 class Pseudonymiser:
@@ -28,8 +49,21 @@ class Pseudonymiser:
 
     def id(self, domain: str, *parts: str) -> str:
         """16 hexadecimal characters for `parts` within `domain` ("patient", "device", "series", ...)."""
-        text = "\x1f".join((domain, *(" ".join(str(p).split()).upper() for p in parts)))
-        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()[:16]
+        return self._hash(domain, [spelling(domain, str(part)) for part in parts])
+
+    def forms(self, domain: str, *parts: str) -> frozenset[str]:
+        """Every id that `parts` may have had: today's, and those of records that were made before spellings were told apart by domain.
+
+        Until then every part was put in capitals with single blanks and not normalised, so one name had two ids, composed and decomposed.
+        A name that was half composed cannot be guessed.
+        """
+        unicode_forms = [[unicodedata.normalize(form, str(part)) for part in parts] for form in ("NFC", "NFD")]
+        old = [[" ".join(part.split()).upper() for part in each] for each in ([str(part) for part in parts], *unicode_forms)]
+        return frozenset({self.id(domain, *parts), *(self._hash(domain, each) for each in old)})
+
+    def _hash(self, domain: str, parts: list[str]) -> str:
+        text = BETWEEN.join((domain, *parts))  # file names that are no UTF-8 come with surrogates in them
+        return hmac.new(self._key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:16]
 
     def number(self, domain: str, below: int) -> int:
         """An integer in [0, below) that depends on the key alone, e.g. the date offset of a site."""
@@ -47,15 +81,12 @@ def load_pseudonymiser() -> tuple[Pseudonymiser, bool]:
     Returns:
         The pseudonymiser, and whether a key was generated just now (the caller warns: losing it makes new pseudonyms).
     """
-    text = os.environ.get("DXFLOW_KEY")
-    if text:
-        return Pseudonymiser(text.encode()), False
-    named = os.environ.get("DXFLOW_KEY_FILE")
-    path = Path(named) if named else home() / "pseudonym.key"
+    found = secret_bytes("DXFLOW_KEY")
+    if found is not None:
+        return Pseudonymiser(found), False
+    path = home() / "pseudonym.key"
     if path.exists():
-        return Pseudonymiser(path.read_bytes().strip()), False
-    if named:
-        raise ServiceError("no such key file", where="DXFLOW_KEY_FILE", got=named)
+        return Pseudonymiser(file_bytes(path, where=str(path))), False
     path.parent.mkdir(parents=True, exist_ok=True)
     key = secrets.token_hex(32).encode()
     # Two processes may come here at once: the link takes the name once, and everybody reads what it holds.
@@ -68,4 +99,4 @@ def load_pseudonymiser() -> tuple[Pseudonymiser, bool]:
     except FileExistsError:
         made = False
     own.unlink()
-    return Pseudonymiser(path.read_bytes().strip()), made
+    return Pseudonymiser(file_bytes(path, where=str(path))), made

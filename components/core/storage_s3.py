@@ -28,6 +28,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, SSLError
 
 from components.core.errors import DataError, ServiceError, SpecError
+from components.core.secret import secret
 from components.core.storage import CHUNK, Entry, Hashing, Store
 from components.core.storage_sums import ASK, Arriving
 
@@ -269,9 +270,9 @@ class S3Store(Store):
 
 def _credentials() -> tuple[str, str, str | None]:
     """Access key, secret key, session token. Raises ServiceError without them, naming places but no values."""
-    key, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
-    if key and secret:
-        return key, secret, os.environ.get("AWS_SESSION_TOKEN") or None
+    key, hidden = secret("AWS_ACCESS_KEY_ID"), secret("AWS_SECRET_ACCESS_KEY")
+    if key and hidden:
+        return key, hidden, secret("AWS_SESSION_TOKEN")
     path = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
     profile = os.environ.get("AWS_PROFILE") or "default"
     parser = configparser.ConfigParser(interpolation=None)

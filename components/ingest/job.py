@@ -16,7 +16,7 @@ from components.core.imaging.errors import NotUsable
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec, External
 from components.core.step import Progress
-from components.ingest.journal import Journal, Outcome, Rejected, arrays_path
+from components.ingest.journal import Journal, Outcome, Rejected, Unit, arrays_path
 from components.ingest.source import Item, Source
 from components.ingest.workers import CRASHED, Workers
 
@@ -42,7 +42,7 @@ class Context:
         if item.size == 0:
             raise NotUsable("empty file", offset=0)
         if item.size < 0:
-            raise NotUsable("not a regular file")
+            raise NotUsable("a link that leads nowhere" if item.fingerprint == "absent" else "not a regular file")
         if item.size > self.spec.limits.file_mb * 1e6:
             raise NotUsable("file over limits.file_mb")
         return item
@@ -65,9 +65,22 @@ class Job:
     def __init__(self, context: Context, journal: Journal, workers: Workers) -> None:
         self.context, self.journal, self._workers = context, journal, workers
         self.rows: int | None = None  # a table's reader says how many samples it announces; damage is then counted in rows, not in files
+        self.announced: int | None = None  # rows or files, each of which becomes one sample or is refused with a reason; None where samples are cut
+
+    @property
+    def unit(self) -> Unit:
+        return "file" if self.rows is None else "row"
 
     def stage(
-        self, what: str, function: Function, tasks: Iterable[Task], *, total: int, size: Callable[[Task], int], file: Callable[[Task], int]
+        self,
+        what: str,
+        function: Function,
+        tasks: Iterable[Task],
+        *,
+        total: int,
+        size: Callable[[Task], int],
+        file: Callable[[Task], int],
+        units: Callable[[Task], Iterable[tuple[int, int | None]]] | None = None,
     ) -> None:
         """Run a module-level function over tasks on all cores; outcomes go to the journal, finished tasks of an earlier run are kept.
 
@@ -75,6 +88,7 @@ class Job:
             what: Shown beside the progress bar.
             total: Of what `size` counts in each task.
             file: The file to name when a task takes its process down.
+            units: Or all that such a task holds, as (file, line): whatever goes with it is named and counted.
         """
         progress = Progress(what, total)
 
@@ -86,7 +100,8 @@ class Job:
                     yield task
 
         for task, result in self._workers.map(function, fresh()):
-            crashed = Outcome(rejected=[Rejected(file(task), "reading it ends the process")])
+            lost = units(task) if units is not None else [(file(task), None)]
+            crashed = Outcome(rejected=[Rejected(number, "reading it ends the process", line) for number, line in lost])
             self.journal.record(task.key, crashed if result is CRASHED else result)
             progress.advance(size(task))
 

@@ -11,8 +11,10 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+Unit = Literal["file", "row"]
+"""What a reader counts: files, or rows of a table (and files that stand for one row each)."""
 TABLES = """
 CREATE TABLE IF NOT EXISTS done (task TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS found (kind TEXT, grp TEXT, file INTEGER, body TEXT);
@@ -105,31 +107,47 @@ class Journal:
         rows = self._db.execute("SELECT file, body FROM found WHERE kind = ? AND grp = ? ORDER BY file, body", (kind, group))
         return [(file, json.loads(body)) for file, body in rows]
 
+    def alike(self, kind: str) -> int:
+        """How many groups of one kind of finding hold findings that differ."""
+        query = "SELECT COUNT(*) FROM (SELECT 1 FROM found WHERE kind = ? GROUP BY grp HAVING COUNT(DISTINCT body) > 1)"
+        return self._db.execute(query, (kind,)).fetchone()[0]
+
     def rejected(self) -> Iterator[Rejected]:
         """One for each file and reason, sorted."""
         query = "SELECT file, reason, MIN(offset), MIN(skipped) FROM rejected GROUP BY file, reason, offset ORDER BY file, reason, offset"
         for file, reason, offset, skipped in self._db.execute(query):
             yield Rejected(file, reason, offset, bool(skipped))
 
-    def reasons(self) -> list[tuple[str, int]]:
-        """(reason, files), the commonest first; what was only skipped comes last."""
-        query = "SELECT reason, COUNT(*) AS n FROM (SELECT DISTINCT file, offset, reason, skipped FROM rejected) GROUP BY reason ORDER BY "
-        query += "MIN(skipped), n DESC, reason"
-        return list(self._db.execute(query))
+    def reasons(self, unit: Unit) -> list[tuple[str, int, bool]]:
+        """(reason, units, whether they were only skipped), the commonest first and what was skipped last.
 
-    def damaged_files(self) -> int:
-        return self._db.execute("SELECT COUNT(DISTINCT file) FROM rejected WHERE NOT skipped").fetchone()[0]
+        A unit that was refused for several reasons counts once, as damage if any of them is, so that the counts add up.
+        """
+        query = """SELECT substr(told, 2), COUNT(*) AS n, substr(told, 1, 1) AS skipped
+            FROM (SELECT MIN(skipped || reason) AS told FROM rejected GROUP BY file, iif(?, offset, 0))
+            GROUP BY told ORDER BY skipped, n DESC, told"""
+        return [(reason, n, skipped == "1") for reason, n, skipped in self._db.execute(query, (unit == "row",))]
 
-    def damaged_rows(self) -> int:
-        return self._db.execute("SELECT COUNT(*) FROM (SELECT DISTINCT file, offset FROM rejected WHERE NOT skipped)").fetchone()[0]
+    def refused(self, unit: Unit) -> int:
+        """Files, or rows and files of one row each, that gave no sample; with those that were only skipped."""
+        return sum(n for _, n, _ in self.reasons(unit))
+
+    def damaged(self, unit: Unit) -> int:
+        """`refused` without what was only skipped."""
+        return sum(n for _, n, skipped in self.reasons(unit) if not skipped)
+
+    def count(self) -> int:
+        """How many samples there are."""
+        return self._db.execute("SELECT COUNT(*) FROM samples").fetchone()[0]
+
+    def collisions(self) -> int:
+        """Samples whose id another one has already."""
+        return self._db.execute("SELECT COUNT(*) - COUNT(DISTINCT sample_id) FROM samples").fetchone()[0]
 
     def samples(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
-        """(task, place, row) by sample_id; of two samples with one id the first task's."""
-        last = None
-        for sample_id, task, place, row in self._db.execute("SELECT sample_id, task, place, row FROM samples ORDER BY sample_id, task, place"):
-            if sample_id != last:
-                yield task, place, json.loads(row)
-            last = sample_id
+        """(task, place, row) by sample_id. An id that stands there twice is for the caller to refuse: see `collisions`."""
+        for task, place, row in self._db.execute("SELECT task, place, row FROM samples ORDER BY sample_id, task, place"):
+            yield task, place, json.loads(row)
 
     def words(self) -> set[tuple[str, int]]:
         return set(self._db.execute("SELECT hash, length FROM words"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from components.core.spec import DiseaseSpec, External
 from components.core.step import emit
-from components.ingest.source import Source
+from components.ingest.source import Links, Source
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def parts(spec: DiseaseSpec, listed: Source) -> list[Part]:
     for number, item in enumerate(listed.items):
         home = next((e for e in folders if item.path.startswith(f"{e.source}/")), None)
         (main if home is None else items[home.name]).append(number)
-    found = [Part(None, Source(listed.root, [listed.items[n] for n in main]))]
+    found = [Part(None, Source(listed.root, [listed.items[n] for n in main], listed.links))]
     for external in spec.external:
         if not items[external.name]:
             emit("warning", text=f"external set '{external.name}' is left out: the source has no folder {external.source}")
@@ -50,5 +50,7 @@ def parts(spec: DiseaseSpec, listed: Source) -> list[Part]:
         prefix = f"{external.source}/"
         own = [listed.items[n] for n in items[external.name]]
         view = [type(i)(i.path.removeprefix(prefix), i.size, i.fingerprint) for i in own]
-        found.append(Part(external, Source(f"{listed.root.rstrip('/')}/{external.source}", view), prefix))
+        again = {link: to for link, to in listed.links.again.items() if link.startswith(prefix) and to.startswith(prefix)}
+        inside = {link.removeprefix(prefix): to.removeprefix(prefix) for link, to in again.items()}
+        found.append(Part(external, Source(f"{listed.root.rstrip('/')}/{external.source}", view, Links(again=inside)), prefix))
     return found

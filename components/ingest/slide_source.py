@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import posixpath
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from components.core.imaging.errors import NotUsable
 from components.core.imaging.slides import SUFFIXES
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
+from components.ingest.names import Names
 from components.ingest.source import Source
 
 SPLITS = {"training": "train", "train": "train", "testing": "test", "test": "test"}
@@ -38,6 +40,7 @@ class Found:
         annotation: Number of its XML, None without one.
         label: 1 for a slide with metastases, 0 for one without, -1 for a word of unknown meaning; None where nothing says it.
         reader_score: Of a human reader, None where there is none.
+        contradicting: Two annotations, or rows of tables that do not say the same: none of it can be believed.
     """
 
     number: int
@@ -45,30 +48,35 @@ class Found:
     annotation: int | None
     label: int | None
     reader_score: float | None
+    contradicting: bool = False
 
 
 def slides(source: Source) -> Iterator[Found]:
     """Every file that is meant to be a slide; masks (`*_mask.tif`) and tables are none."""
-    annotations: dict[tuple[str, str], int] = {}
-    labels: dict[tuple[str, str], int] = {}
-    scores: dict[tuple[str, str], float] = {}
+    annotations: dict[str, Names[int]] = defaultdict(Names)
+    labels: dict[str, Names[int]] = defaultdict(Names)
+    scores: dict[str, Names[float]] = defaultdict(Names)
     for number, item in enumerate(source.items):
         name = posixpath.basename(item.path).lower()
         if name.endswith(".xml"):
-            annotations[split_of(item.path), _stem(item.path)] = number
+            annotations[split_of(item.path)].add(_stem(item.path), number)
         elif name in TABLES:
-            labels |= {(split_of(item.path), key): _label(word) for key, word in _table(source, number, name) if not _heading(word)}
+            for key, word in _table(source, number, name):
+                if not _heading(word):
+                    labels[split_of(item.path)].add(key, _label(word))
         elif name == "reader.csv":
-            scores |= {(split_of(item.path), key): float(word) for key, word in _table(source, number, name) if _is_number(word)}
+            for key, word in _table(source, number, name):
+                if _is_number(word):
+                    scores[split_of(item.path)].add(key, float(word))
     for number, item in enumerate(source.items):
         if not item.path.lower().endswith(SUFFIXES) or is_mask(item.path):
             continue
-        keys = [(split_of(item.path), _stem(item.path)), ("", _stem(item.path))]
-        annotation = next((annotations[key] for key in keys if key in annotations), None)
-        label = next((labels[key] for key in keys if key in labels), None)
-        if label is None and (folder := posixpath.basename(posixpath.dirname(item.path)).lower()) in NORMAL | TUMOUR:
-            label = _label(folder)
-        yield Found(number, keys[0][0], annotation, label, next((scores[key] for key in keys if key in scores), None))
+        split, stem = split_of(item.path), _stem(item.path)
+        found = [next((said for place in (split, "") if (said := names[place].of(stem))), []) for names in (annotations, labels, scores)]
+        if not found[1] and (folder := posixpath.basename(posixpath.dirname(item.path)).lower()) in NORMAL | TUMOUR:
+            found[1] = [_label(folder)]
+        contradicting = len(found[0]) > 1 or any(len(set(said)) > 1 for said in found[1:])
+        yield Found(number, split, *(said[0] if said else None for said in found), contradicting)
 
 
 def split_of(path: str) -> str:
@@ -78,7 +86,7 @@ def split_of(path: str) -> str:
 
 def is_mask(path: str) -> bool:
     """Whether a file is a drawing over a slide and not one."""
-    return _stem(path).endswith(("_mask", "_evaluation_mask"))
+    return _stem(path).lower().endswith(("_mask", "_evaluation_mask"))
 
 
 def truth(found: Found, outlines: int | None) -> int:
@@ -90,6 +98,8 @@ def truth(found: Found, outlines: int | None) -> int:
     Raises:
         NotUsable: Table and annotation contradict each other, or the table says tumour and nobody has drawn where.
     """
+    if found.contradicting:
+        raise NotUsable("a slide with two annotations or with rows that contradict each other")
     if found.label == -1:
         raise NotUsable("a slide label that is neither tumour nor normal")
     if found.label == 1 and not outlines:
@@ -159,6 +169,5 @@ def _is_number(word: str) -> bool:
 
 
 def _stem(path: str) -> str:
-    name = posixpath.basename(path).lower()
-    stem, suffix = posixpath.splitext(name)
-    return stem if suffix in (*SUFFIXES, ".xml") else name
+    stem, suffix = posixpath.splitext(posixpath.basename(path))
+    return stem if suffix.lower() in (*SUFFIXES, ".xml") else stem + suffix

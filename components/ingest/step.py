@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from components.core import code
 from components.core.atomic import PARTIAL
 from components.core.cores import available_cores
 from components.core.dataset import SPLITS
@@ -27,8 +28,8 @@ from components.core.home import home, work_dir
 from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
 from components.core.spec import DiseaseSpec
 from components.core.step import Progress, emit
-from components.ingest import readers, split
-from components.ingest.deidentify import provenance, safe_path
+from components.ingest import readers, refused, remarks, split
+from components.ingest.deidentify import known_names, provenance, safe_path
 from components.ingest.job import Context, Job
 from components.ingest.journal import Journal
 from components.ingest.measure import Stored, StudyQuality, measure
@@ -37,7 +38,7 @@ from components.ingest.source import Source, open_source
 from components.ingest.study_facts import StudyFacts
 from components.ingest.workers import Workers
 
-DECIDING = ("dataset", "devices", "filtered", "folds", "image_quality", "pseudonym")  # of the core: what they compute is in the outputs
+ROOMS = ("components/core", "components/ingest", "feature_store")  # whatever of them decides an output is in the key of the unfinished work
 PRELOAD = ("components.ingest.readers.dicom_lidc", "components.ingest.measure", "pydicom.filereader", "pydicom.pixels")
 
 
@@ -61,9 +62,11 @@ def ingest(spec: DiseaseSpec, source: str, *, dataset: Path, features: Path, wor
         emit("warning", text=f"made a pseudonym key in {home()}: keep it, without it the same scanner gets another name")
     listed = open_source(source)
     _remove_abandoned(dataset, features)
+    _tell_links(listed)
     divided = parts(spec, listed)
     found = [(part, readers.reader(part.reader(spec))) for part in divided]
-    with _work(_key(spec, listed, pseudonymiser)) as folder, ExitStack() as stack:
+    key = _key(spec, listed, pseudonymiser)
+    with _work(key) as folder, ExitStack() as stack:
         whole: list[_Read] = []
         quality = StudyQuality(spec)
         for part, reader in found:
@@ -73,7 +76,7 @@ def ingest(spec: DiseaseSpec, source: str, *, dataset: Path, features: Path, wor
             with Workers(workers or available_cores(), one.context, preload=PRELOAD) as pool:
                 job = Job(one.context, one.journal, pool)
                 reader(job)
-                _check(spec, job, where=f"--source: {part.external.source}" if part.external else "--source")
+                _check(one, job, key)
                 if part.external is None:
                     places = _places(spec, one.journal, pseudonymiser)
                     profiled = {sample: place.split != "test" for sample, place in places.items()}
@@ -115,6 +118,15 @@ class _Read:
         return iter(sorted(own, key=lambda found: found[0]))
 
 
+    def refused(self) -> Iterator[dict[str, Any]]:
+        """Rows of the quarantine: what could not be used, under paths that name nobody."""
+        words, items = self.journal.words(), self.part.source.items
+        known = known_names(self.context.spec)
+        for r in self.journal.rejected():
+            path = safe_path(self.part.prefix + items[r.file].path, words, self.context.pseudonymiser, known)
+            yield {"file": path, "reason": r.reason, "offset": r.offset}
+
+
 def _remove_abandoned(*outputs: Path) -> None:
     """Delete half-written outputs of processes that are gone; a live one's stay."""
     for output in outputs:
@@ -129,12 +141,20 @@ def _key(spec: DiseaseSpec, listed: Source, pseudonymiser: Pseudonymiser) -> str
     digest = hashlib.sha256()
     for part in (spec.digest, listed.root, listed.fingerprint, pseudonymiser.fingerprint):
         digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
-    here = Path(__file__).parent
-    core = here.parent / "core"
-    for path in sorted([*here.rglob("*.py"), *(core / "imaging").glob("*.[pt]*"), *(core / f"{name}.py" for name in DECIDING)]):
-        if path.is_file():
-            digest.update(path.read_bytes())
+    digest.update(code.digest(Path(__file__).resolve().parents[2], ROOMS).encode())
     return digest.hexdigest()
+
+
+def _tell_links(listed: Source) -> None:
+    """Warn of what the listing could not follow: its files are missing without anybody having taken them away."""
+    absent = sum(item.fingerprint == "absent" for item in listed.items)
+    for n, what in (
+        (absent, "links lead nowhere"),
+        (listed.links.unreadable, "folders may not be read"),
+        (len(listed.links.again), "links lead to folders that are read under another name already"),
+    ):
+        if n:
+            emit("warning", text=f"of the source {n} {what}")
 
 
 @contextmanager
@@ -155,19 +175,51 @@ def _work(key: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check(spec: DiseaseSpec, job: Job, *, where: str) -> None:
-    """Raises DataError over the limit of damage, or when there is no sample; both name the three commonest reasons."""
-    journal, files = job.journal, len(job.context.source.items)
-    reasons = ", ".join(f"{reason} ({n})" for reason, n in journal.reasons()[:3])
-    damaged, of = (journal.damaged_files(), files) if job.rows is None else (journal.damaged_rows(), max(1, job.rows))
+def _check(one: _Read, job: Job, key: str) -> None:
+    """Tell what was left empty, and see that nothing is lost.
+
+    Raises:
+        DataError: Two samples with one id, something of the source that is neither a sample nor has a reason, more damage than the limit, or no
+            sample. The last two name the three commonest reasons and the list of all.
+    """
+    spec, journal, part = job.context.spec, job.journal, one.part
+    where = f"--source: {part.external.source}" if part.external else "--source"
+    for name, n in (journal.notes() | {remarks.CASE: journal.alike("person")}).items():
+        if name in remarks.TOLD and n:
+            emit("warning", text=f"{n} {name}")
+    if twice := journal.collisions():
+        raise DataError("samples that share an id with another", where=where, got=twice, allowed="every sample told apart by its path or row")
+    if job.announced is not None and job.announced != (accounted := journal.count() + journal.refused(job.unit)):
+        raise DataError("rows or files that are neither samples nor refused", where=where, got=f"{job.announced} read, {accounted} accounted for")
+    damaged, of = journal.damaged(job.unit), len(job.context.source.items) if job.rows is None else max(1, job.rows)
     if damaged > spec.limits.quarantine_share * of:
+        reasons = _commonest([(reason, n) for reason, n, skipped in journal.reasons(job.unit) if not skipped])
         raise DataError(
-            "too much of the source is unusable", where=where, got=f"{damaged} of {of} ({damaged / of:.1%}): {reasons}",
+            "too much of the source is unusable",
+            where=where,
+            got=f"{damaged} of {of} ({damaged / of:.1%}): {reasons}; all of them in {_listed(one, key)}",
             allowed=f"limits.quarantine_share = {spec.limits.quarantine_share:g}",
-        )  # fmt: skip
-    if next(journal.samples(), None) is None:
-        notes = ", ".join(f"{name} ({n})" for name, n in journal.notes().items() if n)
-        raise DataError("no usable sample", where=where, got=f"{files} files: {', '.join(filter(None, (reasons, notes))) or 'nothing to read'}")
+        )
+    if not journal.count():
+        told = [_commonest([(reason, n) for reason, n, _ in journal.reasons(job.unit)])]
+        told = ", ".join(filter(None, told + [f"{name} ({n})" for name, n in journal.notes().items() if n]))
+        got = f"{len(job.context.source.items)} files: {told or 'nothing to read'}; all of them in {_listed(one, key)}"
+        raise DataError("no usable sample", where=where, got=got)
+
+
+def _commonest(counts: list[tuple[str, int]], shown: int = 3) -> str:
+    """The commonest reasons with their counts, and how many have others, so that the counts add up."""
+    text = [f"{reason} ({n})" for reason, n in counts[:shown]]
+    others = sum(n for _, n in counts[shown:])
+    return ", ".join(text + [f"other reasons ({others})"] * (others > 0))
+
+
+def _listed(one: _Read, key: str) -> str:
+    """Where the list of all that is refused was kept."""
+    try:
+        return str(refused.keep(one.context.spec.name, key, one.refused()))
+    except OSError as error:  # the message is worth more than the list
+        return f"no list: {type(error).__name__}"
 
 
 def _places(spec: DiseaseSpec, journal: Journal, pseudonymiser: Pseudonymiser) -> dict[str, _Place]:
@@ -205,17 +257,15 @@ def _uncut(rows: list[tuple[Any, ...]]) -> None:
 def _write(
     spec: DiseaseSpec, listed: Source, whole: list[_Read], places: dict[str, _Place], pseudonymiser: Pseudonymiser, dataset: Path, views: StudyFacts
 ) -> dict[str, Any]:
-    quarantine: list[dict[str, Any]] = []
-    for one in whole:
-        words, items = one.journal.words(), one.part.source.items
-        for r in one.journal.rejected():
-            path = safe_path(one.part.prefix + items[r.file].path, words, pseudonymiser)
-            quarantine.append({"file": path, "reason": r.reason, "offset": r.offset})
+    quarantine = [row for one in whole for row in one.refused()]
     listing = hashlib.sha256("\n".join(f"{item.path}\0{item.size}" for item in listed.items).encode("utf-8", "surrogateescape")).hexdigest()
-    sizes = [len(places), *(sum(1 for _ in one.journal.samples()) for one in whole[1:])]
+    sizes = [one.journal.count() for one in whole]
     facts: dict[str, Any] = {
         "reader": spec.input.reader,
-        "source": {"files": len(listed.items), "bytes": listed.bytes, "listing": pseudonymiser.id("listing", listing)},
+        "source": {
+            "files": len(listed.items), "bytes": listed.bytes, "listing": pseudonymiser.id("listing", listing),
+            "links": {"folders": listed.links.folders, "leaving": listed.links.leaving, "again": len(listed.links.again)},
+        },
         "deidentification": provenance(pseudonymiser),
         "notes": whole[0].journal.notes(),
     }

@@ -15,6 +15,7 @@ from typing import Any
 from components.core.covariates import BODY_SITES, NAMES, PREFIX, whole_years
 from components.core.dataset import MANIFEST
 
+AGES = ("age", "age_years", "age_approx")
 SEXES = {"f": "F", "female": "F", "m": "M", "male": "M", "o": "O", "other": "O"}
 ACQUISITION = tuple(name for name in MANIFEST if name.startswith("acq_") or name == "software")
 
@@ -23,7 +24,7 @@ def covariates(row: dict[str, str]) -> dict[str, Any]:
     """`cov_*` of a table's row (names in small letters); None where it is empty, unknown, or outside the allow-list."""
     site = next((row[name] for name in ("localization", "body_site", "anatom_site_general") if row.get(name, "").strip()), "").strip().lower()
     return {
-        PREFIX + "age_years": _age(next((row[name] for name in ("age", "age_years", "age_approx") if row.get(name, "").strip()), "")),
+        PREFIX + "age_years": _age(next((row[name] for name in AGES if row.get(name, "").strip()), "")),
         PREFIX + "sex": SEXES.get((row.get("sex", "") or row.get("gender", "")).strip().lower()),
         PREFIX + "body_site": site if site in BODY_SITES else None,
     }

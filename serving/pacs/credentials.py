@@ -8,6 +8,7 @@ from collections.abc import Generator, Mapping
 import httpx
 
 from components.core.errors import SpecError
+from components.core.secret import secret
 
 USER, PASSWORD, TOKEN = "DXFLOW_PACS_USER", "DXFLOW_PACS_PASSWORD", "DXFLOW_PACS_TOKEN"
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -28,7 +29,7 @@ def credentials(url: httpx.URL, environment: Mapping[str, str] = os.environ) -> 
     Raises:
         SpecError: Half of a pair, both kinds, or a secret that would cross a network in the clear.
     """
-    user, password, token = (environment.get(name) or None for name in (USER, PASSWORD, TOKEN))
+    user, password, token = (secret(name, environment) for name in (USER, PASSWORD, TOKEN))
     if (user is None) != (password is None):
         raise SpecError("user or password is missing", where=f"{USER}, {PASSWORD}", allowed="both, or none")
     if user is not None and token is not None:

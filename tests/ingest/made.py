@@ -11,11 +11,17 @@ from numpy.typing import NDArray
 from components.core.phantoms.lidc_xml import Outline, Session, lidc_xml
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
+from components.ingest.deidentify import safe_path
 
 EXPLICIT, JPEG_2000 = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.90"
 ROOT = Path(__file__).parents[2]
 KEY = "a key that only the tests know"
 PSEUDONYMISER = Pseudonymiser(KEY.encode())
+
+
+def hidden(path: str) -> str:
+    """A path of a source as it stands in quarantine: words of the vocabulary, keyed hashes for all else."""
+    return safe_path(path, set(), PSEUDONYMISER)
 
 
 def lung_nodule(**changes: dict[str, Any]) -> DiseaseSpec:

@@ -17,7 +17,7 @@ from components.core.imaging.errors import NotUsable
 from components.core.imaging.fit import fit
 from components.core.spec import DiseaseSpec
 from components.ingest.step import ingest
-from tests.ingest.made import PSEUDONYMISER, ROOT
+from tests.ingest.made import PSEUDONYMISER, ROOT, hidden
 
 DATA = Path(os.environ.get("DXFLOW_DATA") or ROOT.parent / "shared" / "data")
 
@@ -109,7 +109,7 @@ def test_rows_that_cannot_be_used_are_named_by_their_line(tmp_path: Path):
     found = run(source, tmp_path, BY_PATIENT)
     assert len(found) == 1
     assert [tuple(row) for row in found.quarantine.fillna(-1).itertuples(index=False)] == [
-        ("images/5.png", "not an image, or a damaged one", -1),
+        (hidden("images/5.png"), "not an image, or a damaged one", -1),
         ("labels.csv", "a label outside the spec's classes", 3),
         ("labels.csv", "a row without its image", 6),
         ("labels.csv", "a row without its image", 8),

@@ -18,7 +18,7 @@ from components.core.recordings.table import Stretch, Table
 from components.core.recordings.windows import Geometry, low_pass, windows
 from components.core.spec import DiseaseSpec
 from components.ingest.step import ingest
-from tests.ingest.made import PSEUDONYMISER, ROOT
+from tests.ingest.made import PSEUDONYMISER, ROOT, hidden
 
 DATA = Path(os.environ.get("DXFLOW_DATA") or ROOT.parent / "shared" / "data")
 HEADER = "time,A0,A1,A2,U0,U1,U2,T1,T2,T3,N"
@@ -225,7 +225,9 @@ def test_manifest_and_quarantine(tmp_path: Path):
     assert m.groupby("group_id")["split"].nunique().max() == 1
     first = m[m["synthetic"]].sort_values("place", key=lambda p: p.str[0]).iloc[0]
     assert first["place"][0] == pytest.approx(0.015)
-    assert found.quarantine.sort_values(["file", "offset"]).fillna(-1).to_numpy().tolist() == [
+    names = {hidden(path.name): path.name for path in (tmp_path / "in").rglob("*.*")}
+    named = found.quarantine.assign(file=found.quarantine["file"].map(names))
+    assert named.sort_values(["file", "offset"]).fillna(-1).to_numpy().tolist() == [
         ["S2R01.csv", "a gap in time", 10_000],
         ["S3R01.txt", "values outside recording.rms: another unit?", -1],
         ["S4R01.txt", "a column of the spec is missing", -1],

@@ -19,7 +19,7 @@ from components.core.imaging.slides import open_slide
 from components.core.spec import DiseaseSpec
 from components.ingest.slide_sampling import LEAST_NORMAL, NORMAL_TILES, TUMOUR_TILES, drawn
 from components.ingest.step import ingest
-from tests.ingest.made import PSEUDONYMISER, ROOT
+from tests.ingest.made import PSEUDONYMISER, ROOT, hidden
 
 PINK, WHITE = (200, 90, 160), (245, 245, 245)
 
@@ -95,7 +95,7 @@ def found(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def of(found: Dataset, path: str) -> Any:
-    return found.manifest[found.manifest["group_id"] == PSEUDONYMISER.id("slide", path)]
+    return found.manifest[found.manifest["group_id"] == PSEUDONYMISER.id("slide-file", path)]
 
 
 def test_a_test_slide_keeps_every_tile_over_tissue_and_no_glass(found: Dataset):
@@ -218,7 +218,8 @@ def test_every_damaged_slide_is_named_with_its_reason(tmp_path: Path):
     write(folder / "images" / "good_mask.tif", picture())
     (folder / "reference.csv").write_text("image,label\ngood,Normal\ncontrary,Normal\nunmarked,Tumor\nodd,Perhaps\n")
     found = run(tmp_path / "in", tmp_path, spec_of(limits={"pixels_per_image": 600 * 600}))
-    named = {Path(file).stem: reason for file, reason in zip(found.quarantine["file"], found.quarantine["reason"], strict=True)}
+    stems = {hidden(path.relative_to(tmp_path / "in").as_posix()): path.stem for path in (tmp_path / "in").rglob("*.*")}
+    named = {stems[file]: reason for file, reason in zip(found.quarantine["file"], found.quarantine["reason"], strict=True)}
     assert {f"bad_{n:02d}": named.get(f"bad_{n:02d}") for n in range(len(BAD))} == {f"bad_{n:02d}": reason.strip() for n, reason in enumerate(BAD)}
     assert {name: named[name] for name in ("contrary", "unmarked", "odd", "foreign", "good_mask")} == {
         "contrary": "annotations on a slide that is called normal",
@@ -227,7 +228,7 @@ def test_every_damaged_slide_is_named_with_its_reason(tmp_path: Path):
         "foreign": "an annotation group that is neither tumour nor exclusion",
         "good_mask": "a drawing over a slide",
     }
-    assert set(found.manifest["group_id"]) == {PSEUDONYMISER.id("slide", "testing/images/good.tif")}
+    assert set(found.manifest["group_id"]) == {PSEUDONYMISER.id("slide-file", "testing/images/good.tif")}
 
 
 def test_annotations_that_cannot_be_meant_are_refused():

@@ -29,6 +29,12 @@ PHOTOMETRICS = frozenset(
     ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "XYB")
 )
 LONGEST_SHIFT_S = 3650 * 86_400
+_YEAR, _ZONE = r"(?:19|20|21)\d\d", r"(?:Z|[+-]\d\d(?::?\d\d)?)?"
+ISO = re.compile(
+    rf"{_YEAR}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{{1,6}})?)?{_ZONE})?"
+    rf"|{_YEAR}\d{{4}}(?:[T ]\d{{4}}(?:\d\d(?:[.,]\d{{1,6}})?)?{_ZONE})?",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True)
@@ -93,9 +99,16 @@ def shifted(when: datetime | None, pseudonymiser: Pseudonymiser) -> datetime | N
 
 
 def iso_time(text: str) -> datetime | None:
-    """An ISO 8601 date or time; None when it is not one. Without a zone, UTC."""
+    """An ISO 8601 date or time since 1900; None when it is not one. Without a zone, UTC.
+
+    Only the forms that mean one moment wherever they are written: 2026-11-03, 2026-11-03T10:15[:30[.5]][Z or +01:00] (a blank for the T, and
+    the same without - and :). Python's parser alone would also take 1612121200000, milliseconds since 1970, for a day in 1612.
+    """
+    plain = text.strip()
+    if not ISO.fullmatch(plain):
+        return None
     try:
-        found = datetime.fromisoformat(text.strip())
+        found = datetime.fromisoformat(plain.replace(",", "."))
     except ValueError:
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)

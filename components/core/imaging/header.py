@@ -54,6 +54,8 @@ class ImageHeader:
         facts: `acq_*` columns of the manifest.
         acquired_at: ISO time, shifted.
         covariates: What the header tells of the covariates that the spec names, by `components/core/covariates.py`; of nobody else anything.
+        patient_word: Pseudonym of the patient id's letters without regard to case and blanks: tells ids that differ in no more.
+        undated: The header holds dates, and none of them can be read.
     """
 
     patient: str | None
@@ -84,6 +86,8 @@ class ImageHeader:
     facts: dict[str, Any]
     acquired_at: str | None
     covariates: dict[str, Any] = field(default_factory=dict)
+    patient_word: str = ""
+    undated: bool = False
 
     @property
     def encapsulated(self) -> bool:
@@ -196,6 +200,7 @@ def _image(fields: Fields, handle: BinaryIO, size: int, spec: DiseaseSpec, pseud
     }
     return ImageHeader(
         patient=_id(pseudonymiser, "patient", patient) if patient.strip(" \0") else None,
+        patient_word=_id(pseudonymiser, "word", patient), undated=_undated(fields),
         study=_id(pseudonymiser, "study", study), series=_id(pseudonymiser, "series", series or f"{study}/{sop}"), sop=pseudonymiser.id("sop", sop),
         instance=int(fields.number(0x00200013) or 0) & 0x7FFFFFFF, modality=modality if modality in MODALITIES else None,
         synthetic=is_synthetic(fields.code(SYNTHETIC_DATA), fields.text(0x00080070)),
@@ -420,6 +425,13 @@ def _acquisition(fields: Fields, shared: Any, pseudonymiser: Pseudonymiser) -> d
         "acq_kernel": vocabulary.kernel(kernel, pseudonymiser),
         "acq_slice_thickness_mm": thickness,
     }
+
+
+DATES = (0x0008002A, 0x00080022, 0x00080023, 0x00080021, 0x00080020)
+
+
+def _undated(fields: Fields) -> bool:
+    return not any(when(fields.code(tag), "") for tag in DATES) and any(fields.code(tag) for tag in DATES)
 
 
 def _acquired(fields: Fields, pseudonymiser: Pseudonymiser) -> str | None:

@@ -18,7 +18,7 @@ from components.core.imaging.dicom import patch_in_unit
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.header import ImageHeader, read_header
 from components.core.imaging.pixels import stored_frame
-from components.ingest import lidc
+from components.ingest import lidc, remarks
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected
@@ -36,7 +36,8 @@ def read(job: Job) -> None:
         raise SpecError("reader 'dicom-lidc' gives one-channel images with a binary label", where="input.layout", got=context.spec.input.layout)
     n = len(context.source.items)
     tasks = (Task(f"index-{first:08d}", (first, min(first + CHUNK, n))) for first in range(0, n, CHUNK))
-    job.stage("files", index, tasks, total=n, size=lambda t: t.payload[1] - t.payload[0], file=lambda t: t.payload[0])
+    job.stage("files", index, tasks, total=n, size=lambda t: t.payload[1] - t.payload[0], file=lambda t: t.payload[0],
+              units=lambda t: [(number, None) for number in range(*t.payload)])  # fmt: skip
     series = job.journal.groups("slice")
     marked = set(job.journal.groups("marks"))
     _lost_marks(job, marked - set(series))
@@ -72,6 +73,8 @@ def index(context: Context, task: Task) -> Outcome:
         except MemoryError:
             out.rejected.append(Rejected(number, "needs more memory than there is"))
     out.words = word_hashes(words, context.pseudonymiser)
+    people = {(image["patient_word"], image["patient"]): file for kind, _, file, image in out.found if kind == "slice" and image["patient"]}
+    out.found += [("person", word, file, patient) for (word, patient), file in people.items()]
     return out
 
 
@@ -91,6 +94,8 @@ def _index_file(context: Context, number: int, handle: BinaryIO, size: int, word
     if image.patient is None and context.spec.split.grouping == "patient":
         raise NotUsable("no patient id, which grouping by patient needs")
     out.found.append(("slice", image.series, number, image.to_dict()))
+    if image.undated:
+        out.notes[remarks.DICOM_DATE] = out.notes.get(remarks.DICOM_DATE, 0) + 1
 
 
 @dataclass(frozen=True)
@@ -117,8 +122,11 @@ def read_series(context: Context, task: Task) -> Outcome:
         return out
     if not slices:
         return out
-    if len(marks) > 1:  # the collection has one file for each series; more cannot be told apart from repeats
-        out.rejected += [Rejected(file, "second marks of one series") for file, _ in marks[1:]]
+    if len(marks) > 1:  # the collection has one file for each series
+        if any(found != marks[0][1] for _, found in marks):
+            out.rejected += [Rejected(file, "marks of one series that contradict each other") for file, _ in marks]
+            return out
+        out.rejected += [Rejected(file, "marks that repeat another file's", skipped=True) for file, _ in marks[1:]]
     place = Places(slices)
     nodules: dict[int, list[tuple[lidc.Nodule, Slice, tuple[float, float]]]] = defaultdict(list)
     known = [mark for mark in map(lidc.Mark.from_json, marks[0][1]) if all(place.slice_of(o) is not None for o in mark.outlines)]

@@ -7,15 +7,18 @@ Columns, by name (case does not matter; others are ignored):
     group       `patient`, `lesion`, `subject` or `slide` (also with `_id`), whichever the spec groups by; all are hashed
     device      `device` or `scanner`, else the spec's `device.key` columns, else the picture's EXIF; hashed. `manufacturer`, `model`, `software`,
                 `site` as in DICOM
-    acquired_at ISO date or time, shifted; `synthetic` 0 or 1
+    acquired_at ISO date or time (2026-11-03, 2026-11-03T10:15), shifted; any other form is left empty and told; `synthetic` 0 or 1
     covariates  `age` in years, `sex`, `localization` or `body_site`: to the feature store's `covariates`, not to the manifest
-Rows that cannot be used are named by the table and their line.
+Rows that cannot be used are named by the table and their line. An image that two rows name is used once where they say the same, and not at all
+where they contradict each other.
 """
 
 from __future__ import annotations
 
 import csv
 import posixpath
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +29,7 @@ from components.core.imaging.fit import fit
 from components.core.imaging.pictures import Picture, decode_picture
 from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from components.core.spec import DiseaseSpec
+from components.ingest import remarks
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected, pieces
@@ -37,6 +41,7 @@ CHUNK = 256
 TABLE_BYTES = 1 << 30
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 GROUPS = ("patient", "lesion", "subject", "slide")
+CONTRADICTION, REPEAT = "an image with rows that contradict each other", "a row that repeats another one"
 
 
 def read(job: Job) -> None:
@@ -47,10 +52,15 @@ def read(job: Job) -> None:
     table = _table(source)
     header, count = _columns(source, table)
     label = label_rule(spec, header)
-    job.rows = count
-    tasks = (Task(f"rows-{piece[0][0]:09d}", (table, header, piece)) for piece in pieces(rows_of(source, table), CHUNK))
-    assert label is not None
-    job.stage("images", read_images, tasks, total=count, size=lambda t: len(t.payload[2]), file=lambda t: t.payload[0])
+    job.rows = job.announced = count
+    left_out = Repeats(job.context, label, header, table).refused()
+    job.journal.record_once("repeats", Outcome(rejected=[Rejected(table, *told) for told in left_out.values()]))
+    rows = (row for row in rows_of(source, table) if row[0] not in left_out)
+    tasks = (Task(f"rows-{piece[0][0]:09d}", (table, header, piece)) for piece in pieces(rows, CHUNK))
+    job.stage(
+        "images", read_images, tasks, total=count - len(left_out), size=lambda t: len(t.payload[2]), file=lambda t: t.payload[0],
+        units=lambda t: [(t.payload[0], line) for line, _ in t.payload[2]],
+    )  # fmt: skip
 
 
 def _table(source: Source) -> int:
@@ -91,8 +101,7 @@ def label_rule(spec: DiseaseSpec, header: list[str]) -> Callable[[dict[str, str]
         return lambda row: {"labels": [_flag(row[name]) for name in classes]}
 
     def named(row: dict[str, str]) -> dict[str, Any]:
-        text = row["label"].strip().lower()
-        place = places.get(text, int(text) if text.isdecimal() and len(text) < 6 else -1)
+        place = place_of(row["label"], places)
         if not 0 <= place < len(classes):
             raise NotUsable("a label outside the spec's classes")
         return {"label": place}
@@ -106,6 +115,14 @@ def label_rule(spec: DiseaseSpec, header: list[str]) -> Callable[[dict[str, str]
     raise DataError(
         "no column of labels", where="labels.csv", got=f"{len(header)} columns", allowed="'label'" + (f" or '{positive}'" if positive else "")
     )
+
+
+def place_of(text: str, places: dict[str, int]) -> int:
+    """The class that a word names, or a number: also "1.0", as pandas writes whole numbers beside a missing one. -1 for anything else."""
+    word = text.strip().lower()
+    whole = re.sub(r"(?<=\d)\.0+", "", word) if re.fullmatch(r"\d{1,5}\.0+", word, re.ASCII) else word
+    known = places.get(word, places.get(whole))
+    return known if known is not None else int(whole) if re.fullmatch(r"\d{1,5}", whole, re.ASCII) else -1
 
 
 def _flag(text: str) -> float:
@@ -124,6 +141,7 @@ def read_images(context: Context, task: Task) -> Outcome:
     label = label_rule(context.spec, header)
     folder = posixpath.dirname(context.source.items[table].path)
     words: set[str] = set()
+    persons: set[str] = set()
     with Arrays(context, task, out) as arrays:
         for line, values in rows:
             file = table
@@ -131,14 +149,14 @@ def read_images(context: Context, task: Task) -> Outcome:
                 if len(values) < len(header):
                     raise NotUsable("fewer values than columns")
                 row = dict(zip(header, values, strict=False))
-                facts = row_facts(context.spec, row, context.pseudonymiser)
+                facts = row_facts(context.spec, row, context.pseudonymiser, out.notes)
                 facts |= label(row) if context.labelled or row.get("label", "-").strip() else {}
                 words.update(row[name].strip() for name in group_columns(row))
-                path = posixpath.normpath(posixpath.join(folder, values[0].strip().replace("\\", "/")))
-                found = context.source.number(path)
+                persons.add(person_of(row))
+                found = find_image(context.source, folder, values[0])
                 if found is None:
-                    raise NotUsable("a row without its image")
-                file = found
+                    raise NotUsable(f"a row without its image{context.source.why_absent(values[0].strip())}")
+                file, path = found, context.source.items[found].path
                 picture = load_picture(context, found)
                 image = picture.pixels
                 if facts["device_key"] == UNKNOWN_DEVICE:
@@ -155,7 +173,58 @@ def read_images(context: Context, task: Task) -> Outcome:
             except OSError:
                 out.rejected.append(Rejected(file, "unreadable file"))
     out.words = word_hashes(words, context.pseudonymiser)
+    out.found += remarks.persons(persons, table, context.pseudonymiser)
     return out
+
+
+def find_image(source: Source, folder: str, name: str) -> int | None:
+    """The file that a table in `folder` means: by its name as it stands, else without blanks around it and with / for \\."""
+    for spelt in dict.fromkeys((name, name.strip().replace("\\", "/"))):
+        number = source.number(posixpath.normpath(posixpath.join(folder, spelt)))
+        if number is not None:
+            return number
+    return None
+
+
+class Repeats:
+    """Rows of a table of images that name one image twice: one is enough where they agree, and none can be believed where they do not."""
+
+    def __init__(self, context: Context, label: Callable[[dict[str, str]], dict[str, Any]], header: list[str], table: int) -> None:
+        self._context, self._label, self._header, self._table = context, label, header, table
+        self._folder = posixpath.dirname(context.source.items[table].path)
+
+    def refused(self) -> dict[int, tuple[str, int, bool]]:
+        """{line: (reason, line, skipped)} of every row that is not to be read."""
+        seen, twice = set[int](), set[int]()
+        for _, values in rows_of(self._context.source, self._table):
+            if (number := self._number(values)) is not None:
+                (twice if number in seen else seen).add(number)
+        rows: dict[int, list[tuple[int, object]]] = defaultdict(list)
+        for line, values in rows_of(self._context.source, self._table) if twice else ():
+            if (number := self._number(values)) in twice and number is not None:
+                rows[number].append((line, self._said(values)))
+        found: dict[int, tuple[str, int, bool]] = {}
+        for same in rows.values():
+            agree = all(said == same[0][1] for _, said in same)
+            for line, _ in same[1:] if agree else same:
+                found[line] = (REPEAT if agree else CONTRADICTION, line, agree)
+        return found
+
+    def _number(self, values: list[str]) -> int | None:
+        try:
+            return find_image(self._context.source, self._folder, values[0])
+        except NotUsable:  # refused when the row is read
+            return None
+
+    def _said(self, values: list[str]) -> object:
+        """All that a row says of its image; of one that cannot be read, why."""
+        if len(values) < len(self._header):
+            return "fewer values than columns"
+        row = dict(zip(self._header, values, strict=False))
+        try:
+            return row_facts(self._context.spec, row, self._context.pseudonymiser) | self._label(row)
+        except NotUsable as reason:
+            return reason.reason
 
 
 def load_picture(context: Context, number: int) -> Picture:
@@ -175,8 +244,17 @@ def group_columns(row: dict[str, str]) -> list[str]:
     return [name for kind in GROUPS for name in (kind, f"{kind}_id") if name in row]
 
 
-def row_facts(spec: DiseaseSpec, row: dict[str, str], pseudonymiser: Pseudonymiser) -> dict[str, Any]:
-    """Manifest columns of one row, and `group` (None where the spec has no grouping)."""
+def person_of(row: dict[str, str]) -> str:
+    """The patient or subject of a row, "" where it names none."""
+    return next((row[name].strip() for kind in ("patient", "subject") for name in (kind, f"{kind}_id") if row.get(name, "").strip()), "")
+
+
+def row_facts(spec: DiseaseSpec, row: dict[str, str], pseudonymiser: Pseudonymiser, notes: dict[str, int] | None = None) -> dict[str, Any]:
+    """Manifest columns of one row, and `group` (None where the spec has no grouping).
+
+    Args:
+        notes: Counts what the row says and nobody can read, by the names of `components/ingest/remarks.py`.
+    """
     grouping = spec.split.grouping
     ids = {kind: next((row[name].strip() for name in (kind, f"{kind}_id") if row.get(name, "").strip()), "") for kind in GROUPS}
     if grouping != "none" and not ids[grouping]:
@@ -192,11 +270,15 @@ def row_facts(spec: DiseaseSpec, row: dict[str, str], pseudonymiser: Pseudonymis
     split = SPLIT_NAMES.get(row.get("split", "").strip().lower())
     if spec.split.given and split is None:
         raise NotUsable("no split, which the spec takes as given")
-    person = ids["patient"] or ids["subject"]
+    person = person_of(row)
+    when = iso_time(row.get("acquired_at", ""))
+    if notes is not None:
+        for name in remarks.unread(row, dated=when is not None):
+            notes[name] = notes.get(name, 0) + 1
     return {
         "group": pseudonymiser.id(grouping if grouping != "subject" else "patient", ids[grouping]) if grouping != "none" else None,
         "patient_id": pseudonymiser.id("patient", person) if person else None,
-        **identity.columns(shifted_iso(iso_time(row.get("acquired_at", "")), pseudonymiser)),
+        **identity.columns(shifted_iso(when, pseudonymiser)),
         "given_split": split,
         **covariates(row),
         "synthetic": row.get("synthetic", "").strip().lower() in ("1", "true", "yes"),

@@ -41,9 +41,10 @@ def read(job: Job) -> None:
     if missing := [name for name in ("train", "test") if name not in found]:
         raise DataError("no folder for a split", where="--source", got=f"no '{missing[0]}'", allowed="train/<class>/..., test/<class>/...")
     take_val = "val" not in found
-    job.rows = len(files)
+    job.rows = job.announced = len(files)
     tasks = (Task(f"images-{piece[0]:09d}", (piece, take_val)) for piece in pieces(files, CHUNK))
-    job.stage("images", read_images, tasks, total=len(files), size=lambda t: len(t.payload[0]), file=lambda t: t.payload[0][0])
+    job.stage("images", read_images, tasks, total=len(files), size=lambda t: len(t.payload[0]), file=lambda t: t.payload[0][0],
+              units=lambda t: [(number, None) for number in t.payload[0]])  # fmt: skip
 
 
 def _split(path: str) -> str | None:

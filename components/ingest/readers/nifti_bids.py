@@ -31,11 +31,13 @@ from components.core.imaging.nifti import Volume, read_volume
 from components.core.imaging.orientation import codes
 from components.core.imaging.resample import head_on_grid
 from components.core.spec import DiseaseSpec
-from components.ingest import bids
+from components.ingest import bids, remarks
 from components.ingest.bids import Named, Table
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected
+from components.ingest.names import Names
+from components.ingest.readers.image_csv import place_of
 from components.ingest.study_facts import covariates
 
 LABELS = ("label", "diagnosis", "dx", "group")
@@ -65,10 +67,14 @@ def read(job: Job) -> None:
         chosen = _by_person(job.context, volumes, found, out)
     words = {name.sub for name in volumes.values()} | _persons(found)
     out.words = word_hashes(words, job.context.pseudonymiser)
+    out.found += remarks.persons(_persons(found) or words, found.file if found else 0, job.context.pseudonymiser)
     job.journal.record_once("participants", out)
-    job.rows = max(1, len(volumes) - sum(r.skipped for r in out.rejected))
-    tasks = [Task(f"person-{job.context.pseudonymiser.id('patient', person)}", files) for person, files in sorted(chosen.items())]
-    job.stage("persons", read_person, tasks, total=len(tasks), size=lambda _: 1, file=lambda t: t.payload[0][0])
+    job.rows = max(1, len(volumes) - sum(r.skipped for r in out.rejected if r.file in volumes))
+    table_rows = sum(found is not None and r.file == found.file for r in out.rejected)
+    job.announced = sum(map(len, chosen.values())) + table_rows + sum(r.file in volumes for r in out.rejected)
+    tasks = [Task(f"person-{person}", files) for person, files in sorted(chosen.items())]
+    job.stage("persons", read_person, tasks, total=len(tasks), size=lambda _: 1, file=lambda t: t.payload[0][0],
+              units=lambda t: [(file[0], None) for file in t.payload])  # fmt: skip
 
 
 def _table(job: Job, volumes: dict[int, Named]) -> Table | None:
@@ -104,13 +110,14 @@ def label_of(spec: DiseaseSpec, row: dict[str, str]) -> int:
         raise NotUsable("a class that is left out", skipped=True)
     places = {name.lower(): k for k, name in enumerate(spec.target.classes)}
     places |= {alias.lower(): places[name.lower()] for alias, name in spec.target.aliases.items()}
-    place = places.get(word, int(word) if word.isdecimal() and len(word) < 4 else -1)
+    place = place_of(word, places)
     if not 0 <= place < len(spec.target.classes):
         raise NotUsable("a label outside the spec's classes")
     return place
 
 
-# What a task gets of each volume: its number, what its name says, the label (None in a set for pre-training), and facts of the table.
+# By the person's pseudonym. What a task gets of each volume: its number, what its name says, the label (None in a set for pre-training), and facts
+# of the table.
 Chosen = dict[str, list[tuple[int, Named, int | None, dict[str, str]]]]
 
 
@@ -118,37 +125,44 @@ def _by_person(context: Context, volumes: dict[int, Named], found: Table | None,
     """Volumes of a BIDS tree, by participant."""
     spec = context.spec
     chosen, others = _meant(spec, volumes, out)
-    rows: dict[str, tuple[int, dict[str, str]]] = {}
-    twice: set[str] = set()
+    rows = Names[tuple[int, dict[str, str]]]()
     for line, row in found.rows if found else ():
-        person = row["participant_id"].removeprefix("sub-").lower()
-        if person in rows:
-            twice.add(person)
-        rows.setdefault(person, (line, row))
-    have = {name.sub.lower() for name in chosen.values()}
-    for person, (line, _) in rows.items():
-        if person not in have and found is not None:
-            why = f"a participant without a {spec.input.sequence} image"
-            out.rejected.append(Rejected(found.file, why, line))
+        rows.add(row["participant_id"].removeprefix("sub-"), (line, row))
+    have = {rows.spelt(name.sub) for name in chosen.values()}
+    alone = [line for person in rows if person not in have for line, _ in rows.of(person)]
+    pseudonymiser = context.pseudonymiser
+    if found is not None:
+        out.rejected += [Rejected(found.file, f"a participant without a {spec.input.sequence} image", line) for line in alone]
+        out.rejected += [
+            Rejected(found.file, "a row that repeats another one", line, skipped=True)
+            for person in rows
+            if person in have and _agree(rows.of(person))
+            for line, _ in rows.of(person)[1:]
+        ]
     result: Chosen = defaultdict(list)
     for number, name in chosen.items():
-        person = name.sub.lower()
+        person = name.sub
         try:
             if not person:
                 raise NotUsable("no participant in its name (sub-...)")
-            if context.labelled and person not in rows:
+            own = rows.of(person)
+            if context.labelled and not own:
                 raise NotUsable("a participant without a row in participants.tsv")
-            if person in twice:
-                raise NotUsable("a participant with two rows in participants.tsv")
-            row = rows[person][1] if person in rows else {}
+            if not _agree(own):
+                raise NotUsable("a participant with rows that contradict each other")
+            row = own[0][1] if own else {}
             label = label_of(spec, row) if context.labelled else None
-            result[person].append((number, name, label, row))
+            result[pseudonymiser.id("patient", rows.spelt(person))].append((number, name, label, row))
         except NotUsable as reason:
             out.rejected.append(Rejected(number, reason.reason, skipped=reason.skipped))
     if not chosen:
         seen = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4))
         raise DataError(f"no {spec.input.sequence} image", where="--source", got=seen or "nothing", allowed=f"..._{spec.input.sequence}.nii[.gz]")
     return result
+
+
+def _agree(rows: list[tuple[int, dict[str, str]]]) -> bool:
+    return all(row == rows[0][1] for _, row in rows)
 
 
 def _meant(spec: DiseaseSpec, volumes: dict[int, Named], out: Outcome) -> tuple[dict[int, Named], Counter[str]]:
@@ -171,27 +185,35 @@ def _by_file(context: Context, volumes: dict[int, Named], found: Table, out: Out
     folder = posixpath.dirname(source.items[found.file].path)
     first = found.header[0]
     result: Chosen = defaultdict(list)
-    used: set[int] = set()
+    meant: dict[int, list[tuple[int, dict[str, str]]]] = defaultdict(list)
     for line, row in found.rows:
         try:
             path = posixpath.normpath(posixpath.join(folder, row[first].replace("\\", "/")))
             number = source.number(path)
             if number is None or number not in volumes:
-                raise NotUsable("a row without its volume")
-            if number in used:
-                raise NotUsable("a volume with two rows")
-            used.add(number)
-            name = volumes[number]
+                raise NotUsable(f"a row without its volume{source.why_absent(path) if number is None else ''}")
+            meant[number].append((line, row))
+        except NotUsable as reason:
+            out.rejected.append(Rejected(found.file, reason.reason, line))
+    for number, rows in meant.items():
+        if not _agree([(line, row | {first: ""}) for line, row in rows]):
+            out.rejected += [Rejected(found.file, "a volume with rows that contradict each other", line) for line, _ in rows]
+            continue
+        out.rejected += [Rejected(found.file, "a row that repeats another one", line, skipped=True) for line, _ in rows[1:]]
+        line, row = rows[0]
+        try:
+            name, path = volumes[number], source.items[number].path
             if _sequence(name.suffix) not in ("of another kind", spec.input.sequence):
                 raise NotUsable(f"another sequence than {spec.input.sequence}")
             person = next((row[column] for column in PERSONS if row.get(column)), name.sub)
             if not person and spec.split.grouping != "none":
                 raise NotUsable(f"no {spec.split.grouping}, which the grouping needs")
             label = label_of(spec, row) if context.labelled else None
-            result[person.lower() or path].append((number, name, label, row))
+            known = context.pseudonymiser.id("patient", person) if person else context.pseudonymiser.id("path", path)
+            result[known].append((number, name, label, row))
         except NotUsable as reason:
             out.rejected.append(Rejected(found.file, reason.reason, line, reason.skipped))
-    out.rejected += [Rejected(n, "a volume without a row", skipped=True) for n in volumes if n not in used]
+    out.rejected += [Rejected(n, "a volume without a row", skipped=True) for n in volumes if n not in meant]
     return result
 
 
@@ -208,6 +230,9 @@ def read_person(context: Context, task: Task) -> Outcome:
                 volume = _volume(context, number)
                 path = context.source.items[number].path
                 facts = bids.sidecar(context.source, path, name) or _as_sidecar(row)
+                told = row | {"acquired_at": bids.text(facts, "AcquisitionDateTime")}
+                for remark in remarks.unread(told, dated=iso_time(told["acquired_at"]) is not None):
+                    out.notes[remark] = out.notes.get(remark, 0) + 1
                 shape = context.spec.input.shape
                 spacing = context.spec.input.spacing_mm
                 assert spacing is not None

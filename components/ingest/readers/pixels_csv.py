@@ -14,10 +14,11 @@ from itertools import zip_longest
 from components.core.errors import DataError, SpecError
 from components.core.imaging.errors import NotUsable
 from components.core.pixel_table import PIXEL, image_of, pixel_columns
+from components.ingest import remarks
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected, pieces
-from components.ingest.readers.image_csv import group_columns, label_rule, row_facts
+from components.ingest.readers.image_csv import group_columns, label_rule, person_of, row_facts
 from components.ingest.source import Source
 from components.ingest.tables import lines_of, rows_of
 
@@ -39,9 +40,10 @@ def read(job: Job) -> None:
     rows, others = _count(source, pixels), _count(source, facts) if facts is not None else 0
     if facts is not None and rows != others:
         raise DataError("tables of different length", where="--source", got=f"{rows} rows of pixels, {others} rows about them")
-    job.rows = rows
+    job.rows = job.announced = rows
     tasks = (Task(f"pixels-{piece[0][0]:09d}", (pixels, header, known, piece)) for piece in pieces(_rows(source, pixels, facts), CHUNK))
-    job.stage("images", read_rows, tasks, total=rows, size=lambda t: len(t.payload[3]), file=lambda t: t.payload[0])
+    job.stage("images", read_rows, tasks, total=rows, size=lambda t: len(t.payload[3]), file=lambda t: t.payload[0],
+              units=lambda t: [(t.payload[0], row[0]) for row in t.payload[3]])  # fmt: skip
 
 
 def _tables(source: Source) -> tuple[int, int | None]:
@@ -85,14 +87,16 @@ def read_rows(context: Context, task: Task) -> Outcome:
     plain = [(name, place) for place, name in enumerate(header) if not PIXEL.fullmatch(name)]
     label = label_rule(spec, ["", *(name for name, _ in plain), *known])
     words: set[str] = set()
+    persons: set[str] = set()
     with Arrays(context, task, out) as arrays:
         for line, values, about in rows:
             try:
                 if len(values) < len(header) or len(about) < len(known):
                     raise NotUsable("fewer values than columns")
                 row = dict(zip(known, about, strict=False)) | {name: values[place] for name, place in plain}
-                facts = row_facts(spec, row, pseudonymiser) | (label(row) if context.labelled or row.get("label", "-").strip() else {})
+                facts = row_facts(spec, row, pseudonymiser, out.notes) | (label(row) if context.labelled or row.get("label", "-").strip() else {})
                 words.update(row[name].strip() for name in group_columns(row))
+                persons.add(person_of(row))
                 sample = pseudonymiser.id("sample", context.source.items[pixels].path, str(line))
                 group = facts.pop("group") or sample
                 _, facts["acq_rows"], facts["acq_columns"] = spec.input.shape
@@ -103,4 +107,5 @@ def read_rows(context: Context, task: Task) -> Outcome:
             except NotUsable as reason:
                 out.rejected.append(Rejected(pixels, reason.reason, line))
     out.words = word_hashes(words, pseudonymiser)
+    out.found += remarks.persons(persons, pixels, pseudonymiser)
     return out

@@ -21,6 +21,7 @@ from components.core.imaging.deidentify import device_identity, iso_time, shifte
 from components.core.imaging.errors import NotUsable
 from components.core.recordings.reading import Reading, typed
 from components.core.recordings.table import Table
+from components.ingest import remarks
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected
@@ -48,7 +49,7 @@ def read(job: Job) -> None:
     job.stage("recordings", read_recording, tasks, total=sum(max(0, items[n].size) for n in named), size=lambda t: max(0, items[t.payload].size),
               file=lambda t: t.payload)  # fmt: skip
     _lost(job, named)
-    job.rows = sum(1 for _ in job.journal.samples()) + job.journal.damaged_rows()
+    job.rows = job.journal.count() + job.journal.damaged("row")
 
 
 def _lost(job: Job, named: list[int]) -> None:
@@ -89,6 +90,7 @@ def _read(context: Context, number: int, arrays: Arrays, out: Outcome) -> None:
     matched = re.fullmatch(rule.file, posixpath.basename(item.path))
     named = {k: v for k, v in (matched.groupdict() if matched else {}).items() if v}
     out.words = word_hashes([named["subject"]] if len(named["subject"]) > 2 else [], pseudonymiser)
+    out.found += remarks.persons([named["subject"]], number, pseudonymiser)
     with context.source.open(number) as binary:
         table = Table(io.TextIOWrapper(binary, encoding="utf-8-sig", errors="replace"), rule, spec.target.classes)
         facts: dict[str, Any] = {}
@@ -97,7 +99,9 @@ def _read(context: Context, number: int, arrays: Arrays, out: Outcome) -> None:
             if window.fault is not None:
                 out.rejected.append(Rejected(number, window.fault, round(window.start_s * 1000)))
                 continue
-            facts = facts or _facts(context, table, named, item.path) | {"acq_rate_hz": round(1 / table.period_s, 1)}
+            if not facts:
+                facts = _facts(context, table, named, item.path) | {"acq_rate_hz": round(1 / table.period_s, 1)}
+                out.notes |= dict.fromkeys(remarks.unread(table.facts | named, dated=facts["acquired_at"] is not None), 1)
             row = facts | {"sample_id": pseudonymiser.id("sample", item.path, str(k)), "label": window.label, "place": [window.start_s]}
             arrays.add(row, typed(window.values, spec))
     out.rejected += [Rejected(number, reason, offset) for reason, offset in table.broken]
@@ -112,7 +116,7 @@ def _facts(context: Context, table: Table, named: dict[str, str], path: str) -> 
     spec, pseudonymiser = context.spec, context.pseudonymiser
     known = table.facts | named
     person = pseudonymiser.id("patient", named["subject"])
-    recording = pseudonymiser.id("series", path)
+    recording = pseudonymiser.id("recording", path)
     identity = device_identity(
         pseudonymiser, key=tuple(known.get(name, "") for name in spec.device.key), manufacturer=known.get("manufacturer", ""),
         model=known.get("model", ""), software=known.get("software", ""), site=known.get("site", ""),

@@ -40,19 +40,21 @@ def read(job: Job) -> None:
         tasks.append(Task(f"table-{number:06d}", (number, [wanted.index(name) for name in classes], int(head[0]))))
     if not tasks:
         raise DataError("no table", where="--source", got=f"{len(source.items)} files", allowed=".csv")
-    job.rows = rows
+    job.rows = job.announced = rows
     job.stage("tables", read_table, tasks, total=rows, size=lambda t: t.payload[2], file=lambda t: t.payload[0])
 
 
 def read_table(context: Context, task: Task) -> Outcome:
     """All rows of one table."""
-    number, classes, _ = task.payload
+    number, classes, announced = task.payload
     out = Outcome()
     path = context.source.items[number].path
     with lines_of(context.source, number) as handle, Arrays(context, task, out) as arrays:
         lines = csv.reader(handle)
         next(lines)
         for row in lines:
+            if not row:
+                continue
             try:
                 if len(row) != context.spec.input.shape[0] + 1:
                     raise NotUsable("another number of values than of columns")
@@ -68,4 +70,6 @@ def read_table(context: Context, task: Task) -> Outcome:
                 arrays.add(facts, feature_values(row[:-1], np.dtype(context.spec.input.dtype), handle.dialect.decimal))
             except NotUsable as reason:
                 out.rejected.append(Rejected(number, reason.reason, lines.line_num + handle.dialect.skipped))
+    if (rows := len(out.samples) + len(out.rejected)) != announced:
+        raise DataError("a table of another length than its first line says", where=f"--source, {number + 1}. file", got=rows, allowed=announced)
     return out

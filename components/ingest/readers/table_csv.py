@@ -16,10 +16,11 @@ from components.core.errors import DataError, SpecError
 from components.core.feature_table import feature_columns, feature_values
 from components.core.imaging.errors import NotUsable
 from components.core.step import emit
+from components.ingest import remarks
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected, pieces
-from components.ingest.readers.image_csv import group_columns, label_rule, row_facts
+from components.ingest.readers.image_csv import group_columns, label_rule, person_of, row_facts
 from components.ingest.source import Source
 from components.ingest.tables import lines_of, rows_of
 
@@ -42,15 +43,16 @@ def read(job: Job) -> None:
         raise DataError("not a table", where="--source", got=f"{len(header)} columns", allowed="a header of distinct names, then rows")
     columns = feature_columns(spec, header, next((row for _, row in rows_of(source, table)), []), decimal)
     label_rule(spec, ["", *header])
-    job.rows = _look(source, table, columns)
+    job.rows = job.announced = _look(source, table, columns)
     tasks = (Task(f"rows-{piece[0][0]:09d}", (table, header, columns, decimal, piece)) for piece in pieces(rows_of(source, table), CHUNK))
-    job.stage("rows", read_rows, tasks, total=job.rows, size=lambda t: len(t.payload[4]), file=lambda t: t.payload[0])
+    job.stage("rows", read_rows, tasks, total=job.rows, size=lambda t: len(t.payload[4]), file=lambda t: t.payload[0],
+              units=lambda t: [(t.payload[0], line) for line, _ in t.payload[4]])  # fmt: skip
 
 
 def read_rows(context: Context, task: Task) -> Outcome:
     """Some rows."""
     table, header, columns, decimal, rows = task.payload
-    out, words = Outcome(), set()
+    out, words, persons = Outcome(), set(), set()
     label = label_rule(context.spec, ["", *header])
     path = context.source.items[table].path
     with Arrays(context, task, out) as arrays:
@@ -59,8 +61,9 @@ def read_rows(context: Context, task: Task) -> Outcome:
                 if len(values) != len(header):
                     raise NotUsable("another number of values than of columns")
                 row = dict(zip(header, values, strict=True))
-                facts = row_facts(context.spec, row, context.pseudonymiser) | label(row)
+                facts = row_facts(context.spec, row, context.pseudonymiser, out.notes) | label(row)
                 words.update(row[name].strip() for name in group_columns(row))
+                persons.add(person_of(row))
                 array = feature_values([values[n] for n in columns], np.dtype(context.spec.input.dtype), decimal)
                 sample = context.pseudonymiser.id("sample", path, str(line))
                 group = facts.pop("group") or sample
@@ -69,6 +72,7 @@ def read_rows(context: Context, task: Task) -> Outcome:
             except NotUsable as reason:
                 out.rejected.append(Rejected(table, reason.reason, line))
     out.words = word_hashes(words, context.pseudonymiser)
+    out.found += remarks.persons(persons, table, context.pseudonymiser)
     return out
 
 

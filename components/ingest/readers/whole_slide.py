@@ -172,7 +172,7 @@ def _outlines(polygons: list[Polygon] | None) -> int | None:
 
 
 def _group(context: Context, one: Found) -> str:
-    return context.pseudonymiser.id("slide", context.source.items[one.number].path)
+    return context.pseudonymiser.id("slide-file", context.source.items[one.number].path)
 
 
 def _class(spec: DiseaseSpec, positive: int) -> int:
