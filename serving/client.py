@@ -12,11 +12,11 @@ from typing import Any
 
 from components.core.errors import DataError, DxflowError, ServiceError, SpecError
 from components.core.package import SYNTHETIC
-from serving.kinds import HEAD, sniffed
+from serving.kinds import HEAD, TAKEN, sniffed
 from serving.options import MAX_BODY_BYTES
 
 NPY = b"\x93NUMPY"
-KINDS = "DICOM, PNG, JPEG, TIFF, NIfTI, CSV or .npy, by its first bytes"
+KINDS = f"{TAKEN} or .npy, by its first bytes"
 POINTS = ("row", "column", "window")
 
 
@@ -28,7 +28,7 @@ def predict(
     Args:
         url: Of the server, e.g. http://127.0.0.1:8080.
         model: A disease; `synthetic/<disease>` is taken too.
-        file: DICOM, PNG, JPEG, NIfTI, CSV or TIFF, told by its first bytes; an array in a `.npy` file; or, with ://, a reference that the server
+        file: DICOM, a picture (JPEG, PNG, TIFF, BMP, PGM, PPM, WebP), NIfTI or CSV, told by its first bytes; an array in a `.npy` file; or, with ://, a reference that the server
             fetches (`s3://bucket/key`, a DICOMweb address).
         row, column: Point of interest in pixels of the image, for diseases that look at a patch.
         window: Of a recording, from 0; None: all.

@@ -83,12 +83,12 @@ def frame_in_unit(handle: BinaryIO, image: ImageHeader, index: int, *, spec: Dis
 
 
 def _refuse_colour(image: ImageHeader, spec: DiseaseSpec) -> None:
-    if image.samples == 3 and spec.input.shape[0] != 3:
+    if (image.samples == 3 or image.palette is not None) and spec.input.shape[0] != 3:
         raise NotUsable("colour where the spec has one channel")
 
 
 def _in_unit(stored: NDArray[Any], image: ImageHeader, index: int, *, spec: DiseaseSpec) -> NDArray[Any]:
-    if image.samples == 3:
+    if stored.ndim == 3:  # RGB, as stored or out of a palette
         return stored
     if spec.input.unit != "HU":
         return to_unit(stored, image, index, hu=False)

@@ -37,6 +37,7 @@ CHUNK = 256
 TABLE_BYTES = 1 << 30
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 GROUPS = ("patient", "lesion", "subject", "slide")
+OTHERS = "further pictures in one file, not read"
 
 
 def read(job: Job) -> None:
@@ -141,6 +142,8 @@ def read_images(context: Context, task: Task) -> Outcome:
                 file = found
                 picture = load_picture(context, found)
                 image = picture.pixels
+                if picture.others:
+                    out.notes[OTHERS] = out.notes.get(OTHERS, 0) + picture.others
                 if facts["device_key"] == UNKNOWN_DEVICE:
                     facts |= camera_columns(picture, facts, context.pseudonymiser)
                 sample = context.pseudonymiser.id("sample", path)
