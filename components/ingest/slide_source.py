@@ -3,6 +3,8 @@
     training/normal/normal_001.tif  training/tumor/tumor_001.tif  training/lesion_annotations/tumor_001.xml
     testing/images/test_001.tif     testing/lesion_annotations/   testing/reference.csv
 
+    mpp.csv                                            any folder: a slide's name, microns of its pixel
+
 as in CAMELYON16; `train` and `test` name the folders as well. An annotation belongs to the slide of the same name, under the same split.
 """
 
@@ -38,6 +40,7 @@ class Found:
         annotation: Number of its XML, None without one.
         label: 1 for a slide with metastases, 0 for one without, -1 for a word of unknown meaning; None where nothing says it.
         reader_score: Of a human reader, None where there is none.
+        mpp: Microns of a pixel, as `mpp.csv` tells it for slides that do not.
     """
 
     number: int
@@ -45,6 +48,7 @@ class Found:
     annotation: int | None
     label: int | None
     reader_score: float | None
+    mpp: float | None = None
 
 
 def slides(source: Source) -> Iterator[Found]:
@@ -52,6 +56,7 @@ def slides(source: Source) -> Iterator[Found]:
     annotations: dict[tuple[str, str], int] = {}
     labels: dict[tuple[str, str], int] = {}
     scores: dict[tuple[str, str], float] = {}
+    sizes: dict[tuple[str, str], float] = {}
     for number, item in enumerate(source.items):
         name = posixpath.basename(item.path).lower()
         if name.endswith(".xml"):
@@ -60,6 +65,8 @@ def slides(source: Source) -> Iterator[Found]:
             labels |= {(split_of(item.path), key): _label(word) for key, word in _table(source, number, name) if not _heading(word)}
         elif name == "reader.csv":
             scores |= {(split_of(item.path), key): float(word) for key, word in _table(source, number, name) if _is_number(word)}
+        elif name == "mpp.csv":
+            sizes |= {(split_of(item.path), key): float(word) for key, word in _table(source, number, name) if _is_number(word)}
     for number, item in enumerate(source.items):
         if not item.path.lower().endswith(SUFFIXES) or is_mask(item.path):
             continue
@@ -68,7 +75,7 @@ def slides(source: Source) -> Iterator[Found]:
         label = next((labels[key] for key in keys if key in labels), None)
         if label is None and (folder := posixpath.basename(posixpath.dirname(item.path)).lower()) in NORMAL | TUMOUR:
             label = _label(folder)
-        yield Found(number, keys[0][0], annotation, label, next((scores[key] for key in keys if key in scores), None))
+        yield Found(number, keys[0][0], annotation, label, *(next((told[key] for key in keys if key in told), None) for told in (scores, sizes)))
 
 
 def split_of(path: str) -> str:

@@ -30,6 +30,7 @@ class Body:
         row, column: Point of interest in pixels of the image, for models that look at a patch.
         window: The window of a recording that is asked for, from 0; None: all.
         device: Keyed hash that the client names; None where it names none. What DICOM or a recording's head says goes before it; EXIF does not.
+        mpp: Microns of a pixel of a slide that does not say it itself.
     """
 
     content: bytes | Path
@@ -39,6 +40,7 @@ class Body:
     column: float | None = None
     window: int | None = None
     device: str | None = None
+    mpp: float | None = None
 
     def open(self) -> AbstractContextManager[BinaryIO]:
         """A seekable handle on the content."""

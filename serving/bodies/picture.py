@@ -1,6 +1,7 @@
 """A photograph, slice or tile in any kind that ingest reads, brought to the spec's grid as ingest does.
 
-Its device: EXIF's maker and model, else the client's key. A TIFF is `tiff.py`'s: for models of slides it is a slide. Tiles of slides have a fixed resolution, so a tile of another size is refused and not resized.
+Its device: EXIF's maker and model, else the client's key. A TIFF is `tiff.py`'s: for models of slides it is a slide. Tiles of slides have a fixed
+resolution, so a tile of another size is refused and not resized.
 """
 
 from __future__ import annotations

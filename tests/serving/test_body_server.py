@@ -32,6 +32,7 @@ from tests.serving.small_package import GAIN, MIDDLE, build, lung_nodule, refere
 from tests.serving.small_server import Process, free_port, serving, started
 
 LUNG = "lung-nodule"
+PICTURES = ("image/bmp", "image/jpeg", "image/png", "image/tiff", "image/webp", "image/x-portable-anymap")
 POINT = {"X-Dxflow-Row": "100", "X-Dxflow-Column": "100"}
 CPU_S = 1.0
 GROWTH = 48 << 20
@@ -170,7 +171,7 @@ def test_parts_say_which_they_are_and_the_client_chooses_window_and_device(serve
 
 def test_metadata_names_a_tensor_for_each_content_type_and_the_refusal_lists_the_content_types(server: Process):
     inputs = httpx.get(f"{server.url}/v2/models/{FUNDUS}", timeout=60).json()["inputs"]
-    kinds = ("application/dicom", "image/jpeg", "image/png")
+    kinds = ("application/dicom", *PICTURES)
     assert inputs == [
         {"name": "x", "datatype": "FP32", "shape": [-1, 3, 64, 64]},
         *({"name": kind, "datatype": "BYTES", "shape": [-1]} for kind in kinds),
@@ -343,5 +344,5 @@ def test_damaged_files_never_make_a_defect_of_the_server(server: Process):
 def test_the_openapi_page_lists_what_the_models_take(server: Process):
     page = httpx.get(f"{server.url}/openapi.json", timeout=60).json()
     taken = page["paths"][f"/v1/models/{FUNDUS}:predict"]["post"]["requestBody"]["content"]
-    assert set(taken) == {"application/json", "application/dicom", "image/jpeg", "image/png"}
+    assert set(taken) == {"application/json", "application/dicom", *PICTURES}
     assert not any("/repository" in path or "openai" in path for path in page["paths"])

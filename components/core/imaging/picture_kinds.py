@@ -32,9 +32,7 @@ JPEG = Kind("JPEG", "image/jpeg", ("image/jpg", "image/pjpeg", "image/mpo"), "JP
 PNG = Kind("PNG", "image/png", ("image/x-png",), "PNG")
 TIFF = Kind("TIFF", "image/tiff", ("image/tif", "image/x-tiff"), "TIFF")
 BMP = Kind("BMP", "image/bmp", ("image/x-bmp", "image/x-ms-bmp"), "BMP")
-PPM = Kind(
-    "PGM or PPM", "image/x-portable-anymap", ("image/x-portable-graymap", "image/x-portable-pixmap", "image/x-portable-bitmap"), "PPM"
-)
+PPM = Kind("PGM or PPM", "image/x-portable-anymap", ("image/x-portable-graymap", "image/x-portable-pixmap", "image/x-portable-bitmap"), "PPM")
 WEBP = Kind("WebP", "image/webp", (), "WEBP")
 KINDS = (JPEG, PNG, TIFF, BMP, PPM, WEBP)
 ALIASES = {other: kind.content_type for kind in KINDS for other in kind.others}

@@ -47,15 +47,15 @@ def _check_tiff(tags: Any) -> None:
         raise NotUsable(DEPTH)
     if deep and white_is_zero:
         raise NotUsable("a TIFF of over 8 bits whose zero is white")
-    if formats == {2} and not deep or formats == {1} and max(bits) > 16 or len(formats) > 1 or not formats <= {1, 2, 3}:
+    if (formats == {2} and not deep) or (formats == {1} and max(bits) > 16) or len(formats) > 1 or not formats <= {1, 2, 3}:
         raise NotUsable("a TIFF of values that are not unsigned 8 or 16, signed 16 or 32, or floating point")
 
 
 def values(image: Any) -> NDArray[Any]:
     """(H, W), or (H, W, 3) RGB, of a decoded picture (PIL), not yet turned.
 
-    Transparent pixels are laid on black: whatever colour hides under them, a fundus camera's or a dermatoscope's surround is black, and a place that was
-    not imaged has no light.
+    Transparent pixels are laid on black, whatever colour hides under them: the surround of a fundus camera and of a dermatoscope is black, and a place
+    that was not imaged has no light.
 
     Raises:
         NotUsable: Colours of print or of another space, or transparent throughout.
