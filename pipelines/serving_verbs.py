@@ -94,8 +94,8 @@ def collect(models: tuple[str, ...], port: int, host: str, log: Path | None, all
 def predict(
     file: str, model: str, url: str, row: float | None, column: float | None, window: int | None, mpp: float | None, timeout_s: float, as_json: bool
 ) -> None:
-    """Ask a running server about one file (DICOM, JPEG, PNG, TIFF, BMP, PGM, PPM, WebP, NIfTI, CSV), about one that it fetches itself (s3://bucket/key, a DICOMweb
-    address), or about every sample of a folder in the disease's own format."""
+    """Ask a running server about one file (DICOM, JPEG, PNG, TIFF, BMP, PGM, PPM, WebP, NIfTI, CSV), about one that it fetches itself
+    (s3://bucket/key, a DICOMweb address), or about every sample of a folder in the disease's own format."""
     from pipelines.terminal import answer_text, replay_text
     from serving.client import predict as work
 

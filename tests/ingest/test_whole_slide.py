@@ -232,7 +232,8 @@ def test_a_slide_of_one_level_and_one_whose_table_tells_its_resolution_are_read(
 
 def test_a_large_slide_of_one_level_is_refused_by_what_it_would_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(slides, "WHOLE_PIXELS", 512 * 512 - 1)
-    with pytest.raises(NotUsable, match="a large slide without a pyramid"), open_slide(write(tmp_path / "one.tif", picture(), levels=1), pixels=10**9):
+    one = write(tmp_path / "one.tif", picture(), levels=1)
+    with pytest.raises(NotUsable, match="a large slide without a pyramid"), open_slide(one, pixels=10**9):
         pass
 
 

@@ -178,7 +178,7 @@ def _image(fields: Fields, handle: BinaryIO, size: int, spec: DiseaseSpec, pseud
     photometric = fields.code(0x00280004)
     if photometric not in PHOTOMETRICS:
         raise NotUsable("unknown photometric interpretation")
-    supplemental = fields.code(0x00089205) in ("COLOR", "MIXED") and samples == 1 and photometric != PALETTE  # PS3.3 C.7.6.19: grey below, colours above
+    supplemental = fields.code(0x00089205) in ("COLOR", "MIXED") and samples == 1 and photometric != PALETTE  # PS3.3 C.7.6.19: colours above the grey
     if supplemental or (photometric == PALETTE and (spec.input.shape[0] != 3 or samples != 1)):
         raise NotUsable("palette colours")
     _check_length(handle, at, rows * columns * samples * allocated // 8 * frames, photometric, syntax, size)

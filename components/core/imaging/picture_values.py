@@ -54,8 +54,8 @@ def _check_tiff(tags: Any) -> None:
 def values(image: Any) -> NDArray[Any]:
     """(H, W), or (H, W, 3) RGB, of a decoded picture (PIL), not yet turned.
 
-    Transparent pixels are laid on black, whatever colour hides under them: the surround of a fundus camera and of a dermatoscope is black, and a place
-    that was not imaged has no light.
+    Transparent pixels are laid on black, whatever colour hides under them: the surround of a fundus camera and of a dermatoscope is black, and a
+    place that was not imaged has no light.
 
     Raises:
         NotUsable: Colours of print or of another space, or transparent throughout.
