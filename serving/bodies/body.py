@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from components.core.errors import DataError
+from components.core.imaging.inflate import MOST_EXPANSION
 from components.core.pseudonym import UNKNOWN_DEVICE
 from serving.kinds import HEAD
 
-MOST_EXPANSION = 100
-"""How many times its own length a file may unpack to, beyond a few megabytes. Images of patients pack 2 to 40 times, a bomb 1000 times. How large an
-image may be says the spec's `limits`, here as at ingest."""
+__all__ = ["MOST_EXPANSION", "MOST_WINDOWS", "Body", "device_or"]
+
 MOST_WINDOWS = 8192
 """Of one recording: three hours at a window every 1.28 seconds."""
 

@@ -143,3 +143,11 @@ def test_the_specs_limit_is_the_servers():
     claim = small_bodies.nifti_claim((160, 460, 512), b"", datatype=4, bits=16)
     with pytest.raises(DataError, match="fewer voxels than the header says"):  # past the limit: only its voxels are missing
         bodies.read(None, Body(claim), spec, PSEUDONYMISER)
+
+
+@pytest.mark.parametrize("offset", [1e9, 1e30])
+def test_values_too_large_to_differ_are_one_line(offset: float):
+    raw = bytearray(small_bodies.nifti())
+    raw[112:120] = np.array([1, offset], "<f4").tobytes()
+    with pytest.raises(DataError, match=r"values too large for their differences|one value throughout"):
+        bodies.read(None, Body(bytes(raw)), disease(BRAIN), PSEUDONYMISER)

@@ -300,3 +300,15 @@ def test_size_and_expansion_are_checked_for_every_kind(kind: str):
     data = file(np.zeros((300, 300, 3), np.uint8), kind)
     assert reason(data, most_pixels=300 * 300 - 1) == "image over limits.pixels_per_image"
     assert decoded(data, most_expansion=1.0).pixels.shape == (300, 300, 3)  # below 8 MiB anything may
+
+
+def test_the_decoder_is_silent_about_what_it_reads(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]):
+    """Pillow logs tags with their values, and names samples that it cannot decode."""
+    caplog.set_level("DEBUG")
+    decoded(file(RGB, "TIFF", exif=exif(3)))
+    odd = bytearray(file(RGB, "TIFF"))
+    at = odd.index((277).to_bytes(2, "little") + b"\3\0", 8)
+    odd[at + 8 : at + 10] = (2048).to_bytes(2, "little")
+    assert reason(bytes(odd)) == "not an image, or a damaged one"
+    assert caplog.text == ""
+    assert capfd.readouterr() == ("", "")

@@ -6,6 +6,7 @@ What can be read in two ways is not read: colours of print, 16 bits a colour, se
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -69,6 +70,7 @@ def decode_picture(handle: BinaryIO, *, most_pixels: int, most_expansion: float 
             raise NotUsable("pixels that unpack to more than is believable")
 
     Image.MAX_IMAGE_PIXELS = None  # our own limit is checked, with a reason
+    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)  # it logs tags with their values
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -18,6 +18,7 @@ from components.core.imaging.copies import COPY, TWO_IN_ONE, digest, sorted_out
 from components.core.imaging.dicom import patch_in_unit
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.header import ImageHeader, read_header
+from components.core.imaging.inflate import MOST_EXPANSION, UNPACKED_FREELY
 from components.core.imaging.pixels import stored_frame
 from components.ingest import lidc
 from components.ingest.deidentify import word_hashes
@@ -89,6 +90,8 @@ def _index_file(context: Context, number: int, handle: BinaryIO, size: int, word
     image = read_header(handle, size=size, spec=context.spec, pseudonymiser=context.pseudonymiser, tokens=words)
     if image.samples != 1:
         raise NotUsable("colour where the spec has one channel")
+    if image.rows * image.columns * len(image.frames) * image.bits_allocated // 8 > max(UNPACKED_FREELY, MOST_EXPANSION * size):
+        raise NotUsable("pixels that unpack to more than is believable")
     if image.patient is None and context.spec.split.grouping == "patient":
         raise NotUsable("no patient id, which grouping by patient needs")
     out.found.append(("slice", image.series, number, image.to_dict()))

@@ -23,6 +23,7 @@ from components.core.errors import DataError, SpecError
 from components.core.imaging.deidentify import camera_identity, device_identity, iso_time, shifted_iso
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.fit import fit
+from components.core.imaging.inflate import MOST_EXPANSION
 from components.core.imaging.pictures import Picture, decode_picture
 from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from components.core.spec import DiseaseSpec
@@ -165,7 +166,7 @@ def load_picture(context: Context, number: int) -> Picture:
     """One file of the source."""
     context.item(number)
     with context.source.open(number) as handle:
-        return decode_picture(handle, most_pixels=context.spec.limits.pixels_per_image)
+        return decode_picture(handle, most_pixels=context.spec.limits.pixels_per_image, most_expansion=MOST_EXPANSION)
 
 
 def camera_columns(picture: Picture, facts: dict[str, Any], pseudonymiser: Pseudonymiser) -> dict[str, Any]:
