@@ -18,6 +18,7 @@ SCANS_OF_LARGEST = 16
 """Scans that the largest picture may have: scans times pixels stay within this many times the limit on pixels."""
 MOST_TILES = 4096
 """Of a JPEG 2000: its decoder takes about 6 KB for each before it looks at one."""
+SCAN = b"\xff\xda"  # the marker that a scan starts with
 SOC_SIZ = b"\xff\x4f\xff\x51"
 JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
 _MARKER = re.compile(rb"\xff+([\x01\xc0-\xcf\xd8-\xfe])")  # not stuffing (FF00, in JPEG-LS FF00..FF7F), not a restart marker

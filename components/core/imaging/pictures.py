@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.imaging import picture_kinds
-from components.core.imaging.codestreams import MOST_SCANS, SCANS_OF_LARGEST, announced, check_work
+from components.core.imaging.codestreams import MOST_SCANS, SCAN, SCANS_OF_LARGEST, announced, check_work
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.inflate import UNPACKED_FREELY
 from components.core.imaging.picture_kinds import Kind
@@ -130,9 +130,9 @@ def _check_one(image: Any, kind: Kind) -> int:
 
 def _check_scans(handle: BinaryIO, most_pixels: int) -> None:
     handle.seek(0)
-    found = announced(handle.read())
+    data = handle.read()
     handle.seek(0)
-    if found is not None:
+    if data.count(SCAN) > SCANS_OF_LARGEST and (found := announced(data)) is not None:  # previews have scans too: a count is at most too high
         check_work(found, most_pixels=most_pixels)
 
 
@@ -146,7 +146,7 @@ def _check_tiff(image: Any, handle: BinaryIO, most_pixels: int) -> None:
     if int(tags.get(259, 1)) in (6, 7):
         here = handle.tell()
         handle.seek(0)
-        scans = handle.read().count(b"\xff\xda")
+        scans = handle.read().count(SCAN)
         handle.seek(here)
         if scans > MOST_SCANS * pieces or (scans > pieces and scans * wide * high > SCANS_OF_LARGEST * most_pixels):
             raise NotUsable("a JPEG of more scans than its size allows")
