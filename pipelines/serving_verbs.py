@@ -88,11 +88,14 @@ def collect(models: tuple[str, ...], port: int, host: str, log: Path | None, all
 @click.option("--row", type=float, help="Point of interest, in pixels from the top.")
 @click.option("--column", type=float, help="Point of interest, in pixels from the left.")
 @click.option("--window", type=click.IntRange(0), help="One window of a recording. Default: all.")
+@click.option("--mpp", type=float, help="Microns of a pixel, for a slide that does not say it.")
 @click.option("--timeout", "timeout_s", type=float, default=30.0, show_default=True)
 @AS_JSON
-def predict(file: str, model: str, url: str, row: float | None, column: float | None, window: int | None, timeout_s: float, as_json: bool) -> None:
-    """Ask a running server about one file (DICOM, PNG, JPEG, NIfTI, CSV, TIFF), about one that it fetches itself (s3://bucket/key, a DICOMweb
-    address), or about every sample of a folder in the disease's own format."""
+def predict(
+    file: str, model: str, url: str, row: float | None, column: float | None, window: int | None, mpp: float | None, timeout_s: float, as_json: bool
+) -> None:
+    """Ask a running server about one file (DICOM, JPEG, PNG, TIFF, BMP, PGM, PPM, WebP, NIfTI, CSV), about one that it fetches itself
+    (s3://bucket/key, a DICOMweb address), or about every sample of a folder in the disease's own format."""
     from pipelines.terminal import answer_text, replay_text
     from serving.client import predict as work
 
@@ -102,7 +105,7 @@ def predict(file: str, model: str, url: str, row: float | None, column: float | 
         found = replay(url, model, Path(file), timeout_s)
         click.echo(json.dumps(found) if as_json else replay_text(found))
         return
-    answers = work(url, model, file, row, column, timeout_s, window)
+    answers = work(url, model, file, row, column, timeout_s, window, mpp)
     click.echo(json.dumps(answers[0] if len(answers) == 1 else answers) if as_json else answer_text(answers))
 
 

@@ -12,26 +12,28 @@ from typing import Any
 from components.core.errors import DataError, DxflowError, ServiceError, SpecError
 from components.core.package import SYNTHETIC
 from components.core.secret import secret
-from serving.kinds import HEAD, sniffed
+from serving.kinds import HEAD, TAKEN, sniffed
 from serving.options import MAX_BODY_BYTES
 
 NPY = b"\x93NUMPY"
-KINDS = "DICOM, PNG, JPEG, TIFF, NIfTI, CSV or .npy, by its first bytes"
-POINTS = ("row", "column", "window")
+KINDS = f"{TAKEN} or .npy, by its first bytes"
+POINTS = ("row", "column", "window", "mpp")
 
 
 def predict(
-    url: str, model: str, file: Path | str, row: float | None = None, column: float | None = None, timeout_s: float = 30.0, window: int | None = None
-) -> list[dict[str, Any]]:
+    url: str, model: str, file: Path | str, row: float | None = None, column: float | None = None, timeout_s: float = 30.0,
+    window: int | None = None, mpp: float | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Send a file, or the name of one, by protocol v1.
 
     Args:
         url: Of the server, e.g. http://127.0.0.1:8080.
         model: A disease; `synthetic/<disease>` is taken too.
-        file: DICOM, PNG, JPEG, NIfTI, CSV or TIFF, told by its first bytes; an array in a `.npy` file; or, with ://, a reference that the server
-            fetches (`s3://bucket/key`, a DICOMweb address).
+        file: DICOM, a picture (JPEG, PNG, TIFF, BMP, PGM, PPM, WebP), NIfTI or CSV, told by its first bytes; an array in a `.npy` file; or, with
+            ://, a reference that the server fetches (`s3://bucket/key`, a DICOMweb address).
         row, column: Point of interest in pixels of the image, for diseases that look at a patch.
         window: Of a recording, from 0; None: all.
+        mpp: Microns of a pixel, for slides that do not say it.
 
     Returns:
         The answers as `serving/predictor.py` describes them, with `request_id`: several where the file holds several samples.
@@ -39,7 +41,7 @@ def predict(
     Raises:
         DataError: The file, or the server refuses it. SpecError: No such model there. ServiceError: No server, or it fails.
     """
-    given = {name: value for name, value in zip(POINTS, (row, column, window), strict=True) if value is not None}
+    given = {name: value for name, value in zip(POINTS, (row, column, window, mpp), strict=True) if value is not None}
     if "://" in str(file):
         document = {"instances": [{"reference": str(file), **given}]}
         return ask(url, model, json.dumps(document).encode(), {"Content-Type": "application/json"}, timeout_s)

@@ -36,7 +36,7 @@ def page(offered: Mapping[str, Sequence[str]], version: str) -> bytes:
         headers = [
             {"name": f"X-Dxflow-{what}", "in": "header", "required": False, "schema": schema}
             for what, schema in (
-                ("Row", NUMBER), ("Column", NUMBER), ("Window", {"type": "integer", "minimum": 0}),
+                ("Row", NUMBER), ("Column", NUMBER), ("Mpp", NUMBER), ("Window", {"type": "integer", "minimum": 0}),
                 ("Device", {"type": "string", "pattern": "^[0-9a-f]{16}$"}),
             )
         ]  # fmt: skip
@@ -66,7 +66,7 @@ def _instances(files: bool) -> dict[str, Any]:
     }  # fmt: skip
     if files:
         instance |= {name: TEXT for name in ("file_base64", "dicom_base64", "reference", "content_type")}
-        instance |= {"row": NUMBER, "column": NUMBER, "window": {"type": "integer"}}
+        instance |= {"row": NUMBER, "column": NUMBER, "window": {"type": "integer"}, "mpp": NUMBER}
     instances = {"type": "array", "minItems": 1, "maxItems": 256, "items": {"type": "object", "properties": instance, "additionalProperties": False}}
     return {"type": "object", "required": ["instances"], "properties": {"instances": instances}}
 

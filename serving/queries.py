@@ -35,18 +35,20 @@ from serving.predictor import Query
 MAX_SAMPLES = 256
 DEVICE_KEY = re.compile(r"[0-9a-f]{16}")
 FORMS = (
-    "{file_base64, content_type, device_key, row, column, window}, {dicom_base64, row, column}, {reference, ...} or "
+    "{file_base64, content_type, device_key, row, column, window, mpp}, {dicom_base64, row, column}, {reference, ...} or "
     "{array, device_key, manufacturer, device_model, patient_key, software_key, acquisition}"
 )
 POINTS = ("row", "column", "window")
 FILE_KEYS = {
     "dicom_base64": {"dicom_base64", *POINTS, "device_key"},
-    "file_base64": {"file_base64", "content_type", *POINTS, "device_key"},
-    "reference": {"reference", *POINTS, "device_key"},
+    "file_base64": {"file_base64", "content_type", *POINTS, "device_key", "mpp"},
+    "reference": {"reference", *POINTS, "device_key", "mpp"},
 }
 ARRAY_KEYS = {"array", "device_key", "manufacturer", "device_model", "patient_key", "software_key", "acquisition"}
 HEADERS = ("X-Dxflow-Row", "X-Dxflow-Column", "X-Dxflow-Window")
 DEVICE_HEADER = "X-Dxflow-Device"
+MPP_HEADER = "X-Dxflow-Mpp"
+MICRONS = "microns of a pixel"
 UNIT = {"row": "pixels", "column": "pixels", "window": "a whole number from 0"}
 
 Fetched = Mapping[int, Path]
@@ -100,7 +102,8 @@ def _samples(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudo
     names = (f"{where}.row", f"{where}.column", f"{where}.window")
     row, column, window = (_number(instance.get(name), place, UNIT[name]) for name, place in zip(POINTS, names, strict=True))
     device = _keyed(instance.get("device_key"), f"{where}.device_key")
-    body = Body(content, f"{where}.{form}", names, row, column, _index(window, names[2]), device)
+    mpp = _number(instance.get("mpp"), f"{where}.mpp", MICRONS)
+    body = Body(content, f"{where}.{form}", names, row, column, _index(window, names[2]), device, mpp)
     return bodies.read(kind, body, spec, pseudonymiser)
 
 
@@ -110,7 +113,8 @@ def from_raw(data: bytes, headers: Mapping[str, str], spec: DiseaseSpec, pseudon
     row, column, window = (_header_number(headers, name, UNIT[what]) for name, what in zip(HEADERS, POINTS, strict=True))
     device = _keyed(headers.get(DEVICE_HEADER.lower()), f"header {DEVICE_HEADER}")
     told = covariates.of_header(headers, spec)
-    body = Body(data, "body", names, row, column, _index(window, names[2]), device)
+    mpp = _header_number(headers, MPP_HEADER, MICRONS)
+    body = Body(data, "body", names, row, column, _index(window, names[2]), device, mpp)
     found = bodies.read(headers.get("content-type", ""), body, spec, pseudonymiser)
     return [replace(query, covariates={**query.covariates, **told}) for query in found]
 
@@ -135,7 +139,7 @@ def from_tensor(
     """Samples of a v2 tensor: FP32 [n, *input.shape], from JSON numbers or little-endian bytes; or BYTES [n], one file an element.
 
     Args:
-        parameters: Of the tensor and the request: `device_key`, and for files `content_type`, `row`, `column`, `window`.
+        parameters: Of the tensor and the request: `device_key`, and for files `content_type`, `row`, `column`, `window`, `mpp`.
 
     Raises:
         DataError: Names the field.
@@ -181,7 +185,8 @@ def _from_files(
     row, column, window = (_number(parameters.get(name), place, UNIT[name]) for name, place in zip(POINTS, names, strict=True))
     device = _keyed(parameters.get("device_key"), f"{where}.parameters.device_key")
     kind = _kind(parameters.get("content_type"), f"{where}.parameters.content_type")
-    files = (Body(content, f"{where}.data[{n}]", names, row, column, _index(window, names[2]), device) for n, content in enumerate(contents))
+    mpp = _number(parameters.get("mpp"), f"{where}.parameters.mpp", MICRONS)
+    files = (Body(content, f"{where}.data[{n}]", names, row, column, _index(window, names[2]), device, mpp) for n, content in enumerate(contents))
     return _joined((bodies.read(kind, body, spec, pseudonymiser) for body in files), f"{where}.data", files=len(contents))
 
 

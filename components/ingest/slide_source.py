@@ -3,6 +3,8 @@
     training/normal/normal_001.tif  training/tumor/tumor_001.tif  training/lesion_annotations/tumor_001.xml
     testing/images/test_001.tif     testing/lesion_annotations/   testing/reference.csv
 
+    mpp.csv                                            any folder: a slide's name, microns of its pixel
+
 as in CAMELYON16; `train` and `test` name the folders as well. An annotation belongs to the slide of the same name, under the same split.
 """
 
@@ -14,6 +16,7 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from components.core.errors import DataError
 from components.core.imaging.errors import NotUsable
@@ -28,6 +31,7 @@ TABLES = ("reference.csv", "gt.csv")
 TUMOUR = frozenset(("tumor", "tumour", "positive", "metastasis", "1"))
 NORMAL = frozenset(("normal", "negative", "0"))
 TABLE_BYTES = 64 << 20
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Found:
         label: 1 for a slide with metastases, 0 for one without, -1 for a word of unknown meaning; None where nothing says it.
         reader_score: Of a human reader, None where there is none.
         contradicting: Two annotations, or rows of tables that do not say the same: none of it can be believed.
+        mpp: Microns of a pixel, as `mpp.csv` tells it for slides that do not.
     """
 
     number: int
@@ -49,6 +54,7 @@ class Found:
     label: int | None
     reader_score: float | None
     contradicting: bool = False
+    mpp: float | None = None
 
 
 def slides(source: Source) -> Iterator[Found]:
@@ -56,6 +62,7 @@ def slides(source: Source) -> Iterator[Found]:
     annotations: dict[str, Names[int]] = defaultdict(Names)
     labels: dict[str, Names[int]] = defaultdict(Names)
     scores: dict[str, Names[float]] = defaultdict(Names)
+    sizes: dict[str, Names[float]] = defaultdict(Names)
     for number, item in enumerate(source.items):
         name = posixpath.basename(item.path).lower()
         if name.endswith(".xml"):
@@ -64,19 +71,27 @@ def slides(source: Source) -> Iterator[Found]:
             for key, word in _table(source, number, name):
                 if not _heading(word):
                     labels[split_of(item.path)].add(key, _label(word))
-        elif name == "reader.csv":
+        elif (numbers := {"reader.csv": scores, "mpp.csv": sizes}.get(name)) is not None:
             for key, word in _table(source, number, name):
                 if _is_number(word):
-                    scores[split_of(item.path)].add(key, float(word))
+                    numbers[split_of(item.path)].add(key, float(word))
     for number, item in enumerate(source.items):
         if not item.path.lower().endswith(SUFFIXES) or is_mask(item.path):
             continue
         split, stem = split_of(item.path), _stem(item.path)
-        found = [next((said for place in (split, "") if (said := names[place].of(stem))), []) for names in (annotations, labels, scores)]
-        if not found[1] and (folder := posixpath.basename(posixpath.dirname(item.path)).lower()) in NORMAL | TUMOUR:
-            found[1] = [_label(folder)]
-        contradicting = len(found[0]) > 1 or any(len(set(said)) > 1 for said in found[1:])
-        yield Found(number, split, *(said[0] if said else None for said in found), contradicting)
+        notes, words = _said(annotations, split, stem), _said(labels, split, stem)
+        of_reader, mpp = _said(scores, split, stem), _said(sizes, split, stem)
+        if not words and (folder := posixpath.basename(posixpath.dirname(item.path)).lower()) in NORMAL | TUMOUR:
+            words = [_label(folder)]
+        contradicting = len(notes) > 1 or any(len(set(said)) > 1 for said in (words, of_reader, mpp))
+        yield Found(
+            number, split, next(iter(notes), None), next(iter(words), None), next(iter(of_reader), None), contradicting, next(iter(mpp), None)
+        )  # fmt: skip
+
+
+def _said(names: dict[str, Names[T]], split: str, stem: str) -> list[T]:
+    """What a table of the slide's own folder says of it, else what one above says."""
+    return next((said for place in (split, "") if (said := names[place].of(stem))), [])
 
 
 def split_of(path: str) -> str:

@@ -117,7 +117,6 @@ class _Read:
             own.append((row["sample_id"], task, place, row))
         return iter(sorted(own, key=lambda found: found[0]))
 
-
     def refused(self) -> Iterator[dict[str, Any]]:
         """Rows of the quarantine: what could not be used, under paths that name nobody."""
         words, items = self.journal.words(), self.part.source.items
@@ -263,7 +262,9 @@ def _write(
     facts: dict[str, Any] = {
         "reader": spec.input.reader,
         "source": {
-            "files": len(listed.items), "bytes": listed.bytes, "listing": pseudonymiser.id("listing", listing),
+            "files": len(listed.items),
+            "bytes": listed.bytes,
+            "listing": pseudonymiser.id("listing", listing),
             "links": {"folders": listed.links.folders, "leaving": listed.links.leaving, "again": len(listed.links.again)},
         },
         "deidentification": provenance(pseudonymiser),

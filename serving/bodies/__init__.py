@@ -18,14 +18,15 @@ from pathlib import Path
 from types import ModuleType
 
 from components.core.errors import DataError
+from components.core.imaging import picture_kinds
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
-from serving.bodies.body import Body, bounded
+from serving.bodies.body import Body
 from serving.kinds import CSV, NIFTI, sniffed
 from serving.predictor import Query
 
 SHARED = ("body", "text")
-ALIASES = {"application/gzip": NIFTI, "application/x-gzip": NIFTI, "application/nifti": NIFTI, "image/jpg": "image/jpeg", "application/csv": CSV}
+ALIASES = {"application/gzip": NIFTI, "application/x-gzip": NIFTI, "application/nifti": NIFTI, "application/csv": CSV, **picture_kinds.ALIASES}
 """Other names under which clients send the same thing."""
 
 
@@ -79,7 +80,7 @@ def read(kind: str | None, body: Body, spec: DiseaseSpec, pseudonymiser: Pseudon
     if one is None:
         raise NotTaken("not a file that this model takes", where=body.where, allowed=", ".join(offered(spec)) or "numbers only")
     try:
-        return one.read(body, bounded(spec), pseudonymiser)
+        return one.read(body, spec, pseudonymiser)
     except DataError as error:  # the decoders do not know where in the request the file stood
         own = error.where in body.names
         raise DataError(error.what, where=error.where if own else body.where, got=error.got, allowed=error.allowed) from None

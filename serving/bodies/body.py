@@ -9,17 +9,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from components.core.errors import DataError
+from components.core.imaging.inflate import MOST_EXPANSION
 from components.core.pseudonym import UNKNOWN_DEVICE
-from components.core.spec import DiseaseSpec
 from serving.kinds import HEAD
 
-MOST_PIXELS = {"CT": 1 << 23, "MR": 1 << 25}
-"""Of one image or volume: 2896 x 2896 for a slice of CT (they have 512 or 1024 a side), 320 x 320 x 327 voxels for a head."""
-MOST_PIXELS_ELSE = 1 << 26
-"""8192 x 8192; cameras have up to 50 million pixels."""
-MOST_FRAMES = 1024
-MOST_EXPANSION = 100
-"""How many times its own length a file may unpack to, beyond a few megabytes. Images of patients pack 2 to 40 times, a bomb 1000 times."""
+__all__ = ["MOST_EXPANSION", "MOST_WINDOWS", "Body", "device_or"]
+
 MOST_WINDOWS = 8192
 """Of one recording: three hours at a window every 1.28 seconds."""
 
@@ -35,6 +30,7 @@ class Body:
         row, column: Point of interest in pixels of the image, for models that look at a patch.
         window: The window of a recording that is asked for, from 0; None: all.
         device: Keyed hash that the client names; None where it names none. What DICOM or a recording's head says goes before it; EXIF does not.
+        mpp: Microns of a pixel of a slide that does not say it itself.
     """
 
     content: bytes | Path
@@ -44,6 +40,7 @@ class Body:
     column: float | None = None
     window: int | None = None
     device: str | None = None
+    mpp: float | None = None
 
     def open(self) -> AbstractContextManager[BinaryIO]:
         """A seekable handle on the content."""
@@ -77,15 +74,3 @@ class Body:
 def device_or(found: str, told: str | None) -> str:
     """The device that a file names, else the one that was told."""
     return found if found != UNKNOWN_DEVICE else told or UNKNOWN_DEVICE
-
-
-def bounded(spec: DiseaseSpec) -> DiseaseSpec:
-    """The spec with limits that a server can hold: ingest reads one slide or volume at a time on a machine of its own."""
-    most = MOST_PIXELS.get(spec.input.modality, MOST_PIXELS_ELSE)
-    limits = spec.limits.model_copy(
-        update={
-            "pixels_per_image": min(spec.limits.pixels_per_image, most),
-            "slices_per_series": min(spec.limits.slices_per_series, MOST_FRAMES),
-        }
-    )
-    return spec.model_copy(update={"limits": limits})

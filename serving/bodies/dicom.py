@@ -47,11 +47,9 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
         return [volume(body.content, spec, pseudonymiser, device=body.device)[0]]
     from components.core.imaging.dicom import read_dicom
 
-    image = read_dicom(body.file(), spec=spec, pseudonymiser=pseudonymiser, most_expansion=MOST_EXPANSION)
+    image = read_dicom(body.file(), spec=spec, pseudonymiser=pseudonymiser, most_expansion=MOST_EXPANSION, one_frame=True)
     header = image.header
     size = (header.rows, header.columns)
-    if len(image.stored) != 1:
-        raise DataError("several frames in one file", got=len(image.stored), allowed="one image per request")
     if spec.input.modality in PHOTOGRAPHS:
         array = _photograph(image.frames[0], header.facts, spec)
     elif spec.input.spacing_mm is None and size == tuple(spec.input.shape[1:]):

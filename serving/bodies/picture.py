@@ -1,11 +1,13 @@
-"""A PNG or JPEG photograph, slice or tile, brought to the spec's grid as ingest does. Its device: EXIF's maker and model, else the client's key.
+"""A photograph, slice or tile in any kind that ingest reads, brought to the spec's grid as ingest does.
 
-Tiles of slides have a fixed resolution, so a tile of another size is refused and not resized.
+Its device: EXIF's maker and model, else the client's key. A TIFF is `tiff.py`'s: for models of slides it is a slide. Tiles of slides have a fixed
+resolution, so a tile of another size is refused and not resized.
 """
 
 from __future__ import annotations
 
 from components.core.errors import DataError
+from components.core.imaging import picture_kinds
 from components.core.imaging.deidentify import camera_identity
 from components.core.imaging.fit import fit
 from components.core.imaging.pictures import decode_picture
@@ -14,8 +16,9 @@ from components.core.spec import DiseaseSpec
 from serving.bodies.body import MOST_EXPANSION, Body
 from serving.predictor import Query
 
-TYPES = ("image/png", "image/jpeg")
-FORMATS = ("PNG", "JPEG")
+TYPES = tuple(kind.content_type for kind in picture_kinds.KINDS if kind is not picture_kinds.TIFF)
+MOST_TILE_PIXELS = 1 << 24
+"""Of a tile, whose spec's limit is that of a whole slide."""
 
 
 def fits(spec: DiseaseSpec) -> bool:
@@ -34,8 +37,9 @@ def warm() -> None:
 def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:
     """One sample."""
     body.file()
+    most = spec.limits.pixels_per_image if spec.input.layout != "tiles" else MOST_TILE_PIXELS
     with body.open() as handle:
-        picture = decode_picture(handle, most_pixels=spec.limits.pixels_per_image, formats=FORMATS, most_expansion=MOST_EXPANSION)
+        picture = decode_picture(handle, most_pixels=most, most_expansion=MOST_EXPANSION)
     size = picture.pixels.shape[:2]
     if spec.input.layout == "tiles" and size != tuple(spec.input.shape[1:]):
         wanted = " x ".join(map(str, spec.input.shape[1:]))

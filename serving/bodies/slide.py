@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from components.core.imaging.slides import Slide
 
 TYPES = ("image/tiff", "application/dicom")
-MOST_PIXELS = 60_000_000_000  # of level 0: 245,000 a side
 MOST_EXPANSION = 300  # glass packs 300 times, tissue 20 to 60 times
 MOST_VIEW_PIXELS = 1 << 28  # of the level that tissue is looked for in
 MOST_TILE_BYTES = 512 << 20
@@ -90,18 +89,21 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
 @contextmanager
 def _opened(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> Iterator[tuple[Slide, int, dict[str, Any]]]:
     """The slide, the bytes of its files, and what made it and whose it is, as parts of a query."""
+    pixels = spec.limits.pixels_per_image
     if body.head()[128:132] == b"DICM":
         from components.core.imaging.slide_dicom import open_dicom_slide
 
         if not isinstance(body.content, Path) or not body.content.is_dir():
             raise NotUsable("one file of a DICOM slide, which is one level of it: its series is meant, by reference")
-        with open_dicom_slide(body.content, spec=spec, pseudonymiser=pseudonymiser, pixels=MOST_PIXELS, most_expansion=MOST_EXPANSION) as found:
+        with open_dicom_slide(
+            body.content, spec=spec, pseudonymiser=pseudonymiser, pixels=pixels, most_expansion=MOST_EXPANSION, told_mpp=body.mpp
+        ) as found:
             yield found.slide, found.size, _of_header(found.header)
         return
     from components.core.imaging.slide_device import device_columns
     from components.core.imaging.slides import open_slide
 
-    with _on_disk(body) as path, open_slide(path, pixels=MOST_PIXELS) as slide:
+    with _on_disk(body) as path, open_slide(path, pixels=pixels, told_mpp=body.mpp) as slide:
         device = device_columns(slide, spec, pseudonymiser)
         named = {"device_key": "device_key", "manufacturer": "manufacturer", "device_model": "model"}
         yield slide, path.stat().st_size, {part: device[name] for part, name in named.items()} | {"software": device["software"] or None}

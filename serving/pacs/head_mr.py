@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from components.core.errors import SpecError
 from components.core.pseudonym import Pseudonymiser
-from serving.bodies.body import bounded
 from serving.bodies.dicom import in_dicom_words, volume
 from serving.pacs.answer import Item, StudyAnswer, source
 from serving.predictor import Predictor
@@ -34,7 +33,7 @@ class HeadMr:
         Raises:
             DataError: No regular stack, or no head in it; no value of a header in the text.
         """
-        query, synthetic = volume(files, in_dicom_words(bounded(self.model.spec)), self.pseudonymiser)
+        query, synthetic = volume(files, in_dicom_words(self.model.spec), self.pseudonymiser)
         (found,) = self.model.work([query])
         return StudyAnswer(
             items=(Item(found.answer, tuple(range(len(files)))),), sources=tuple(source(data) for data in files), about="volume",

@@ -15,9 +15,10 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from components.core.imaging.codestreams import announced
 from components.core.imaging.dicom import DicomImage, NotUsable, read_dicom
 from components.core.imaging.header import ImageHeader, read_header
-from components.core.imaging.pixels import codestream_size, to_unit, whole_hu
+from components.core.imaging.pixels import to_unit, whole_hu
 from components.core.pseudonym import Pseudonymiser
 from tests.ingest.made import JPEG_2000, PSEUDONYMISER, dataset, lung_nodule, plane
 
@@ -230,7 +231,9 @@ def test_codestream_larger_than_its_header_is_refused():
     """A codec allocates what the codestream says; the DICOM header is what the limits were checked against."""
     data = as_bytes(dataset(), compress=JPEG_2000)
     at = data.index(b"\xff\x4f\xff\x51")
-    assert codestream_size(data[at:]) == (64, 64)
+    found = announced(data[at:])
+    assert found is not None
+    assert (found.rows, found.columns) == (64, 64)
     bomb = data[: at + 8] + struct.pack(">LL", 60_000, 60_000) + data[at + 16 :]
     assert refused(bomb).reason == "codestream of another size than its header"
 

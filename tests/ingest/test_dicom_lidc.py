@@ -105,6 +105,25 @@ def test_repeats_gaps_and_other_orientations_go_to_quarantine(tmp_path: Path):
     assert len(found) == 1
 
 
+def test_an_export_with_every_file_twice_is_no_damage(tmp_path: Path):
+    """The samples of the files once; copies are listed, counted and no damage. Another file under one UID is damage, and both are."""
+    spec = lung_nodule(limits={"quarantine_share": 0.0})
+    plain = run(one_series(tmp_path / "in"), tmp_path / "a", spec)
+    for path in sorted((tmp_path / "in").iterdir()):
+        (tmp_path / "in" / "again").mkdir(exist_ok=True)
+        (tmp_path / "in" / "again" / path.name).write_bytes(path.read_bytes())
+    twice = run(tmp_path / "in", tmp_path / "b", spec)
+    np.testing.assert_array_equal(twice.read([0]), plain.read([0]))
+    assert list(twice.manifest["content_hash"]) == list(plain.manifest["content_hash"])
+    assert set(reasons(twice).values()) == {"a byte-equal copy of another file"}
+    assert len(reasons(twice)) == twice.info["provenance"]["notes"]["byte-equal copies"] == 10
+    save(dataset("1.2.3", 1, hu=plane(1) + 1), tmp_path / "in" / "again" / "1.dcm")
+    found = reasons(run(tmp_path / "in", tmp_path / "c", lung_nodule(limits={"quarantine_share": 1})))
+    assert {file for file, reason in found.items() if reason == "two images under one SOP instance UID"} == {"1.dcm", "again/1.dcm"}
+    with pytest.raises(DataError, match="two images under one SOP instance UID"):
+        run(tmp_path / "in", tmp_path / "d", spec)
+
+
 def test_a_nodule_at_a_gap_is_left_out(tmp_path: Path):
     source = one_series(tmp_path / "in", nodules=[(4, 30, 34, 6, [4, 5, 5]), (7, 30, 34, 6, [1, 1, 1])], slices=12)
     (source / "8.dcm").unlink()

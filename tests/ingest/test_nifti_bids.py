@@ -154,9 +154,9 @@ def test_slope_intercept_metres_and_big_endian_are_read():
     big = Nifti1Image(np.asarray(head().dataobj).astype(">i2"), head().affine, header=head().header.as_byteswapped(">"))
     assert np.array_equal(volume(big).data, plain.data)
     metres = head()
-    metres.set_sform(np.diag([0.001, 0.001, 0.001, 1]) @ metres.affine, 1)
-    sizes: Any = metres.header["pixdim"]
-    sizes[1:4] /= 1000
+    small = np.diag([0.001, 0.001, 0.001, 1]) @ metres.affine
+    metres.set_sform(small, 1)
+    metres.set_qform(small, 1)  # and the sizes in pixdim
     metres.header.set_xyzt_units("meter")
     assert np.allclose(volume(metres).spacing_mm, 4, atol=1e-3)
 

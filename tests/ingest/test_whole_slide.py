@@ -12,7 +12,7 @@ import tifffile
 
 from components.core.dataset import Dataset
 from components.core.errors import SpecError
-from components.core.imaging import camelyon_xml, tissue
+from components.core.imaging import camelyon_xml, slides, tissue
 from components.core.imaging.camelyon_xml import Polygon
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.slides import open_slide
@@ -184,7 +184,8 @@ def test_otsu_splits_two_heaps_and_glass_alone_is_no_tissue():
 BAD = {
     "no resolution": lambda p: write(p, picture(), mpp=None),
     "no resolution ": lambda p: write(p, picture(), mpp=352.8),  # 72 dpi, which nobody has measured
-    "a slide without a pyramid": lambda p: write(p, picture(), levels=1),
+    "a resolution beyond 0.05 to 20 microns a pixel": lambda p: told(write(p, picture(), mpp=None), 0.01),
+    "a resolution that the slide contradicts": lambda p: told(write(p, picture()), 0.5),
     "not a slide that OpenSlide reads, or a damaged one": lambda p: p.write_bytes(b"II*\0 not a slide"),
     "empty file": lambda p: p.write_bytes(b""),
     "scanned coarser than input.microns_per_pixel": lambda p: write(p, picture(), mpp=2.0),
@@ -195,12 +196,45 @@ BAD = {
 }
 
 
+def told(path: Path, mpp: float) -> None:
+    """Tell a slide's resolution in the table beside it."""
+    with open(path.parent / "mpp.csv", "a") as table:
+        table.write(f"{path.name},{mpp}\n")
+
+
 def cut(path: Path) -> None:
     """Zeros over a stretch of tiles in the middle, directory and both ends kept: a download that broke."""
     data = bytearray(path.read_bytes())
     start = len(data) // 4
     data[start : start + len(data) // 2] = bytes(len(data) // 2)
     path.write_bytes(data)
+
+
+def test_a_slide_of_one_level_and_one_whose_table_tells_its_resolution_are_read(tmp_path: Path):
+    """As the same slide with a pyramid and a resolution of its own: sizes, tiles and places. 72 dpi, which nobody has measured, count as none."""
+    folder = tmp_path / "in" / "testing" / "images"
+    write(folder / "whole.tif", picture())
+    write(folder / "one.tif", picture(), levels=1)
+    told(write(folder / "mute.tif", picture(), mpp=None), 1.0)
+    told(write(folder / "dpi.tif", picture(), mpp=352.8, levels=1), 1.0)
+    (tmp_path / "in" / "testing" / "reference.csv").write_text("".join(f"{name},Normal\n" for name in ("whole", "one", "mute", "dpi")))
+    found = run(tmp_path / "in", tmp_path, spec_of())
+    arrays = found.read(range(len(found)))
+    by_slide = {}
+    for group, rows in found.manifest.groupby("group_id"):
+        places = [tuple(place) for place in rows["place"]]
+        by_slide[group] = {place: arrays[n].tobytes() for place, n in zip(places, rows.index, strict=True)}
+    assert len(by_slide) == 4
+    assert [len(one) for one in by_slide.values()] == [64] * 4
+    assert len({tuple(sorted(one.items())) for one in by_slide.values()}) == 1
+    assert set(found.manifest["acq_microns_per_pixel"]) == {1.0}
+
+
+def test_a_large_slide_of_one_level_is_refused_by_what_it_would_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slides, "WHOLE_PIXELS", 512 * 512 - 1)
+    one = write(tmp_path / "one.tif", picture(), levels=1)
+    with pytest.raises(NotUsable, match="a large slide without a pyramid"), open_slide(one, pixels=10**9):
+        pass
 
 
 def test_every_damaged_slide_is_named_with_its_reason(tmp_path: Path):

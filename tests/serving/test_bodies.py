@@ -24,12 +24,12 @@ from tests.serving.fuzzing import PSEUDONYMISER, mutants, outcome, seeds
 from tests.serving.small_bodies import BRAIN, FUNDUS, GAIT, PIXELS, TABLE, TILES, disease
 from tests.serving.small_package import CATALOGUE, lung_nodule
 
-PICTURES = ("image/jpeg", "image/png")
+PICTURES = ("image/bmp", "image/jpeg", "image/png", "image/tiff", "image/webp", "image/x-portable-anymap")
 TAKEN = {
     "alzheimer-slices": PICTURES,
     "alzheimer-smri": ("application/dicom", "application/x-nifti"),
     "breast-cytology": ("text/csv",),
-    "breast-metastasis": ("application/dicom", *PICTURES, "image/tiff"),
+    "breast-metastasis": ("application/dicom", *PICTURES),
     "lung-candidate": PICTURES,
     "lung-nodule": ("application/dicom",),
     "parkinson-fog": ("text/csv",),

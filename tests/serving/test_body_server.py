@@ -33,6 +33,7 @@ from tests.serving.small_package import GAIN, MIDDLE, build, lung_nodule, refere
 from tests.serving.small_server import Process, free_port, serving, started
 
 LUNG = "lung-nodule"
+PICTURES = ("image/bmp", "image/jpeg", "image/png", "image/tiff", "image/webp", "image/x-portable-anymap")
 POINT = {"X-Dxflow-Row": "100", "X-Dxflow-Column": "100"}
 CPU_S = 1.0
 GROWTH = 48 << 20
@@ -114,6 +115,8 @@ def test_our_own_client_asks_for_one_window_and_says_in_one_line_why_a_file_is_n
         file.write_bytes(content)
         with pytest.raises(DataError, match=says):
             client.predict(server.url, GAIT, file)
+    file.write_bytes(b"P5\n64 64\n255\n" + bytes(range(256)) * 16)  # as `dxflow predict x.pgm`
+    assert len(client.predict(server.url, FUNDUS, file)) == 1
     file.write_bytes(small_bodies.recording(12))
     assert [a["part"]["window"] for a in client.predict(server.url, GAIT, file, window=2)] == [2]
     with open(file, "wb") as handle:
@@ -171,7 +174,7 @@ def test_parts_say_which_they_are_and_the_client_chooses_window_and_device(serve
 
 def test_metadata_names_a_tensor_for_each_content_type_and_the_refusal_lists_the_content_types(server: Process):
     inputs = httpx.get(f"{server.url}/v2/models/{FUNDUS}", timeout=60).json()["inputs"]
-    kinds = ("application/dicom", "image/jpeg", "image/png")
+    kinds = ("application/dicom", *PICTURES)
     assert inputs == [
         {"name": "x", "datatype": "FP32", "shape": [-1, 3, 64, 64]},
         *({"name": kind, "datatype": "BYTES", "shape": [-1]} for kind in kinds),
@@ -251,9 +254,58 @@ def posing_slide() -> bytes:
         return small_bodies.slide(Path(folder), claims=100_000)
 
 
+def decoy() -> bytes:
+    """JPEG 2000 of 30,000 x 30,000 behind a box that holds a smaller one's head."""
+    side = 30_000
+    true = b"\xff\x4f\xff\x51" + struct.pack(">HH8LH3B", 41, 0, side, side, 0, 0, side, side, 0, 0, 1, 15, 1, 1)
+    false = b"\xff\x4f\xff\x51" + struct.pack(">HH8LH3B", 41, 0, 64, 64, 0, 0, 64, 64, 0, 0, 1, 15, 1, 1)
+    boxes = [b"\0\0\0\x0cjP  \r\n\x87\n", *(struct.pack(">L4s", 8 + len(body), kind) + body for kind, body in ((b"free", false), (b"jp2c", true)))]
+    return encapsulated(b"".join(boxes))
+
+
+def encapsulated(frame: bytes) -> bytes:
+    import pydicom
+    from pydicom.encaps import encapsulate
+
+    d = pydicom.dcmread(io.BytesIO(ct_slice(image(size=64))))
+    d.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.90"
+    d.PixelData = encapsulate([frame])
+    d["PixelData"].is_undefined_length = True
+    out = io.BytesIO()
+    d.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+def endless_scans() -> bytes:
+    """A progressive JPEG of 12 million pixels whose last scan stands there 4000 times."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("L", (4000, 3000)).save(out, "JPEG", progressive=True)
+    data = out.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * 4000 + b"\xff\xd9"
+
+
+def bitmap_claim() -> bytes:
+    return b"BM" + struct.pack("<LHHLLllHHLLllLL", 99, 0, 0, 54, 40, 60_000, 60_000, 1, 24, *[0] * 6)
+
+
+def webp_claim(side: int) -> bytes:
+    """A WebP container that claims a canvas, and a picture of one pixel in it."""
+    size = (side - 1).to_bytes(3, "little") * 2
+    body = b"WEBPVP8X" + (10).to_bytes(4, "little") + b"\2\0\0\0" + size + b"VP8L" + (9).to_bytes(4, "little") + b"\x2f" + bytes(9)
+    return b"RIFF" + len(body).to_bytes(4, "little") + body
+
+
 BOMBS: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "JPEG 2000 of 100 MB": (LUNG, "application/dicom", lambda: jpeg2000(7168, 7168)),
     "JPEG 2000 of 16 MB in a kilobyte": (LUNG, "application/dicom", lambda: jpeg2000(2800, 2800)),
+    "JPEG 2000 behind a decoy": (LUNG, "application/dicom", decoy),
+    "progressive JPEG without end": (FUNDUS, "image/jpeg", endless_scans),
+    "WebP of 16,383 x 16,383": (FUNDUS, "image/webp", lambda: webp_claim(16_383)),
+    "BMP of 60,000 x 60,000": (FUNDUS, "image/bmp", bitmap_claim),
+    "PGM of 60,000 x 60,000": (FUNDUS, "image/x-portable-graymap", lambda: b"P5 60000 60000 255\n"),
     "header of 65535 x 65535": (LUNG, "application/dicom", two_bytes),
     "deflated DICOM": (LUNG, "application/dicom", lambda: deflated(60)),
     "PNG of 50,000 x 50,000": (FUNDUS, "image/png", lambda: png_claim(50_000, 50_000)),
@@ -355,5 +407,5 @@ def test_damaged_files_never_make_a_defect_of_the_server(server: Process):
 def test_the_openapi_page_lists_what_the_models_take(server: Process):
     page = httpx.get(f"{server.url}/openapi.json", timeout=60).json()
     taken = page["paths"][f"/v1/models/{FUNDUS}:predict"]["post"]["requestBody"]["content"]
-    assert set(taken) == {"application/json", "application/dicom", "image/jpeg", "image/png"}
+    assert set(taken) == {"application/json", "application/dicom", *PICTURES}
     assert not any("/repository" in path or "openai" in path for path in page["paths"])

@@ -70,8 +70,8 @@ REFUSED = {
     "several focal planes": (lambda: changed(TotalPixelMatrixFocalPlanes=3), "several focal planes or optical paths"),
     "several optical paths": (lambda: changed(NumberOfOpticalPaths=2), "several focal planes or optical paths"),
     "more files than a slide has": (lambda: changed()[1:] * 65, "more files than a slide has"),
-    "one level": (lambda: changed()[:1], "a slide without a pyramid"),
-    "no resolution": (lambda: changed(SharedFunctionalGroupsSequence=[]), "without a resolution"),
+    "no level": (lambda: [one for one in changed(ImageType=["ORIGINAL", "PRIMARY", "LABEL", "NONE"])], "no level of a slide"),
+    "no resolution": (lambda: changed(SharedFunctionalGroupsSequence=[]), "no resolution"),
     "cut": (lambda: [one[: len(one) // 2] for one in changed()], "truncated: pixels end early"),
     "a matrix of 10^10 pixels": (
         lambda: changed(TotalPixelMatrixRows=100_000, TotalPixelMatrixColumns=100_000),
@@ -92,6 +92,18 @@ def test_a_series_that_is_no_slide_or_claims_too_much_is_refused_in_one_line(tmp
         read(small_wsi.folder(tmp_path / "series", make()))
     assert refused.value.where == "instances[0].reference"
     assert not [mark for mark in MARKS if mark in str(refused.value).lower()]
+
+
+def test_one_level_is_enough_and_a_resolution_may_be_told_beside_it(tmp_path: Path):
+    whole = read(small_wsi.folder(tmp_path / "series", small_wsi.files(IMAGE)))
+    alone = read(small_wsi.folder(tmp_path / "alone", changed()[:1]))
+    mute = small_wsi.folder(tmp_path / "mute", changed(SharedFunctionalGroupsSequence=[])[:1])
+    told = bodies.read(None, Body(mute, mpp=1.0), disease(TILES), PSEUDONYMISER)[0]
+    assert whole.tiles is not None
+    for other in (alone, told):
+        assert other.tiles is not None
+        assert (other.part, other.acquisition) == (whole.part, whole.acquisition)
+        np.testing.assert_array_equal(other.tiles.arrays, whole.tiles.arrays)
 
 
 def test_one_file_of_a_slide_is_told_that_its_series_is_meant():

@@ -423,7 +423,7 @@ def test_the_client_says_in_one_line_what_failed(server: Server, tmp_path: Path)
     (tmp_path / "note.txt").write_text(PERSON)
     with pytest.raises(DataError, match="body: not a file that this model takes; allowed: application/dicom"):
         client.predict(server.url, "lung-nodule", tmp_path / "note.txt", 1, 1, 30)
-    for content, what in ((b"PK\3\4\0", "not a file that a server takes; allowed: DICOM, PNG"), (b"\x93NUMPY\1", "a damaged .npy file")):
+    for content, what in ((b"PK\3\4\0", "not a file that a server takes; allowed: DICOM, JPEG, PNG"), (b"\x93NUMPY\1", "a damaged .npy file")):
         (tmp_path / "scan").write_bytes(content)
         with pytest.raises(DataError, match=what):
             client.predict(server.url, "lung-nodule", tmp_path / "scan", 1, 1, 30)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from components.core.covariates import agreed
 from components.core.errors import DataError
+from components.core.imaging.copies import COPY, TWO_IN_ONE, sorted_out
 from components.core.imaging.deidentify import DeviceIdentity
 from components.core.imaging.dicom import frame_in_unit
 from components.core.imaging.errors import NotUsable
@@ -113,6 +114,13 @@ def read_volume(folder: Path, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser
 def volume_of(sources: Mapping[str, Source], *, where: str, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, workers: int = 1) -> CtVolume:
     """As `read_volume`, from files by name; `where` says in messages what they are together."""
     planes, ignored = _headers(sources, where, spec, pseudonymiser)
+    uids = {p.file: p.image.sop for p in planes}
+    copies, contradicting = sorted_out(uids.items(), pseudonymiser.id("sop", ""), lambda name: _opened(sources[name]))
+    if contradicting:
+        raise DataError(TWO_IN_ONE, where=f"{where}: {min(contradicting)}")
+    if copies:
+        planes = [p for p in planes if p.file not in copies]
+        ignored[COPY] = len(copies)
     if not planes:
         found = "; ".join(f"{n} of {reason}" for reason, n in sorted(ignored.items())) or "no files"
         raise DataError("no CT images", where=where, got=found)

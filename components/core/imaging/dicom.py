@@ -50,23 +50,28 @@ class DicomImage:
         return patch_in_unit(self.stored[index], self.header, index, centre_rc=centre_rc, spec=self.spec)
 
 
-def read_dicom(data: bytes | Path, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float | None = None) -> DicomImage:
+def read_dicom(
+    data: bytes | Path, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float | None = None, one_frame: bool = False
+) -> DicomImage:
     """Read one file.
 
     Args:
         most_expansion: How many times its own length a file may unpack to beyond 8 MiB; None: any number of times.
+        one_frame: Refuse several before any is decoded.
 
     Raises:
         NotUsable: (a DataError) Not an image that `spec` can use, damaged, or over its limits; the text holds no value of the file.
     """
     if isinstance(data, bytes | bytearray | memoryview):
-        return _read(InMemory(bytes(data)), len(data), spec, pseudonymiser, most_expansion)
+        return _read(InMemory(bytes(data)), len(data), spec, pseudonymiser, most_expansion, one_frame)
     with open(data, "rb") as handle:
-        return _read(handle, os.fstat(handle.fileno()).st_size, spec, pseudonymiser, most_expansion)
+        return _read(handle, os.fstat(handle.fileno()).st_size, spec, pseudonymiser, most_expansion, one_frame)
 
 
-def _read(handle: BinaryIO, size: int, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float | None) -> DicomImage:
+def _read(handle: BinaryIO, size: int, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float | None, one_frame: bool) -> DicomImage:
     image = read_header(handle, size=size, spec=spec, pseudonymiser=pseudonymiser)
+    if one_frame and len(image.frames) != 1:
+        raise NotUsable("several frames in one file")
     if image.rows * image.columns * len(image.frames) > 4 * spec.limits.pixels_per_image:
         raise NotUsable("frames together over four times limits.pixels_per_image")
     unpacked = image.rows * image.columns * len(image.frames) * image.samples * image.bits_allocated // 8
@@ -83,12 +88,12 @@ def frame_in_unit(handle: BinaryIO, image: ImageHeader, index: int, *, spec: Dis
 
 
 def _refuse_colour(image: ImageHeader, spec: DiseaseSpec) -> None:
-    if image.samples == 3 and spec.input.shape[0] != 3:
+    if (image.samples == 3 or image.palette is not None) and spec.input.shape[0] != 3:
         raise NotUsable("colour where the spec has one channel")
 
 
 def _in_unit(stored: NDArray[Any], image: ImageHeader, index: int, *, spec: DiseaseSpec) -> NDArray[Any]:
-    if image.samples == 3:
+    if stored.ndim == 3:  # RGB, as stored or out of a palette
         return stored
     if spec.input.unit != "HU":
         return to_unit(stored, image, index, hu=False)

@@ -60,6 +60,8 @@ def _resized(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
 
 
 def _typed(image: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if dtype.itemsize == 1 and image.dtype == np.uint16:  # a dark one would pass for one of 8 bits
+        raise NotUsable("16 bits a value where the spec has 8")
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         if image.dtype.kind == "f" or (image.size and (image.min() < limits.min or image.max() > limits.max)):

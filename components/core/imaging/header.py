@@ -19,6 +19,7 @@ from components.core.imaging.errors import NotUsable
 from components.core.imaging.fields import BIG_ENDIAN, FLOAT_PIXELS, LONG_VRS, PIXELS, UNDEFINED, Fields, decoded, parse, plausible, quiet
 from components.core.imaging.fragments import check_fragments
 from components.core.imaging.inflate import check_end
+from components.core.imaging.palette import PALETTE, Palette, read_palette
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
 
@@ -49,13 +50,14 @@ class ImageHeader:
         patient, study, series, sop: Pseudonyms; `patient` is None where the header has no patient id.
         pixels_at, pixels_length: Bytes of the value of Pixel Data in the (inflated) file; length -1 where it is encapsulated.
         swapped: 8-bit pixels lie in big endian 16-bit words.
-        padding: Stored values from..to that mean "no measurement", or None.
+        padding: Stored values from..to that mean "no measurement", or None; as the header has them, also where they lie beyond `bits_stored`.
         frames: One entry for each frame.
         facts: `acq_*` columns of the manifest.
         acquired_at: ISO time, shifted.
         covariates: What the header tells of the covariates that the spec names, by `components/core/covariates.py`; of nobody else anything.
         patient_word: Pseudonym of the patient id's letters without regard to case and blanks: tells ids that differ in no more.
         undated: The header holds dates, and none of them can be read.
+        palette: Colours that stored values stand for; None where they are values. A header out of JSON has lost it.
     """
 
     patient: str | None
@@ -88,6 +90,7 @@ class ImageHeader:
     covariates: dict[str, Any] = field(default_factory=dict)
     patient_word: str = ""
     undated: bool = False
+    palette: Palette | None = field(default=None, compare=False)
 
     @property
     def encapsulated(self) -> bool:
@@ -99,7 +102,7 @@ class ImageHeader:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able. (`dataclasses.asdict` copies every value, which costs as much as reading the header.)"""
-        return vars(self) | {"frames": [vars(frame) for frame in self.frames], "device": vars(self.device)}
+        return vars(self) | {"frames": [vars(frame) for frame in self.frames], "device": vars(self.device), "palette": None}
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> ImageHeader:
@@ -180,6 +183,9 @@ def _image(fields: Fields, handle: BinaryIO, size: int, spec: DiseaseSpec, pseud
     photometric = fields.code(0x00280004)
     if photometric not in PHOTOMETRICS:
         raise NotUsable("unknown photometric interpretation")
+    supplemental = fields.code(0x00089205) in ("COLOR", "MIXED") and samples == 1 and photometric != PALETTE  # PS3.3 C.7.6.19: colours above the grey
+    if supplemental or (photometric == PALETTE and (spec.input.shape[0] != 3 or samples != 1)):
+        raise NotUsable("palette colours")
     _check_length(handle, at, rows * columns * samples * allocated // 8 * frames, photometric, syntax, size)
     if deflated:
         check_end(handle, at.start + at.length, size)
@@ -193,7 +199,7 @@ def _image(fields: Fields, handle: BinaryIO, size: int, spec: DiseaseSpec, pseud
         "acq_pixel_mm": pixel_mm[0] if pixel_mm else None,
         "acq_rows": rows,
         "acq_columns": columns,
-        "acq_bits": stored,
+        "acq_bits": 8 if photometric == PALETTE else stored,
         "acq_photometric": photometric,
         "acq_transfer_syntax": DEFLATED if deflated else syntax,
         "acq_modality": modality if modality in MODALITIES else None,
@@ -211,6 +217,7 @@ def _image(fields: Fields, handle: BinaryIO, size: int, spec: DiseaseSpec, pseud
         swapped=syntax == BIG_ENDIAN and allocated == 8 and at.words,
         frames=_frames(fields, frames, shared, own, spec), device=identity, facts=facts,
         acquired_at=_acquired(fields, pseudonymiser), covariates=_covariates(fields, spec),
+        palette=read_palette(fields, handle) if photometric == PALETTE else None,
     )  # fmt: skip
 
 
@@ -355,9 +362,11 @@ def _floats(item: Any, keyword: str, n: int) -> tuple[float, ...] | None:
 
 
 def _pixel_mm(fields: Fields, shared: Any, own: list[Any]) -> tuple[float, float] | None:
-    values = fields.numbers(0x00280030) or fields.numbers(0x00181164)
-    if not values:
-        values = list(_floats(_macro("PixelMeasuresSequence", shared, own[0] if own else None), "PixelSpacing", 2) or ())
+    top = fields.numbers(0x00280030) or fields.numbers(0x00181164)
+    found = {_floats(_macro("PixelMeasuresSequence", shared, one), "PixelSpacing", 2) or tuple(top) for one in (own or [None])}
+    if len(found) > 1:
+        raise NotUsable("frames of several pixel spacings")
+    values = found.pop()
     if len(values) != 2 or min(values) <= 0:
         return None
     if not (min(values) >= PIXEL_MM[0] and max(values) <= PIXEL_MM[1]):  # what is resampled grows with its inverse
@@ -368,6 +377,8 @@ def _pixel_mm(fields: Fields, shared: Any, own: list[Any]) -> tuple[float, float
 def _frames(fields: Fields, count: int, shared: Any, own: list[Any], spec: DiseaseSpec) -> tuple[Frame, ...]:
     top = Frame(_triple(fields.numbers(0x00200032)), *_directions(fields.numbers(0x00200037)), fields.number(0x00281053), fields.number(0x00281052))
     if spec.input.unit == "HU" and fields.code(0x00281054) not in ("", "HU", "US"):
+        raise NotUsable("rescaled to another unit than HU", skipped=True)
+    if spec.input.unit == "HU" and any(_rescale_type(shared, one) not in ("", "HU", "US") for one in (own or [None])):
         raise NotUsable("rescaled to another unit than HU", skipped=True)
     frames = (top,) * count if shared is None and not own else tuple(_group_frame(shared, own[i] if own else None, top) for i in range(count))
     for frame in frames:
@@ -387,6 +398,11 @@ def _group_frame(shared: Any, own: Any, top: Frame) -> Frame:
     return Frame(
         _triple(list(place)) if place else top.position, *along, slope[0] if slope else top.slope, intercept[0] if intercept else top.intercept
     )
+
+
+def _rescale_type(shared: Any, own: Any) -> str:
+    item = _macro("PixelValueTransformationSequence", shared, own)
+    return str(item.get("RescaleType") or "").strip() if item is not None else ""
 
 
 def _triple(values: list[float]) -> Triple | None:

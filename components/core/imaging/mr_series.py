@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.covariates import agreed
+from components.core.imaging.copies import TWO_IN_ONE, sorted_out
 from components.core.imaging.dicom import frame_in_unit
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.header import Frame, ImageHeader, read_header
@@ -43,6 +44,7 @@ class Series:
 
 @dataclass(frozen=True)
 class _Slice:
+    file: int
     content: Content
     image: ImageHeader
     number: int
@@ -53,7 +55,7 @@ def read_series(content: Content | Sequence[bytes], *, spec: DiseaseSpec, pseudo
     """Read one volume.
 
     Args:
-        content: One file, or the files of one series and nothing else: in a folder, or in memory.
+        content: One file, or the files of one series and nothing else (byte-equal copies are read once): in a folder, or in memory.
         most_expansion: As in `read_dicom`, for each file.
 
     Raises:
@@ -65,10 +67,13 @@ def read_series(content: Content | Sequence[bytes], *, spec: DiseaseSpec, pseudo
     else:
         files = [content] if isinstance(content, bytes) else content
     slices: list[_Slice] = []
-    for file in files:
-        slices.extend(_slices(file, spec, pseudonymiser, most_expansion))
-        if len(slices) > spec.limits.slices_per_series:
+    for place, file in enumerate(files):
+        slices.extend(_slices(place, file, spec, pseudonymiser, most_expansion))
+        if len(slices) > 2 * spec.limits.slices_per_series:
             raise NotUsable("slices over limits.slices_per_series")
+    slices = _once(slices, pseudonymiser)
+    if len(slices) > spec.limits.slices_per_series:
+        raise NotUsable("slices over limits.slices_per_series")
     if len(slices) < FEWEST_SLICES:
         raise NotUsable("no volume: fewer than two slices")
     first = slices[0]
@@ -88,7 +93,18 @@ def read_series(content: Content | Sequence[bytes], *, spec: DiseaseSpec, pseudo
     return Series(volume, first.image, agreed(s.image.covariates for s in slices))
 
 
-def _slices(file: Content, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float) -> Iterator[_Slice]:
+def _once(slices: list[_Slice], pseudonymiser: Pseudonymiser) -> list[_Slice]:
+    """Without the slices of files that are copies of another."""
+    files = {one.file: one for one in slices}
+    copies, contradicting = sorted_out(
+        ((place, one.image.sop) for place, one in files.items()), pseudonymiser.id("sop", ""), lambda place: _open(files[place].content)
+    )
+    if contradicting:
+        raise NotUsable(TWO_IN_ONE)
+    return [one for one in slices if one.file not in copies]
+
+
+def _slices(place: int, file: Content, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most_expansion: float) -> Iterator[_Slice]:
     size = len(file) if isinstance(file, bytes) else os.stat(file).st_size
     with _open(file) as handle:
         image = read_header(handle, size=size, spec=spec, pseudonymiser=pseudonymiser)
@@ -97,7 +113,7 @@ def _slices(file: Content, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, most
     if image.rows * image.columns * len(image.frames) * image.bits_allocated // 8 > max(UNPACKED_FREELY, most_expansion * size):
         raise NotUsable("pixels that unpack to more than is believable")
     for number, frame in enumerate(image.frames):
-        yield _Slice(file, image, number, frame)
+        yield _Slice(place, file, image, number, frame)
 
 
 def _open(content: Content) -> AbstractContextManager[BinaryIO]:

@@ -21,8 +21,12 @@ from components.core.imaging.errors import NotUsable
 MAGIC_GZIP = b"\x1f\x8b"
 NIFTI1, NIFTI2 = 348, 540
 MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's codes of unknown, metre, millimetre, micron
+APART_VOXELS = 0.5  # by which a corner may lie elsewhere by sform than by qform: what rounding does to a quaternion is a hundredth
+TURNED = 0.7  # cosine between an axis by sform and by qform; 45 degrees
+NO_GREY = {*range(2, 25), *range(1002, 1012), 2003, 2004}  # intents: statistics, labels, vectors, points, colours
 DISAGREE = 0.05  # share by which pixdim and the affine may differ in a voxel's size
 VOXEL_MM = (0.05, 50.0)
+FINE = 1 << 20  # up to here float32 keeps a sixteenth
 ANISOTROPY = 5.0  # longest side of a voxel over its shortest
 BEHIND = 4096  # bytes that may follow the voxels: padding to a block of a disk; more means that the header tells of fewer voxels than there are
 Floats = NDArray[np.float32]
@@ -118,6 +122,8 @@ def _shape(header: Any, frames: Frames) -> tuple[int, ...]:
     shape = tuple(dim[1 : dim[0] + 1])
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
+    if int(header["intent_code"]) in NO_GREY:
+        raise NotUsable("no grey volume: labels, statistics or vectors")
     if len(shape) > 4 or int(header["datatype"]) in (128, 2304, 32, 1792, 2048):  # RGB, RGBA, complex
         raise NotUsable("no grey volume: vectors, colours or complex values")
     if len(shape) == 4 and frames == "refuse":
@@ -134,6 +140,7 @@ def _affine(header: Any) -> NDArray[np.float64]:
         raise NotUsable("missing or impossible voxel size")
     if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
         raise NotUsable("no orientation: neither sform nor qform")
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # qfac; 0 and whatever else stands for 1 (nifti1.h, method 2)
     try:
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     except (ValueError, ArithmeticError):  # a quaternion longer than 1
@@ -144,6 +151,7 @@ def _affine(header: Any) -> NDArray[np.float64]:
         raise NotUsable("singular affine")
     if (np.abs(lengths / sizes - 1) > DISAGREE).any():
         raise NotUsable("voxel size and affine disagree")
+    _check_forms(header, affine, sizes)
     units = MM.get(int(header["xyzt_units"]) & 7)  # the bits above are of time, which no single volume has
     if units is None:
         raise NotUsable("unknown unit of length")
@@ -154,6 +162,33 @@ def _affine(header: Any) -> NDArray[np.float64]:
     if lengths.max() / lengths.min() > ANISOTROPY:
         raise NotUsable("voxels too anisotropic")
     return affine
+
+
+def _check_forms(header: Any, affine: NDArray[np.float64], sizes: NDArray[np.float64]) -> None:
+    """Where sform and qform both say where the voxels lie, they must not say two things.
+
+    Of one space (one code) they are the same but for rounding. A sform of another space, another scan's or a template's, may turn and move a head,
+    but not mirror it or lay it on its side.
+
+    Raises:
+        NotUsable: They contradict each other.
+    """
+    codes = int(header["sform_code"]), int(header["qform_code"])
+    if min(codes) <= 0:
+        return
+    try:
+        other = np.asarray(header.get_qform(), dtype=np.float64)
+    except (ValueError, ArithmeticError):
+        raise NotUsable("impossible orientation") from None
+    one, two = (form[:3, :3] / np.sqrt((form[:3, :3] ** 2).sum(axis=0)) for form in (affine, other))
+    alike = float((one * two).sum(axis=0).min()) > TURNED
+    if codes[0] == codes[1]:
+        last = [int(n) - 1 for n in header["dim"][1:4]]
+        corners = np.array([[i, j, k, 1] for i in (0, last[0]) for j in (0, last[1]) for k in (0, last[2])], dtype=np.float64).T
+        apart = float(np.sqrt((((affine - other) @ corners)[:3] ** 2).sum(axis=0)).max())
+        alike &= apart <= APART_VOXELS * float(sizes.max())
+    if not alike:
+        raise NotUsable("sform and qform contradict each other")
 
 
 def _data(stream: Any, header: Any, shape: tuple[int, ...], size: int, *, most: float) -> Floats:
@@ -175,8 +210,18 @@ def _data(stream: Any, header: Any, shape: tuple[int, ...], size: int, *, most: 
     raw = stream.read(wanted)
     if len(raw) < wanted:
         raise NotUsable("fewer voxels than the header says", offset=start + len(raw))
-    data = np.frombuffer(raw, dtype=dtype).reshape(shape, order="F").astype(np.float32)
-    if slope is not None and (slope != 1 or intercept):
-        data *= np.float32(slope)
-        data += np.float32(intercept)
+    return _scaled(np.frombuffer(raw, dtype=dtype).reshape(shape, order="F"), slope, intercept)
+
+
+def _scaled(stored: NDArray[Any], slope: float | None, intercept: float | None) -> Floats:
+    """slope * stored + intercept, plane by plane; values of over 16 bits at double precision, of which a large offset takes most away."""
+    data = np.empty(stored.shape, dtype=np.float32, order="F")
+    exact = np.float64 if stored.dtype.itemsize > 2 or abs(intercept or 0) > FINE else np.float32
+    scaled = slope is not None and (slope != 1 or bool(intercept))
+    for k in range(stored.shape[2]):
+        plane = stored[:, :, k].astype(exact)
+        if scaled:
+            plane *= exact(slope)
+            plane += exact(intercept or 0)
+        data[:, :, k] = plane
     return data

@@ -1,25 +1,30 @@
-"""Photographs and other pictures (PNG, JPEG and their kin): one decoder for training and for the server."""
+"""Photographs and other pictures (JPEG, PNG, TIFF, BMP, PGM, PPM, WebP): one decoder for training and for the server.
+
+What can be read in two ways is not read: colours of print, 16 bits a colour, several pictures in one file are each refused by name.
+"""
 
 from __future__ import annotations
 
 import io
+import logging
 import warnings
-import zlib
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core.imaging import picture_kinds
+from components.core.imaging.codestreams import MOST_SCANS, SCAN, SCANS_OF_LARGEST, announced, check_work
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.inflate import UNPACKED_FREELY
+from components.core.imaging.picture_kinds import Kind
+from components.core.imaging.picture_values import check_depth, values
+from components.core.imaging.plain_png import plain_png
 from components.core.imaging.png_chunks import check
 
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "PPM", "WEBP")
-MAKER_TAG, MODEL_TAG = 0x010F, 0x0110  # EXIF 2.3, table 4: Make, Model
-EXIF_FORMATS = ("JPEG", "PNG")
-PLAIN, PILLOWS = (b"IHDR", b"IDAT", b"IEND"), (b"eXIf", b"tRNS", b"PLTE")
-RAW_PROFILE = b"Raw profile"  # how a text chunk with EXIF begins
+MAKER_TAG, MODEL_TAG, ORIENTATION_TAG = 0x010F, 0x0110, 0x0112  # EXIF 2.3, table 4: Make, Model, Orientation
+HEAD = 4096
 
 
 @dataclass(frozen=True)
@@ -27,105 +32,149 @@ class Picture:
     """One picture.
 
     Args:
-        pixels: (H, W), or (H, W, 3) RGB, as stored: no rotation, no colour profile.
+        pixels: (H, W), or (H, W, 3) RGB, the way up that EXIF says a viewer shows it; no colour profile is applied. What is transparent shows
+            black, as what no light fell on.
         maker, model: Of the camera, as EXIF says it; "" where it does not. For vocabularies and keyed hashes only.
+        others: How many further pictures a phone put behind it (MPO: a preview, a depth map), which are not read.
     """
 
     pixels: NDArray[Any]
     maker: str
     model: str
+    others: int = 0
 
 
-def decode_picture(handle: BinaryIO, *, most_pixels: int, formats: tuple[str, ...] = FORMATS, most_expansion: float | None = None) -> Picture:
-    """Decode one file; its size is checked before its pixels are decoded.
+def decode_picture(handle: BinaryIO, *, most_pixels: int, most_expansion: float | None = None) -> Picture:
+    """Decode one file, whose kind its first bytes say; its size and what it costs are checked before its pixels are decoded.
 
     Args:
         most_expansion: How many times its own length a file may unpack to beyond 8 MiB; None: any number of times.
 
     Raises:
-        NotUsable: Not one of `formats`, damaged, or over a limit.
+        NotUsable: None of `picture_kinds.KINDS`, damaged, over a limit, or without one meaning.
     """
     from PIL import Image
 
     length = handle.seek(0, io.SEEK_END)
     handle.seek(0)
+    head = handle.read(HEAD)
+    handle.seek(0)
+    kind = picture_kinds.kind_of(head)
+    if kind is None:
+        raise NotUsable("not an image, or a damaged one")
+    most_bytes = max(UNPACKED_FREELY, most_expansion * length) if most_expansion is not None else np.inf
 
-    Image.MAX_IMAGE_PIXELS = None  # our own limit is checked below, with a reason
+    def check_size(width: int, height: int) -> None:
+        if width * height > most_pixels:
+            raise NotUsable("image over limits.pixels_per_image")
+        if 3 * width * height > most_bytes:
+            raise NotUsable("pixels that unpack to more than is believable")
+
+    Image.MAX_IMAGE_PIXELS = None  # our own limit is checked, with a reason
+    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)  # it logs tags with their values
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(handle, formats=formats) as image:
-                if image.width * image.height > most_pixels:
-                    raise NotUsable("image over limits.pixels_per_image")
-                if most_expansion is not None and 3 * image.width * image.height > max(UNPACKED_FREELY, most_expansion * length):
-                    raise NotUsable("pixels that unpack to more than is believable")
-                if image.format == "PNG":
+            if kind is picture_kinds.WEBP:  # its decoder takes memory for all pixels as soon as it is opened
+                check_size(*_webp_size(head))
+            with Image.open(handle, formats=(kind.plugin,)) as image:
+                check_size(image.width, image.height)
+                if kind is picture_kinds.PNG:
                     check(handle)
-                if (pixels := _plain_png(image, handle)) is not None:
+                if (pixels := plain_png(image, handle)) is not None:
                     return Picture(pixels, "", "")
+                others = _check_one(image, kind)
+                check_depth(image, kind, head)
+                if kind is picture_kinds.JPEG:
+                    _check_scans(handle, most_pixels)
+                elif kind is picture_kinds.TIFF:
+                    _check_tiff(image, handle, most_pixels)
                 image.load()  # before EXIF: reading that of a PNG loads it too, and what then fails looks loaded afterwards, its missing rows black
-                maker, model = _camera(image)
-                if image.mode in ("I;16", "I;16B", "I", "F"):
-                    return Picture(np.asarray(image), maker, model)
-                return Picture(np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")), maker, model)
-        except NotUsable:
+                maker, model, orientation = _camera(image)
+                return Picture(turned(values(image), orientation), maker, model, others)
+        except (NotUsable, MemoryError):
             raise
-        except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, zlib.error, Image.DecompressionBombError):
+        except Exception:  # a decoder meeting damaged bytes may raise anything; its message may hold a value
             raise NotUsable("not an image, or a damaged one") from None
 
 
-def _plain_png(image: Any, handle: BinaryIO) -> NDArray[np.uint8] | None:
-    """The pixels of a PNG of 8-bit grey or RGB without EXIF, by a decoder that takes 60 % of Pillow's time; None for all others, and damaged ones."""
-    if image.format != "PNG" or image.mode not in ("L", "RGB"):
-        return None
-    import imagecodecs
+def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Rows and columns as a viewer shows them.
 
-    here = handle.tell()
-    handle.seek(0)
-    plain = _critical_chunks(handle.read())
-    handle.seek(here)  # where Pillow reads on
-    if plain is None:
-        return None
-    try:
-        pixels = imagecodecs.png_decode(plain)
-    except (imagecodecs.PngError, ValueError):
-        return None  # Pillow says what is wrong, or reads it all the same
-    wanted = (image.height, image.width, 3)[: 3 if image.mode == "RGB" else 2]
-    return pixels if pixels.dtype == np.uint8 and pixels.shape == wanted else None
+    Args:
+        orientation: 1 to 8: which sides the stored first row and first column are; anything else is 1.
 
-
-def _critical_chunks(data: bytes) -> bytes | None:
-    """A PNG without the chunks that say nothing of its pixels: the decoder prints warnings about them that may quote the file.
-
-    None where EXIF, transparency, a palette, interlacing, another depth or damage need Pillow.
+    Source:
+        EXIF 2.3, table 6.
     """
-    kept, at = [data[:8]], 8  # PNG (ISO/IEC 15948) 5.2 and 5.3: the signature, then length, type, data and CRC of each chunk
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        kind = data[at + 4 : at + 8]
-        if end > len(data) or kind in PILLOWS or data[at + 8 : at + 8 + len(RAW_PROFILE)] == RAW_PROFILE:
-            return None
-        if kind in PLAIN:
-            if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-                return None
-            kept.append(data[at:end])
-        elif kind[:1].isupper():  # critical, and unknown
-            return None
-        if kind == b"IEND":
-            head = kept[1]
-            return b"".join(kept) if head[4:8] == b"IHDR" and head[16] == 8 and head[17] in (0, 2) and head[18:21] == b"\0\0\0" else None
-        at = end
-    return None
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels) if orientation in range(2, 9) else pixels
 
 
-def _camera(image: Any) -> tuple[str, str]:
-    """Maker and model; EXIF that cannot be read costs the names and not the picture."""
-    if image.format not in EXIF_FORMATS:
-        return "", ""
+def _check_one(image: Any, kind: Kind) -> int:
+    """How many pictures a phone put behind the first; raises NotUsable for the pages of a TIFF and the frames of an animation."""
+    if kind is picture_kinds.JPEG:
+        return max(0, getattr(image, "n_frames", 1) - 1)
+    if kind is picture_kinds.TIFF:
+        try:
+            image.seek(1)  # the second directory and no more: counting all may take for ever
+        except EOFError:
+            return 0
+        raise NotUsable("several pictures in one file")
+    if getattr(image, "n_frames", 1) > 1:
+        raise NotUsable("several pictures in one file")
+    return 0
+
+
+def _check_scans(handle: BinaryIO, most_pixels: int) -> None:
+    handle.seek(0)
+    data = handle.read()
+    handle.seek(0)
+    if data.count(SCAN) > SCANS_OF_LARGEST and (found := announced(data)) is not None:  # previews have scans too: a count is at most too high
+        check_work(found, most_pixels=most_pixels)
+
+
+def _check_tiff(image: Any, handle: BinaryIO, most_pixels: int) -> None:
+    """A tile of a TIFF is decoded whole, however small the picture is; so is every scan of a JPEG in it."""
+    tags = image.tag_v2
+    wide, high = int(tags.get(322, image.width)), int(tags.get(323, min(int(tags.get(278, image.height)), image.height)))
+    pieces = max(1, -(-image.width // max(wide, 1))) * max(1, -(-image.height // max(high, 1)))
+    if wide * high > max(2 * image.width * image.height, 1 << 20):
+        raise NotUsable("a TIFF whose tiles are larger than its picture")
+    if int(tags.get(259, 1)) in (6, 7):
+        here = handle.tell()
+        handle.seek(0)
+        scans = handle.read().count(SCAN)
+        handle.seek(here)
+        if scans > MOST_SCANS * pieces or (scans > pieces and scans * wide * high > SCANS_OF_LARGEST * most_pixels):
+            raise NotUsable("a JPEG of more scans than its size allows")
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """Width and height, by the container's first chunk (RFC 9649, 2.5 to 2.7)."""
+    chunk, body = head[12:16], head[20:]
+    if chunk == b"VP8X" and len(body) >= 10:
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    if chunk == b"VP8L" and body[:1] == b"\x2f":
+        bits = int.from_bytes(body[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if chunk == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
+        return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
+    raise NotUsable("not an image, or a damaged one")
+
+
+def _camera(image: Any) -> tuple[str, str, int]:
+    """Maker, model and orientation; EXIF that cannot be read costs these and not the picture."""
     try:
         exif = image.getexif()
         found = [exif.get(tag) for tag in (MAKER_TAG, MODEL_TAG)]
+        orientation = exif.get(ORIENTATION_TAG, 1)
     except Exception:  # EXIF is other people's TIFF: its parser may raise anything
-        return "", ""
+        return "", "", 1
     maker, model = (value.strip(" \0")[:64] if isinstance(value, str) else "" for value in found)
-    return maker, model
+    return maker, model, orientation if isinstance(orientation, int) else 1

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core.imaging.codestreams import announced, check_work, codestream_start
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.fields import BIG_ENDIAN, quiet
 from components.core.imaging.header import ImageHeader
 from components.core.imaging.in_memory import stretch
 from components.core.imaging.inflate import inflated
+from components.core.imaging.palette import PALETTE
 from components.core.imaging.patches import AIR_HU
 
 BEHIND_PIXELS = 1 << 20  # bytes of a deflated file's elements after the pixels: it is read to its end
+FINE = 1 << 20  # up to here float32 keeps a sixteenth
+RLE = "1.2.840.10008.1.2.5"
+LARGEST_FRAME = 1 << 23  # pixels; a JPEG of more may have 16 scans
 LARGEST_FRAME_SHARE = 4  # an encoded frame longer than this many times its pixels is not one
 
 
 def stored_frame(handle: BinaryIO, image: ImageHeader, index: int = 0) -> NDArray[Any]:
     """Frame `index` as stored: (rows, columns) integers, or (rows, columns, 3) RGB.
 
-    Bits above `bits_stored`, where old files keep overlays, are taken off.
+    Bits above `bits_stored`, where old files keep overlays, are taken off; padding that the header writes with such bits keeps them. Palettes are
+    applied.
 
     Raises:
         NotUsable: The pixels cannot be decoded, or are not those that the header describes.
     """
     if image.deflated:
         handle, _ = inflated(handle, image.pixels_at + image.pixels_length + BEHIND_PIXELS)
+    if image.photometric == PALETTE:
+        if image.palette is None:  # a header that has been in JSON
+            raise NotUsable("palette colours")
+        return image.palette(_stored(handle, image, index))
+    return _stored(handle, image, index)
+
+
+def _stored(handle: BinaryIO, image: ImageHeader, index: int) -> NDArray[Any]:
     if not image.encapsulated and image.samples == 1:
         return _native(handle, image, index)
     with quiet():
@@ -47,19 +60,20 @@ def to_unit(stored: NDArray[Any], image: ImageHeader, index: int = 0, *, hu: boo
     image in display units is turned so that bright is high.
     """
     frame = image.frames[index]
-    values = stored.astype(np.float32)
+    long = stored.dtype.itemsize > 2 or abs(frame.intercept or 0) > FINE  # a large offset takes off a large value: 32 bits would lose what is left
+    values = stored.astype(np.float64 if long else np.float32)
     if frame.slope is not None:
-        values *= np.float32(frame.slope)
+        values *= values.dtype.type(frame.slope)
     if frame.intercept is not None:
-        values += np.float32(frame.intercept)
+        values += values.dtype.type(frame.intercept)
     if hu:
         if image.padding is not None:
             low, high = image.padding
             values[(stored >= low) & (stored <= high)] = AIR_HU
     elif image.photometric == "MONOCHROME1":
-        ends = np.array(_stored_range(image), dtype=np.float32) * np.float32(frame.slope or 1) + np.float32(frame.intercept or 0)
-        values = np.float32(ends.sum()) - values
-    return values
+        ends = np.array(_stored_range(image), dtype=values.dtype) * values.dtype.type(frame.slope or 1) + values.dtype.type(frame.intercept or 0)
+        values = ends.sum() - values
+    return values.astype(np.float32, copy=False)
 
 
 def whole_hu(stored: NDArray[Any], image: ImageHeader, index: int = 0) -> NDArray[np.int16] | None:
@@ -119,7 +133,13 @@ def _stored_bits(stored: NDArray[Any], image: ImageHeader) -> NDArray[Any]:
     if not above and not below:
         return stored
     # Shifting up and back takes the bits above off and extends the sign; for unsigned values zeros come in.
-    return np.right_shift(np.left_shift(stored, above), above + below)
+    found = np.right_shift(np.left_shift(stored, above), above + below)
+    low, high = _stored_range(image)
+    if image.padding is not None and not (low <= image.padding[0] and image.padding[1] <= high):
+        # Padding that no stored value can be is written over the bits above too; cut to the stored bits it would be some tissue's value.
+        padded = (stored >= image.padding[0]) & (stored <= image.padding[1])
+        found[padded] = stored[padded]
+    return found
 
 
 def _decoded(handle: BinaryIO, image: ImageHeader, index: int) -> NDArray[Any]:
@@ -128,15 +148,14 @@ def _decoded(handle: BinaryIO, image: ImageHeader, index: int) -> NDArray[Any]:
 
     count = len(image.frames)
     options = _options(image)
-    if image.photometric == "PALETTE COLOR":
-        raise NotUsable("palette colours")
     if not image.encapsulated:
         handle.seek(image.pixels_at)
         options |= {"number_of_frames": count, "pixel_vr": "OW" if image.swapped or image.bits_allocated > 8 else "OB"}
         array, _ = get_decoder(image.transfer_syntax).as_array(handle, index=index if count > 1 else None, **options)
         return array if image.samples == 3 else _stored_bits(array, image)
     handle.seek(image.pixels_at)
-    return _of_codestream(get_frame(handle, index, number_of_frames=count), image, options)
+    array = _of_codestream(get_frame(handle, index, number_of_frames=count), image, options)
+    return _stored_bits(array, image) if image.transfer_syntax == RLE and image.samples == 1 else array
 
 
 def decoded_frame(frame: bytes, image: ImageHeader) -> NDArray[Any]:
@@ -164,33 +183,24 @@ def _of_codestream(frame: bytes, image: ImageHeader, options: dict[str, Any]) ->
 
     if len(frame) > LARGEST_FRAME_SHARE * (image.rows * image.columns * image.samples * image.bits_allocated // 8) + 65_536:
         raise NotUsable("encoded frame longer than its pixels", offset=image.pixels_at)
-    found = codestream_size(frame)
-    if found is not None and found != (image.rows, image.columns):
-        raise NotUsable("codestream of another size than its header", offset=image.pixels_at)
+    if image.transfer_syntax != RLE:
+        frame = _checked(frame, image)
     options["number_of_frames"] = 1
     array, _ = get_decoder(image.transfer_syntax).as_array(encapsulate([frame], has_bot=False), **options)
     return array
 
 
-def codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 codestream announces; None where it is none of them.
-
-    Codecs allocate what the codestream says, not what the DICOM header says.
-    """
-    start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
-    if start >= 0 and len(frame) >= start + 40:  # SIZ, ISO/IEC 15444-1 A.5.1
-        right, bottom, left, top = struct.unpack(">4L", frame[start + 8 : start + 24])
-        return bottom - top, right - left
-    if frame[:2] != b"\xff\xd8":
-        return None
-    here = 2
-    while here + 9 <= len(frame) and frame[here] == 0xFF:
-        marker = frame[here + 1]
-        if marker == 0xFF:
-            here += 1
-            continue
-        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:  # SOF, SOF55
-            rows, columns = struct.unpack(">HH", frame[here + 5 : here + 9])
-            return rows, columns
-        here += 2 + struct.unpack(">H", frame[here + 2 : here + 4])[0]
-    return None
+def _checked(frame: bytes, image: ImageHeader) -> bytes:
+    """The codestream alone, after a look at what it announces: decoders allocate what it says, not what the DICOM header says."""
+    found = announced(frame)
+    if found is None:
+        raise NotUsable("no codestream where one should start", offset=image.pixels_at)
+    if (found.rows, found.columns) != (image.rows, image.columns):
+        raise NotUsable("codestream of another size than its header", offset=image.pixels_at)
+    if found.components != image.samples or found.bits > image.bits_allocated:
+        raise NotUsable("codestream of other components or bits than its header", offset=image.pixels_at)
+    if found.signed and not image.signed:  # the values are below zero, or they are not: the file says both
+        raise NotUsable("codestream of signed values under a header of unsigned ones", offset=image.pixels_at)
+    check_work(found, most_pixels=max(image.rows * image.columns, LARGEST_FRAME))
+    start = codestream_start(frame)
+    return frame[start:] if start else frame

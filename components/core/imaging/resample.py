@@ -14,6 +14,7 @@ from components.core.imaging.orientation import canonical
 
 BRIGHT = 99.0  # percentile of the head that becomes 1
 COVER = 0.5  # share of the grid's extent that a volume must have along each axis
+BINS = 256  # of the histogram that the threshold is sought in
 SAMPLE = 1 << 18  # voxels that thresholds are taken from
 TOP_MM = 180.0  # what lies further below the crown is neck and shoulders, and must not pull the centre
 Floats = NDArray[np.float32]
@@ -46,13 +47,15 @@ def levels(data: Floats) -> tuple[float, float, float]:
     """Air (1st percentile), the threshold between air and head (Otsu 1979), and the 99th percentile of what lies above it.
 
     Raises:
-        NotUsable: One value throughout, or nothing to tell a head from air.
+        NotUsable: One value throughout, values too large to differ, or nothing to tell a head from air.
     """
     sample = data.ravel()[:: max(1, data.size // SAMPLE)]
     low, high = (float(v) for v in np.percentile(sample, (0.1, 99.9)))
     if high <= low:
         raise NotUsable("one value throughout")
-    counts, edges = np.histogram(sample, bins=256, range=(low, high))
+    if high - low < BINS * float(np.spacing(np.float32(max(abs(low), abs(high))))):  # an offset of 10^9 leaves steps of 64 of a head's 1000
+        raise NotUsable("values too large for their differences")
+    counts, edges = np.histogram(sample, bins=BINS, range=(low, high))
     middle = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)
     above = below[-1] - below

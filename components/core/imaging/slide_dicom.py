@@ -26,7 +26,7 @@ from components.core.imaging.fragments import ITEM
 from components.core.imaging.header import ImageHeader, read_header
 from components.core.imaging.inflate import UNPACKED_FREELY
 from components.core.imaging.pixels import decoded_frame
-from components.core.imaging.slides import CACHE_BYTES, STORED_TILE_PIXELS, Slide, mpp_of
+from components.core.imaging.slides import CACHE_BYTES, STORED_TILE_PIXELS, Slide, check_levels, mpp_of
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
 
@@ -76,8 +76,8 @@ class _Pyramid:
         self._levels = levels
         self._cache: OrderedDict[tuple[int, int, int], Bytes] = OrderedDict()
         base = levels[0]
-        assert base.image.pixel_mm is not None
-        self.properties = {"openslide.mpp-y": repr(1000 * base.image.pixel_mm[0]), "openslide.mpp-x": repr(1000 * base.image.pixel_mm[1])}
+        rows_mm, columns_mm = base.image.pixel_mm or (0.0, 0.0)  # 0 is no resolution
+        self.properties = {"openslide.mpp-y": repr(1000 * rows_mm), "openslide.mpp-x": repr(1000 * columns_mm)}
         self.level_dimensions = [(one.width, one.height) for one in levels]
         self.level_downsamples = [base.width / one.width for one in levels]
         self._kept = max(1, CACHE_BYTES // max(3 * one.image.rows * one.image.columns for one in levels))
@@ -112,16 +112,19 @@ class _Pyramid:
 
 
 @contextmanager
-def open_dicom_slide(folder: Path, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, pixels: int, most_expansion: float) -> Iterator[DicomSlide]:
+def open_dicom_slide(
+    folder: Path, *, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, pixels: int, most_expansion: float, told_mpp: float | None = None
+) -> Iterator[DicomSlide]:
     """Open a series; no tile is decoded yet.
 
     Args:
         folder: Holds the files and nothing else.
         pixels: Most pixels of level 0 that are allowed.
         most_expansion: As in `read_dicom`, for each file.
+        told_mpp: As in `mpp_of`.
 
     Raises:
-        NotUsable: Files of another kind or of several series, no whole pyramid of coloured tiles, over the limits, or damaged.
+        NotUsable: Files of another kind or of several series, no coloured tiles that cover the slide, over the limits, or damaged.
     """
     limits = spec.limits.model_copy(
         update={"slices_per_series": MOST_TILES, "pixels_per_image": min(spec.limits.pixels_per_image, STORED_TILE_PIXELS)}
@@ -145,14 +148,15 @@ def open_dicom_slide(folder: Path, *, spec: DiseaseSpec, pseudonymiser: Pseudony
             size += own
         if len(seen) > 1:
             raise NotUsable("images of several series")
-        if len(levels) < 2:
-            raise NotUsable("a slide without a pyramid")
+        if not levels:
+            raise NotUsable("no level of a slide")
         levels.sort(key=lambda one: -one.width)
         base = levels[0]
-        if any(abs(base.width / one.width / (base.height / one.height) - 1) > ALIKE for one in levels) or base.image.pixel_mm is None:
-            raise NotUsable("levels that do not fit together, or without a resolution")
+        check_levels(len(levels), base.width * base.height)
+        if any(abs(base.width / one.width / (base.height / one.height) - 1) > ALIKE for one in levels):
+            raise NotUsable("levels that do not fit together")
         pyramid = _Pyramid(levels)
-        yield DicomSlide(Slide(pyramid, mpp_of(pyramid.properties)), base.image, size)
+        yield DicomSlide(Slide(pyramid, mpp_of(pyramid.properties, told_mpp)), base.image, size)
 
 
 def _level(handle: BinaryIO, size: int, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, pixels: int) -> tuple[ImageHeader, _Level | None]:

@@ -17,6 +17,7 @@ from components.core.imaging.errors import NotUsable
 SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".scn", ".bif")
 AS_IT_IS = 0.05  # a level whose pixel differs from the wanted one by less is not resampled
 MPP_LIMITS = (0.05, 20.0)  # microns; outside, the resolution tags were never set (72 dpi are 353 microns)
+WHOLE_PIXELS = 1 << 28  # of a slide of one level: to find tissue all of it is decoded
 STORED_TILE_PIXELS = 1 << 24  # OpenSlide decodes a stored tile whole: 64 MB at most
 CACHE_BYTES = 64 << 20
 BLOCK = 2048
@@ -119,14 +120,15 @@ def _on_white(region: Any) -> Any:
 
 
 @contextmanager
-def open_slide(path: str | os.PathLike[str], *, pixels: int) -> Iterator[Slide]:
+def open_slide(path: str | os.PathLike[str], *, pixels: int, told_mpp: float | None = None) -> Iterator[Slide]:
     """Open a slide; nothing of its pixels is decoded yet.
 
     Args:
         pixels: Most pixels of level 0 that are allowed.
+        told_mpp: As in `mpp_of`.
 
     Raises:
-        NotUsable: Not a slide, cut, without a pyramid, without a resolution, too large, or laid out so that one tile takes all memory.
+        NotUsable: Not a slide, cut, large and without a pyramid, without a resolution, too large, or laid out so that one tile takes all memory.
     """
     import openslide
 
@@ -139,27 +141,46 @@ def open_slide(path: str | os.PathLike[str], *, pixels: int) -> Iterator[Slide]:
         width, height = handle.dimensions
         if width * height > pixels:
             raise NotUsable("slide over limits.pixels_per_image")
-        if handle.level_count < 2:
-            raise NotUsable("a slide without a pyramid")
+        check_levels(handle.level_count, width * height)
         for n in range(handle.level_count):
             stored = [_number(handle.properties.get(f"openslide.level[{n}].tile-{side}")) for side in ("width", "height")]
             if stored[0] is None or stored[1] is None:
                 continue
             if stored[0] * stored[1] > STORED_TILE_PIXELS:
                 raise NotUsable("a slide whose stored tiles are over 16 million pixels")
-        yield Slide(handle, mpp_of(handle.properties))
+        yield Slide(handle, mpp_of(handle.properties, told_mpp))
     finally:
         handle.close()
 
 
-def mpp_of(properties: Any) -> float:
-    """Microns of a level-0 pixel. Raises NotUsable without a believable one: nothing is guessed."""
+def check_levels(levels: int, pixels: int) -> None:
+    """Raises NotUsable for a slide of one level that is too large to be looked at whole."""
+    if levels < 2 and pixels > WHOLE_PIXELS:
+        raise NotUsable("a large slide without a pyramid")
+
+
+def mpp_of(properties: Any, told: float | None = None) -> float:
+    """Microns of a level-0 pixel.
+
+    Args:
+        told: What a table or a request says beside the slide; it stands in where the slide does not say it.
+
+    Raises:
+        NotUsable: Nobody says a believable one, for nothing is guessed; or the two contradict each other.
+    """
+    if told is not None and not MPP_LIMITS[0] <= told <= MPP_LIMITS[1]:
+        raise NotUsable(f"a resolution beyond {MPP_LIMITS[0]:g} to {MPP_LIMITS[1]:g} microns a pixel")
     x, y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
     if x is None or y is None or not all(MPP_LIMITS[0] <= v <= MPP_LIMITS[1] for v in (x, y)):
-        raise NotUsable("no resolution")
+        if told is None:
+            raise NotUsable("no resolution")
+        return told
     if abs(x / y - 1) > AS_IT_IS:
         raise NotUsable("pixels that are not square")
-    return math.sqrt(x * y)
+    own = math.sqrt(x * y)
+    if told is not None and abs(told / own - 1) > AS_IT_IS:
+        raise NotUsable("a resolution that the slide contradicts")
+    return own
 
 
 def _number(text: str | None) -> float | None:

@@ -14,9 +14,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from components.core.errors import SpecError
+from components.core.imaging.copies import COPY, TWO_IN_ONE, digest, sorted_out
 from components.core.imaging.dicom import patch_in_unit
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.header import ImageHeader, read_header
+from components.core.imaging.inflate import MOST_EXPANSION, UNPACKED_FREELY
 from components.core.imaging.pixels import stored_frame
 from components.ingest import lidc, remarks
 from components.ingest.deidentify import word_hashes
@@ -91,6 +93,8 @@ def _index_file(context: Context, number: int, handle: BinaryIO, size: int, word
     image = read_header(handle, size=size, spec=context.spec, pseudonymiser=context.pseudonymiser, tokens=words)
     if image.samples != 1:
         raise NotUsable("colour where the spec has one channel")
+    if image.rows * image.columns * len(image.frames) * image.bits_allocated // 8 > max(UNPACKED_FREELY, MOST_EXPANSION * size):
+        raise NotUsable("pixels that unpack to more than is believable")
     if image.patient is None and context.spec.split.grouping == "patient":
         raise NotUsable("no patient id, which grouping by patient needs")
     out.found.append(("slice", image.series, number, image.to_dict()))
@@ -116,9 +120,13 @@ def read_series(context: Context, task: Task) -> Outcome:
     images = [(file, ImageHeader.from_dict(body)) for file, body in files]
     wanted = {o[0] for _, found in marks for _, _, outlines in found for o in outlines}
     try:
+        images, marks = _once(context, images, marks, out)
         slices = order(images, wanted, context.spec.limits.slices_per_series, out)
     except NotUsable as reason:
         out.rejected += [Rejected(file, reason.reason) for file, _ in images]
+        return out
+    except OSError:
+        out.rejected += [Rejected(file, "unreadable file") for file, _ in images]
         return out
     if not slices:
         return out
@@ -158,6 +166,20 @@ def read_series(context: Context, task: Task) -> Outcome:
             except OSError:
                 out.rejected.append(Rejected(here.file, "unreadable file"))
     return out
+
+
+def _once(context: Context, images: list[tuple[int, ImageHeader]], marks: list[Any], out: Outcome) -> tuple[list[tuple[int, ImageHeader]], list[Any]]:
+    """Images and marks without byte-equal copies, and without images that share a UID and no bytes."""
+    copies, contradicting = sorted_out(((file, image.sop) for file, image in images), context.pseudonymiser.id("sop", ""), context.source.open)
+    if len(marks) > 1:
+        first = digest(marks[0][0], context.source.open)
+        copies |= {file for file, _ in marks[1:] if digest(file, context.source.open) == first}
+    if copies:
+        out.rejected += [Rejected(file, COPY, skipped=True) for file in sorted(copies)]
+        out.notes["byte-equal copies"] = len(copies)
+    out.rejected += [Rejected(file, TWO_IN_ONE) for file in sorted(contradicting)]
+    left_out = copies | contradicting
+    return [one for one in images if one[0] not in left_out], [one for one in marks if one[0] not in left_out]
 
 
 def order(images: list[tuple[int, ImageHeader]], wanted: set[str], most: int, out: Outcome) -> list[Slice]:

@@ -26,6 +26,7 @@ from components.core.errors import DataError, SpecError
 from components.core.imaging.deidentify import camera_identity, device_identity, iso_time, shifted_iso
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.fit import fit
+from components.core.imaging.inflate import MOST_EXPANSION
 from components.core.imaging.pictures import Picture, decode_picture
 from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from components.core.spec import DiseaseSpec
@@ -42,6 +43,7 @@ TABLE_BYTES = 1 << 30
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 GROUPS = ("patient", "lesion", "subject", "slide")
 CONTRADICTION, REPEAT = "an image with rows that contradict each other", "a row that repeats another one"
+OTHERS = "further pictures in one file, not read"
 
 
 def read(job: Job) -> None:
@@ -159,6 +161,8 @@ def read_images(context: Context, task: Task) -> Outcome:
                 file, path = found, context.source.items[found].path
                 picture = load_picture(context, found)
                 image = picture.pixels
+                if picture.others:
+                    out.notes[OTHERS] = out.notes.get(OTHERS, 0) + picture.others
                 if facts["device_key"] == UNKNOWN_DEVICE:
                     facts |= camera_columns(picture, facts, context.pseudonymiser)
                 sample = context.pseudonymiser.id("sample", path)
@@ -231,7 +235,7 @@ def load_picture(context: Context, number: int) -> Picture:
     """One file of the source."""
     context.item(number)
     with context.source.open(number) as handle:
-        return decode_picture(handle, most_pixels=context.spec.limits.pixels_per_image)
+        return decode_picture(handle, most_pixels=context.spec.limits.pixels_per_image, most_expansion=MOST_EXPANSION)
 
 
 def camera_columns(picture: Picture, facts: dict[str, Any], pseudonymiser: Pseudonymiser) -> dict[str, Any]:

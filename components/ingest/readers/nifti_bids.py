@@ -27,6 +27,7 @@ import numpy as np
 from components.core.errors import DataError, SpecError
 from components.core.imaging.deidentify import device_identity, iso_time, shifted_iso
 from components.core.imaging.errors import NotUsable
+from components.core.imaging.inflate import MOST_EXPANSION
 from components.core.imaging.nifti import Volume, read_volume
 from components.core.imaging.orientation import codes
 from components.core.imaging.resample import head_on_grid
@@ -264,7 +265,8 @@ def _crossed(context: Context, files: list[tuple[int, Named, int | None, dict[st
 def _volume(context: Context, number: int) -> Volume:
     context.item(number)
     with context.source.open(number) as handle:
-        return read_volume(handle, most_voxels=context.spec.limits.pixels_per_image, frames=context.spec.input.frames)
+        limits, frames = context.spec.limits, context.spec.input.frames
+        return read_volume(handle, most_voxels=limits.pixels_per_image, frames=frames, most_expansion=MOST_EXPANSION)
 
 
 def _as_sidecar(row: dict[str, str]) -> Facts:

@@ -75,7 +75,7 @@ def read_head(context: Context, task: Task) -> Outcome:
     one: Found = task.payload
     out = Outcome()
     try:
-        with opened(context, one.number) as slide:
+        with opened(context, one) as slide:
             polygons = _polygons(context, one)
             slide.level_for(_mpp(context.spec))
             facts = device_columns(slide, context.spec, context.pseudonymiser)
@@ -95,7 +95,7 @@ def read_tiles(context: Context, task: Task) -> Outcome:
     out = Outcome()
     spec = context.spec
     try:
-        with opened(context, one.number) as slide, Arrays(context, task, out) as arrays:
+        with opened(context, one) as slide, Arrays(context, task, out) as arrays:
             polygons = _polygons(context, one) or []
             level, factor = slide.level_for(_mpp(spec))
             side = int(spec.input.shape[-1])
@@ -138,18 +138,18 @@ def read_tiles(context: Context, task: Task) -> Outcome:
 
 
 @contextmanager
-def opened(context: Context, number: int) -> Iterator[Slide]:
-    """Slide `number` of the source; from a store it is copied beside the work first, since OpenSlide needs a file."""
-    item, most = context.item(number), context.spec.limits.pixels_per_image
+def opened(context: Context, one: Found) -> Iterator[Slide]:
+    """A slide of the source; from a store it is copied beside the work first, since OpenSlide needs a file."""
+    number, item, most = one.number, context.item(one.number), context.spec.limits.pixels_per_image
     if not context.source.root.startswith("s3://"):
-        with open_slide(Path(context.source.root) / item.path, pixels=most) as slide:
+        with open_slide(Path(context.source.root) / item.path, pixels=most, told_mpp=one.mpp) as slide:
             yield slide
         return
     with tempfile.TemporaryDirectory(dir=context.folder) as scratch:
         path = Path(scratch) / f"slide{Path(item.path).suffix}"
         with context.source.open(number) as remote, open(path, "wb") as local:
             shutil.copyfileobj(remote, local, 1 << 20)
-        with open_slide(path, pixels=most) as slide:
+        with open_slide(path, pixels=most, told_mpp=one.mpp) as slide:
             yield slide
 
 
