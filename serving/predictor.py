@@ -21,6 +21,7 @@ from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.uncertainty import Uncertainty
 from serving import covariates, slide_answer
 from serving.explain import Explainer, overlay_png
+from serving.said import positive
 
 if TYPE_CHECKING:
     from feature_store.store import OnlineProfiles
@@ -30,6 +31,7 @@ TILES_ONLY = "this model answers for tiles only: its package holds no aggregate"
 AT_ONCE = 256  # samples of one run of the network
 STORE_AWAY = "profile store unavailable"
 POOLED = "pooled profile used: "
+NOT_TOLD = "the device is not told, and may be one that was never tested"
 UNLIKE = f"{OUTSIDE}: the network sees nothing like it in what it was tested on"
 
 
@@ -143,6 +145,7 @@ class Predictor:
         known = reference.groupby("device_key")[["manufacturer", "model"]].first()
         self._devices = {str(key): (_text(row["manufacturer"]), _text(row["model"])) for key, row in known.iterrows()}
         self.known_devices = frozenset(self._devices)
+        self._positive = positive(self.spec)
         self._explainer = Explainer(package)
         self._warm_up()
 
@@ -170,9 +173,10 @@ class Predictor:
 
         Returns:
             model, version, digest, disease, synthetic, engine; `probabilities` {class: p}, empty on abstention; `uncertainty`
-            (`components/core/uncertainty.py`), None on abstention; `decision`, None on abstention; `abstain`, `reasons`; `device` {key, manufacturer,
-            model, status, profile}; `operating_point`; `part` where the sample is one of several in its file; `covariates` {used, not_used} where the
-            spec names any.
+            (`components/core/uncertainty.py`), None on abstention; `decision`, None on abstention; `positive` {classes, name}, what the interval is
+            about, or None; `abstain`, `reasons`; `device` {key, manufacturer, model, status: known, unseen, stale, or unknown where nobody said
+            which device it is, profile}; `operating_point`; `part` where the sample is one of several in its file; `covariates` {used, not_used}
+            where the spec names any.
         """
         return [one.answer for one in self.work(queries)]
 
@@ -223,6 +227,7 @@ class Predictor:
                     "probabilities": {c: float(v) for c, v in zip(self.spec.target.classes, p[n], strict=True)} if n in p else {},
                     "uncertainty": sure.get(n),
                     "decision": names.get(n),
+                    "positive": self._positive,
                     "abstain": state.abstain,
                     "reasons": state.reasons,
                     "device": state.described,
@@ -317,19 +322,19 @@ class Predictor:
         abstain = False
         profile = None
         if self.spec.normalise.method != "device":
-            state, status = "not needed", "known" if key in self._devices else "unseen"
+            state, status = "not needed", self._seen(key)
         else:
             try:
                 found = (
                     self._profiles.get(key, max_age_days=self.spec.device.profile_max_age_days) if self._profiles and key != UNKNOWN_DEVICE else None
                 )
             except ServiceError:  # the device may well have a profile: neither "unseen" nor the pooled reference would be true (decision 0201)
-                state, status = "unavailable", "known" if key in self._devices else "unseen"
+                state, status = "unavailable", self._seen(key)
                 abstain = True
                 reasons.append(STORE_AWAY)
             else:
                 state = found.status if found else "missing"
-                status = {"ok": "known", "missing": "unseen", "stale": "stale"}[state]
+                status = UNKNOWN_DEVICE if key == UNKNOWN_DEVICE else {"ok": "known", "missing": "unseen", "stale": "stale"}[state]
                 if found and state == "ok":
                     profile = found.profile
                 else:
@@ -337,9 +342,10 @@ class Predictor:
                     abstain = self.spec.normalise.missing_profile == "abstain"
                     reasons.append(why if abstain else POOLED + why)
                     state = state if abstain else "pooled"
-        if self.spec.abstain.unseen_device and status == "unseen" and not abstain:
+        told = status != UNKNOWN_DEVICE
+        if self.spec.abstain.unseen_device and (status == "unseen" if told else self.known_devices - {key}) and not abstain:
             abstain = True
-            reasons.append(UNSEEN)
+            reasons.append(UNSEEN if told else NOT_TOLD)
         if query.tiles is not None and self._aggregate is None:
             abstain = True
             reasons.append(TILES_ONLY)
@@ -353,6 +359,10 @@ class Predictor:
             abstain = True
             reasons += beyond
         return _State(described | {"status": status, "profile": state}, profile, abstain, reasons)
+
+    def _seen(self, key: str) -> str:
+        """A device that nobody named is neither known nor unseen, also where training had none that was named."""
+        return UNKNOWN_DEVICE if key == UNKNOWN_DEVICE else "known" if key in self._devices else "unseen"
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,20 @@ def positive(spec: DiseaseSpec) -> dict[str, Any] | None:
     return {"classes": names, "name": f"{target.positive} or more" if lowest else str(target.positive)}
 
 
+def renamed(answer: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """The answer with its classes called otherwise, as an archive's codes call them; for `said`."""
+    out, sure, asked = dict(answer), dict(answer.get("uncertainty") or {}), answer.get("positive")
+    out["probabilities"] = {names.get(name, name): p for name, p in answer["probabilities"].items()}
+    if answer["decision"] is not None:
+        out["decision"] = "+".join(names.get(name, name) for name in str(answer["decision"]).split("+"))
+    if sure.get("set") is not None:
+        sure["set"] = [names.get(name, name) for name in sure["set"]]
+    if asked is not None:
+        name, more, _ = asked["name"].partition(" or more")
+        asked = {"classes": [names.get(c, c) for c in asked["classes"]], "name": names.get(name, name) + more}
+    return out | {"uncertainty": sure or None, "positive": asked}
+
+
 def said(answer: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> Said:
     """The answer in words.
 
@@ -79,18 +93,22 @@ def said(answer: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> S
 
 
 def counted(share: float, told: str, name: str, sure: Mapping[str, Any]) -> list[str]:
-    """The probability, and what was counted near it. Where the count contradicts the model both stand in the first line: an interval stands beside the
-    share that it is of, and beside no other figure."""
+    """The probability, and what was counted near it.
+
+    Where the count contradicts the model both stand in the first line: an interval stands beside the share that it is of, and beside no other figure.
+    """
     if "observed" not in sure:  # kept from before there was any
         return [f"Probability of {name}: {told}."]
     seen = sure["observed"]
     if seen is None:
-        return [f"Probability of {name}: {told}.", f"Fewer than {LEAST} test samples had a probability near this one: too few to say how many were {name}."]
+        few = f"Fewer than {LEAST} test samples had a probability near this one: too few to say how many were {name}."
+        return [f"Probability of {name}: {told}.", few]
     low, high = wording.outwards(seen["low"], seen["high"])
     count = wording.sentence(wording.observed(seen, name))
     if low <= share <= high:
         return [f"Probability of {name}: {told}.", count]
-    return [f"Probability of {name}: {told} by the model, {wording.share(seen['k'], seen['n'])} by what was observed; go by the latter.", count]
+    own = wording.share(seen["k"], seen["n"])
+    return [f"Probability of {name}: {told} by the model, {own} by what was observed; go by the latter.", count]
 
 
 def kept(answer: Mapping[str, Any]) -> list[str]:

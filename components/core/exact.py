@@ -1,8 +1,8 @@
 """The exact interval of a share that was counted.
 
 Source:
-    Clopper and Pearson, Biometrika 26 (1934) 404; for counts that come in groups, with the number of groups in place of the number of samples: Korn and
-    Graubard, Survey Methodology 24 (1998) 193, at the largest design effect that there can be.
+    Clopper and Pearson, Biometrika 26 (1934) 404; for counts that come in groups, with the number of groups in place of the number of samples:
+    Korn and Graubard, Survey Methodology 24 (1998) 193, at the largest design effect that there can be.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@
                   groups, grouping   of how many patients (subjects, lesions) they are
                   share, low, high   k / n, and its exact 95 % interval (`components/core/exact.py`) with `groups` as the number of samples
                   of         "test", or "validation and test" where there are too few test samples
-    low, high   `observed`'s interval once more, where this probability lies in it; else None: an interval that excludes the figure beside it is no
-                interval of that figure. Then `observed.share` is what to go by.
+    low, high   `observed`'s interval once more, where this probability lies in it; else None: an interval that excludes the figure beside it is
+                no interval of that figure. Then `observed.share` is what to go by.
 
 All from the package's reference, by preference of test samples, which neither training nor calibration saw. What the reference cannot support is None.
 

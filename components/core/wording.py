@@ -1,7 +1,8 @@
 """Probabilities, shares, counts and intervals in words: the one module that rounds them for a person, whoever prints the line.
 
-A word never claims more than its number: no probability reads 0 % or 100 %, ends of an interval are rounded outwards, and a share stands beside the
-count that it comes from. Raw numbers stay as they are in JSON and files. A space stands before the sign; a page may keep it from breaking (`unbroken`).
+A word never claims more than its number: no probability reads 0 % or 100 %, ends of an interval are rounded outwards, and a share stands beside
+the count that it comes from. Raw numbers stay as they are in JSON and files. A space stands before the sign;
+a page may keep it from breaking (`unbroken`).
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def test_no_probability_is_certain_in_words(p: float):
     ("p", "line", "told"),
     [
         (0.77, 0.466, ("77 %", "47 %")), (0.4652, 0.4671, ("46.5 %", "46.7 %")), (0.998, 0.995, ("99.8 %", "99.5 %")),
-        (1.0, 0.9999, ("over 99 %", "over 99 %, just below this probability")), (0.0, 0.0001, ("under 1 %", "under 1 %, just above this probability")),
+        (1.0, 0.9999, ("over 99 %", "over 99 %, just below this probability")),
+        (0.0, 0.0001, ("under 1 %", "under 1 %, just above this probability")),
     ],
 )  # fmt: skip
 def test_a_probability_beside_the_line_is_neither_on_it_nor_certain(p: float, line: float, told: tuple[str, str]):
