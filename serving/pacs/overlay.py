@@ -102,9 +102,7 @@ def oriented(origin: Any) -> list[str] | None:
     return told if len(told) == 2 and all(value and set(value) <= laterality.OPPOSITE.keys() for value in told) else None
 
 
-def drawn(
-    image: NDArray[np.uint8], item: Item, package: ModelPackage, rules: PacsRules, *, synthetic: bool, side: str = ""
-) -> NDArray[np.uint8]:
+def drawn(image: NDArray[np.uint8], item: Item, package: ModelPackage, rules: PacsRules, *, synthetic: bool, side: str = "") -> NDArray[np.uint8]:
     """(rows + text, columns, 3): the image, its heat as contour in yellow, and lines of text under it."""
     from PIL import Image, ImageDraw, ImageFont
 

@@ -126,7 +126,9 @@ def test_a_picture_says_which_eye_it_is_and_how_it_lies_as_its_source_does_and_i
     assert any("the model was never tested on it" in line for line in sentences(item, eye.package, rules, synthetic=False, heat=False))
 
 
-@pytest.mark.parametrize(("image", "series_", "side"), [("R", "", "R"), ("", "L", "L"), ("R", "R", "R"), ("R", "L", ""), ("B", "", ""), ("U", "", "")])
+@pytest.mark.parametrize(
+    ("image", "series_", "side"), [("R", "", "R"), ("", "L", "L"), ("R", "R", "R"), ("R", "L", ""), ("B", "", ""), ("U", "", "")]
+)
 def test_two_sides_in_one_header_are_none(image: str, series_: str, side: str):
     row = {"00200062": {"vr": "CS", "Value": [image]}, "00200060": {"vr": "CS", "Value": [series_]}}
     assert of_image(row).side == side

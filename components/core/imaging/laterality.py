@@ -1,9 +1,9 @@
 """Places and sides in words: the one module that turns patient coordinates, direction cosines and laterality codes into text.
 
 Coordinates are DICOM's patient-based ones, mm, L P S (x grows to the patient's left, y to the back, z to the head). They belong to the patient and
-not to the table, so lying on the belly or feet first changes no word; what it changes is the cosines, which are read here. A position alone says where a
-point lies from the origin of its frame, which scanners put where they like: it is a place in the frame, never one in the body, and no word of this
-module names an organ, a lobe or a side of the body from it.
+not to the table, so lying on the belly or feet first changes no word; what it changes is the cosines, which are read here. A position alone says
+where a point lies from the origin of its frame, which scanners put where they like: it is a place in the frame, never one in the body, and no word of
+this module names an organ, a lobe or a side of the body from it.
 
 Source:
     DICOM PS3.3 C.7.6.2.1.1 (coordinates), C.7.6.1.1.1 (Patient Orientation), C.7.3.1.1.2 (Patient Position), C.7.3.1 and C.8 (laterality codes);
