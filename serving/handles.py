@@ -104,7 +104,7 @@ def _hashed(told: Mapping[str, Any], pseudonymiser: Pseudonymiser, names: Mappin
     elif KEY in told:
         key = told[KEY]
         if not isinstance(key, str) or not (HASHED.fullmatch(key) or key == UNKNOWN_DEVICE):
-            raise DataError("not a keyed hash", where=names[KEY], allowed="16 hexadecimal characters; the device's own name goes as device")
+            raise DataError("not a device key", where=names[KEY], allowed="16 hexadecimal characters; the device's own name goes as device")
         found["device"] = key
     if found.get("device") == UNKNOWN_DEVICE:  # says no more than nothing does, and less than a camera's own name
         found["device"] = None

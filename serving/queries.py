@@ -145,7 +145,7 @@ def from_tensor(
         DataError: Names the field.
     """
     where = "inputs[0]"
-    parameters, named = handles.of_fields(parameters, f"{where}.parameters", pseudonymiser)
+    parameters, named = handles.of_fields(parameters, f"{where}.parameters" if datatype == "BYTES" else where, pseudonymiser)
     if datatype == "BYTES":
         return [named.onto(query) for query in _from_files(shape, data, raw, parameters, spec, pseudonymiser, named.device)]
     wanted = ["n", *spec.input.shape]

@@ -12,7 +12,8 @@
     low, high   `observed`'s interval once more, where this probability lies in it; else None: an interval that excludes the figure beside it is
                 no interval of that figure. Then `observed.share` is what to go by.
 
-All from the package's reference, by preference of test samples, which neither training nor calibration saw. What the reference cannot support is None.
+All from the package's reference, by preference of test samples, which neither training nor calibration saw. What the reference cannot support is
+None.
 
 Source:
     Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005 (label-conditional conformal predictors); Clopper and Pearson 1934.

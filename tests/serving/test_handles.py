@@ -96,7 +96,7 @@ def test_hashes_go_on_working_where_they_are_called_so():
     assert handles.of_headers({"x-dxflow-device-key": key}, KEY).device == key
     assert handles.of_headers({"x-dxflow-device": f'"{key}"'}, KEY).device == trained(key, "P")["device_key"] != key
     for headers, told in (
-        ({"x-dxflow-device": key}, "a word or a keyed hash?"), ({"x-dxflow-device-key": "Miller"}, "not a keyed hash"),
+        ({"x-dxflow-device": key}, "a word or a keyed hash?"), ({"x-dxflow-device-key": "Miller"}, "not a device key"),
         ({"x-dxflow-device": "Miller", "x-dxflow-device-key": key}, "the device twice"), ({"x-dxflow-patient": "\xff\xfe"}, "not UTF-8"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=r"header X-Dxflow-") as error:
