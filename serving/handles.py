@@ -82,9 +82,9 @@ def of_fields(fields: Mapping[str, Any], where: str, pseudonymiser: Pseudonymise
     return rest, _hashed(told, pseudonymiser, {name: f"{where}.{name}" for name in (*NAMES, KEY)})
 
 
-def quoted(word: str) -> str:
+def quoted(word: str, where: str) -> str:
     """A word as a header's value for `urllib`, so that `of_headers` reads the same word. Raises DataError where it cannot be one."""
-    return f'"{checked(word, "device")}"'.encode().decode("latin-1")
+    return f'"{checked(word, where)}"'.encode().decode("latin-1")
 
 
 def checked(value: Any, where: str) -> str:

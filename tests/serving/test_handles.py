@@ -68,7 +68,7 @@ def test_any_word_is_hashed_as_ingest_hashes_it_and_stands_in_nothing_that_is_ke
     assert (told.device or UNKNOWN_DEVICE) == wanted["device_key"]
     assert told.patient == wanted["patient_id"]
     assert all(value is None or handles.HASHED.fullmatch(value) for value in (told.device, told.patient, told.study))
-    assert handles.of_headers({"x-dxflow-device": handles.quoted(device)}, KEY).device == told.device
+    assert handles.of_headers({"x-dxflow-device": handles.quoted(device, "--device")}, KEY).device == told.device
 
 
 @FEW
