@@ -68,6 +68,7 @@ class Query:
         faults: Why its file's format calls it unusable: the model is not asked, and these are the reasons.
         tiles: Of a whole slide, which gets one answer; `array` is then the one that stands for it in the log's figures.
         covariates: What is told of the patient, as `serving/covariates.py` lets it in.
+        edges: Which side of the patient lies at the left, right, top and bottom of the image (`laterality.edges`), where its header says so.
     """
 
     array: NDArray[Any]
@@ -84,6 +85,7 @@ class Query:
     faults: tuple[str, ...] = ()
     tiles: Tiles | None = None
     covariates: Mapping[str, Any] = field(default_factory=dict)
+    edges: tuple[str, str, str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -97,9 +97,9 @@ def counted(share: float, told: str, name: str, sure: Mapping[str, Any]) -> list
 
     Where the count contradicts the model both stand in the first line: an interval stands beside the share that it is of, and beside no other figure.
     """
-    if "observed" not in sure:  # kept from before there was any
+    seen = sure.get("observed")
+    if "observed" not in sure or (seen is not None and not seen["from"] <= share <= seen["to"]):  # from before there was any; of another probability
         return [f"Probability of {name}: {told}."]
-    seen = sure["observed"]
     if seen is None:
         few = f"Fewer than {LEAST} test samples had a probability near this one: too few to say how many were {name}."
         return [f"Probability of {name}: {told}.", few]
@@ -119,7 +119,7 @@ def kept(answer: Mapping[str, Any]) -> list[str]:
         return []
     level = wording.share(round(100 * (sure.get("coverage") or 0.9)), 100)
     if not names:
-        return ["It is unlike any class that the model was tested on."]
+        return [f"Of each class at least {level} of the test samples were more clearly of it than this one."]
     others = [name for name in names if name not in decided]
     lines = [f"It cannot rule out {wording.either(others)} (with {level} confidence)." if others else ""]
     if missing := [name for name in decided if name in answer["probabilities"] and name not in names]:

@@ -100,7 +100,7 @@ class CaseStore:
             partial.write_bytes(data.getvalue())
         kept = {
             "device_key": query.device_key, "manufacturer": query.manufacturer, "device_model": query.device_model, "software": query.software,
-            "acquisition": dict(query.acquisition), "source": query.source, "covariates": dict(query.covariates),
+            "acquisition": dict(query.acquisition), "source": query.source, "covariates": dict(query.covariates), "edges": query.edges,
         }  # fmt: skip
         row = (
             name, now.isoformat(), str(answer["disease"]), str(answer["request_id"]), query.patient, query.study, urgency(answer, positive),
