@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components.core import wording
 from components.core.atomic import atomic_dir
 from components.core.chain.candidate_classifier import Detector
 from components.core.chain.ct_volume import CtVolume, read_volume
@@ -18,6 +19,7 @@ from components.core.chain.findings import Finding, check, label_volume
 from components.core.chain.findings import find as located
 from components.core.cores import available_cores
 from components.core.errors import SpecError
+from components.core.imaging import laterality
 from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
 from serving.nodules import detector, opened, queries
 from serving.predictor import Predictor
@@ -32,9 +34,9 @@ def find(study: Path, *, model: Predictor, chooser: Detector, pseudonymiser: Pse
         out: Folder for `findings.json` and `outlines.nii.gz`, whole or not at all; must not exist.
 
     Returns:
-        What `findings.json` holds: `findings` (number, position_mm in patient coordinates LPS, slice from 0 along the normal, file, row and
-        column in pixels, diameter_mm, volume_mm3, detection, probability of the positive class or None, decision, abstain, reasons),
-        `study`, `model`, `seconds` by step.
+        What `findings.json` holds: `findings` (number, position_mm in patient coordinates LPS, place: the same in words, slice from 0 along
+        the normal, file, row and column in pixels, diameter_mm, volume_mm3, detection, probability of the positive class or None, decision,
+        abstain, reasons), `study`, `model`, `seconds` by step.
 
     Raises:
         DataError: The study is no usable CT series.
@@ -81,6 +83,7 @@ def _row(number: int, f: Finding, answer: dict[str, Any], volume: CtVolume, posi
     return {
         "number": number,
         "position_mm": [round(v, 2) for v in f.position_mm],
+        "place": laterality.offset(f.position_mm),
         "slice": k,
         "file": volume.files[k],
         "row": round(row, 2),
@@ -127,19 +130,19 @@ def show(result: dict[str, Any], out: Path | None) -> None:
     from pipelines.terminal import table
 
     def answer(f: dict[str, Any]) -> str:
-        return f"no answer: {'; '.join(f['reasons'])}" if f["abstain"] else f"{f['probability']:.3f} {f['decision']}"
+        return f"no answer: {'; '.join(f['reasons'])}" if f["abstain"] else f"{f['decision']}, {wording.probability(f['probability'])}"
 
     study = result["study"]
     table(
-        ["nodule", "x y z mm (LPS)", "slice", "diameter mm", "volume mm3", "detection", result["positive"]],
+        ["nodule", "from origin, mm", "slice", "row, column", "diameter mm", "detection", result["positive"]],
         [
             [
                 f["number"],
-                " ".join(f"{v:.1f}" for v in f["position_mm"]),
-                f["slice"],
+                laterality.letters(f["position_mm"]),
+                f"{f['slice'] + 1} of {study['slices']}",
+                f"{f['row']:.0f}, {f['column']:.0f}",
                 f["diameter_mm"],
-                f["volume_mm3"],
-                f"{f['detection']:.3f}",
+                wording.probability(f["detection"]),
                 answer(f),
             ]
             for f in result["findings"]

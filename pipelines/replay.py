@@ -1,14 +1,16 @@
-"""Ask a server about a whole folder: every sample that ingest finds in it, prepared as for training, sent as arrays.
+"""Ask a server about a whole folder in the disease's own format, and keep every answer.
 
-So any reader's format can be answered, recordings and photographs as well as DICOM, and the inference log fills as a site would fill it: with
-keyed hashes of device and patient, the acquisition's figures, and the covariates that the spec names.
+Samples are those that ingest finds, prepared as for training and sent as arrays, so any reader's format can be answered, and the inference log fills
+as a site would fill it: with keyed hashes of device and patient, the acquisition's figures, and the covariates that the spec names. A recording goes
+as one file, as a site sends it, so that its windows stay together and those that cannot be used are answered with the reason.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -19,69 +21,140 @@ import numpy as np
 from components.core import scratch
 from components.core.dataset import Dataset
 from components.core.errors import DataError
+from components.core.imaging.deidentify import device_identity
 from components.core.package import SYNTHETIC
-from components.core.pseudonym import UNKNOWN_DEVICE
+from components.core.pseudonym import UNKNOWN_DEVICE, load_pseudonymiser
 from components.core.spec import DiseaseSpec
+from components.ingest.source import open_source
 from components.ingest.step import ingest
 from feature_store.covariates import told
-from pipelines import catalog
-from serving.client import ask
+from pipelines import answer_rows, catalog
+from pipelines.sample_files import files_of, fitting
+from serving import client
+from serving.handles import HEADERS, KEY_HEADER, quoted
 
 VALUES = 200_000
 """Numbers in one request: about 2 MB of JSON."""
 
 
-def replay(url: str, model: str, source: Path, timeout_s: float) -> dict[str, Any]:
+def replay(url: str, model: str, source: Path, timeout_s: float, *, disease: str | None = None, device: str | None = None) -> dict[str, Any]:
     """Answers about every sample.
 
     Args:
         model: A disease of the catalogue; `synthetic/<disease>` is taken too.
         source: As `dxflow run --source`. Labels in it are not sent.
+        disease: As `dxflow run` takes it, where the catalogue does not know the model by its name.
+        device: What the hospital calls the device of what names none.
 
     Returns:
-        `samples`, `decisions` {class: n}, `abstained`, `reasons` {reason: n}, `devices` {device_key: n}, `model`, `version`, `synthetic`.
+        `rows`, one an answer (`answer_rows.py`); counts of them: `samples`, `decisions` {class: n}, `abstained`, `refused`, `reasons` {reason: n},
+        `devices` {device_key: n}; `recordings`, one each (file, windows, decisions, abstained); `model`, `version`, `synthetic`, and `positive` as
+        the answers have it.
 
     Raises:
-        DataError: The source, or the server refuses a sample. SpecError: No such disease or model. ServiceError: No server, or it fails.
+        DataError: The source, or the server refuses every sample. SpecError: No such disease or model. ServiceError: No server, or it fails.
     """
-    spec = catalog.load(model.removeprefix(SYNTHETIC))
+    spec = catalog.load(disease or model.removeprefix(SYNTHETIC))
+    client.served(url, model, timeout_s)
+    try:
+        fitting(spec, source)
+        answered = list(
+            _recordings(url, model, source, spec, timeout_s, device) if _whole(spec) else _samples(url, model, source, spec, timeout_s, device)
+        )
+    except DataError as error:
+        where = "FILE" if error.where == "--source" else error.where  # as `dxflow run` calls it
+        raise DataError(error.what, where=where, got=error.got, allowed=error.allowed) from None
+    return _summed(answered)
+
+
+Answered = tuple[dict[str, Any], dict[str, Any] | None]
+"""A row, and the answer that it was made of; None where there is none."""
+
+
+def _whole(spec: DiseaseSpec) -> bool:
+    """Whether a recording's file alone tells the server what ingest would have known of the device: not where its name adds to what its head says."""
+    if spec.input.reader != "sensor-csv" or spec.recording is None:
+        return False
+    named = {name in re.compile(spec.recording.file).groupindex for name in spec.device.key}
+    return len(named) == 1
+
+
+def _recordings(url: str, model: str, source: Path, spec: DiseaseSpec, timeout_s: float, device: str | None) -> Iterator[Answered]:
+    assert spec.recording is not None
+    listed, count, last = open_source(str(source)), 0, ""
+    for item in listed.items:
+        matched = re.fullmatch(spec.recording.file, item.path.rsplit("/", 1)[-1])
+        if matched is None:
+            continue
+        count += 1
+        named = {name: text for name, text in matched.groupdict().items() if text}
+        headers = {HEADERS["patient"]: quoted(named["subject"], item.path)} if "subject" in named else {}
+        key = device_identity(load_pseudonymiser()[0], key=tuple(named.get(name, "") for name in spec.device.key)).key
+        if key != UNKNOWN_DEVICE:
+            headers[KEY_HEADER] = key
+        elif device is not None:
+            headers[HEADERS["device"]] = quoted(device, "--device")
+        try:
+            answers = client.predict(url, model, Path(listed.root) / item.path, timeout_s=timeout_s, headers=headers)
+        except DataError as error:  # one recording that nobody can read loses no other
+            last = str(error)
+            yield answer_rows.refused(last, file=item.path), None
+            continue
+        yield from ((answer_rows.row(answer, file=item.path), answer) for answer in answers)
+    if not count:
+        raise DataError("no recording", where="FILE", got=f"{len(listed.items)} files", allowed=f"names as recording.file: {spec.recording.file}")
+
+
+def _samples(url: str, model: str, source: Path, spec: DiseaseSpec, timeout_s: float, device: str | None) -> Iterator[Answered]:
     with scratch.room("replay") as room:
         with redirect_stdout(StringIO()):  # the step's events
             ingest(spec, str(source), dataset=room / "dataset", features=room / "features")
         data = Dataset(room / "dataset", expect=spec)
-        return _ask_all(url, model, spec, data, told(room / "features", data.manifest, spec.covariates), timeout_s)
+        rows = data.manifest.to_dict("records")
+        known = told(room / "features", data.manifest, spec.covariates)
+        file_of = files_of(source, data.manifest, load_pseudonymiser()[0])
+        at_once = max(1, min(64, VALUES // int(np.prod(spec.input.shape))))
+        for start in range(0, len(rows), at_once):
+            chosen = np.arange(start, min(start + at_once, len(rows)))
+            arrays = data.read(chosen).astype(np.float64)
+            instances = [_instance(x, rows[n], known[n], device) for x, n in zip(arrays, chosen.tolist(), strict=True)]
+            body = json.dumps({"instances": instances}).encode()
+            answers = client.ask(url, model, body, {"Content-Type": "application/json"}, timeout_s)
+            for n, answer in zip(chosen.tolist(), answers, strict=True):
+                sample = str(rows[n]["sample_id"])
+                yield answer_rows.row(answer, sample=sample, file=file_of.get(sample)), answer
 
 
-def _ask_all(url: str, model: str, spec: DiseaseSpec, data: Dataset, known: list[dict[str, Any]], timeout_s: float) -> dict[str, Any]:
-    rows = data.manifest.to_dict("records")
-    at_once = max(1, min(64, VALUES // int(np.prod(spec.input.shape))))
-    decisions, reasons, devices = Counter[str](), Counter[str](), Counter[str]()
-    last: dict[str, Any] = {}
-    for start in range(0, len(rows), at_once):
-        chosen = np.arange(start, min(start + at_once, len(rows)))
-        arrays = data.read(chosen).astype(np.float64)
-        body = json.dumps({"instances": [_instance(x, rows[n], known[n]) for x, n in zip(arrays, chosen.tolist(), strict=True)]}).encode()
-        for answer in ask(url, model, body, {"Content-Type": "application/json"}, timeout_s):
-            last = answer
-            devices[answer["device"]["key"]] += 1
-            if answer["abstain"]:
-                reasons.update(answer["reasons"])
-            else:
-                decisions[str(answer["decision"])] += 1
-    if not last:
-        raise DataError("no samples in the source", where="FILE", got=0)
+def _summed(answered: list[Answered]) -> dict[str, Any]:
+    rows, answers = [row for row, _ in answered], [answer for _, answer in answered if answer is not None]
+    if not answers:
+        raise DataError("the server answered nothing", where="FILE", got=rows[0]["reasons"][0] if rows else "no samples")
+    last = answers[-1]
+    reasons = Counter(reason for row in rows for reason in row["reasons"] if row["abstain"])
+    recordings: dict[str, dict[str, Any]] = {}
+    for row, answer in answered:
+        if answer is None or "window" not in (answer.get("part") or {}):
+            continue
+        one = recordings.setdefault(row["file"], {"file": row["file"], "windows": 0, "decisions": Counter[str](), "abstained": 0})
+        one["windows"] += 1
+        one["abstained"] += row["abstain"]
+        one["decisions"].update([] if row["abstain"] else [str(row["decision"])])
     return {
-        "samples": len(rows), "decisions": dict(decisions.most_common()), "abstained": len(rows) - sum(decisions.values()),
-        "reasons": dict(reasons.most_common()), "devices": dict(devices.most_common()),
-        "model": last["model"], "version": last["version"], "synthetic": last["synthetic"],
+        "samples": len(rows), "decisions": dict(Counter(str(a["decision"]) for a in answers if not a["abstain"]).most_common()),
+        "abstained": sum(a["abstain"] for a in answers), "refused": len(rows) - len(answers), "reasons": dict(reasons.most_common()),
+        "devices": dict(Counter(a["device"]["key"] for a in answers).most_common()),
+        "recordings": [one | {"decisions": dict(one["decisions"].most_common())} for one in recordings.values()],
+        "model": last["model"], "version": last["version"], "synthetic": last["synthetic"], "positive": last.get("positive"), "rows": rows,
     }  # fmt: skip
 
 
-def _instance(x: np.ndarray, row: Mapping[Any, Any], covariates: Mapping[str, Any]) -> dict[str, Any]:
+def _instance(x: np.ndarray, row: Mapping[Any, Any], covariates: Mapping[str, Any], device: str | None = None) -> dict[str, Any]:
     known = {"device_key": row["device_key"], "patient_key": row.get("patient_id"), "software_key": row.get("software")}
     known |= {"manufacturer": row.get("manufacturer"), "device_model": row.get("model")}
     out: dict[str, Any] = {"array": x.tolist()} | ({"covariates": covariates} if covariates else {})
-    out |= {name: value for name, value in known.items() if isinstance(value, str) and value and (name == "device_key" or value != UNKNOWN_DEVICE)}
+    out |= {name: value for name, value in known.items() if isinstance(value, str) and value and value != UNKNOWN_DEVICE}
+    if device is not None and "device_key" not in out:
+        out["device"] = device
     figures = {name: value for name, value in row.items() if name.startswith("acq_")}
     told: dict[str, Any] = {k: float(v) for k, v in figures.items() if isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v)}
     told |= {k: v for k, v in figures.items() if isinstance(v, str) and v}

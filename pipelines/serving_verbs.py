@@ -89,24 +89,37 @@ def collect(models: tuple[str, ...], port: int, host: str, log: Path | None, all
 @click.option("--column", type=float, help="Point of interest, in pixels from the left.")
 @click.option("--window", type=click.IntRange(0), help="One window of a recording. Default: all.")
 @click.option("--mpp", type=float, help="Microns of a pixel, for a slide that does not say it.")
+@click.option("--device", help="What the hospital calls the device, for files that do not name theirs. The server hashes it.")
+@click.option("--disease", help="Of a folder: as for dxflow run, where it is one of your own (path/x.toml). Default: as the model is called.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Table with a row for each answer: .csv, .parquet or .jsonl.")
 @click.option("--timeout", "timeout_s", type=float, default=30.0, show_default=True)
 @AS_JSON
 def predict(
-    file: str, model: str, url: str, row: float | None, column: float | None, window: int | None, mpp: float | None, timeout_s: float, as_json: bool
-) -> None:
+    file: str, model: str, url: str, row: float | None, column: float | None, window: int | None, mpp: float | None, device: str | None,
+    disease: str | None, out: Path | None, timeout_s: float, as_json: bool,
+) -> None:  # fmt: skip
     """Ask a running server about one file (DICOM, JPEG, PNG, TIFF, BMP, PGM, PPM, WebP, NIfTI, CSV), about one that it fetches itself
     (s3://bucket/key, a DICOMweb address), or about every sample of a folder in the disease's own format."""
-    from pipelines.terminal import answer_text, replay_text
+    from pipelines import answer_rows
+    from pipelines.answer_text import answer_text, replay_text
     from serving.client import predict as work
 
+    if out is not None:
+        answer_rows.checked(out)
     if Path(file).is_dir():
         from pipelines.replay import replay
 
-        found = replay(url, model, Path(file), timeout_s)
-        click.echo(json.dumps(found) if as_json else replay_text(found))
-        return
-    answers = work(url, model, file, row, column, timeout_s, window, mpp)
-    click.echo(json.dumps(answers[0] if len(answers) == 1 else answers) if as_json else answer_text(answers))
+        found = replay(url, model, Path(file), timeout_s, disease=disease, device=device)
+        rows, text = found["rows"], json.dumps(found) if as_json else replay_text(found)
+    else:
+        answers = work(url, model, file, row, column, timeout_s, window, mpp=mpp, device=device)
+        rows = [answer_rows.row(answer, file=file) for answer in answers]
+        text = json.dumps(answers[0] if len(answers) == 1 else answers) if as_json else answer_text(answers)
+    if out is not None:
+        answer_rows.write(out, rows)
+    click.echo(text)
+    if out is not None and not as_json:
+        click.echo(f"{'answers':<10} {out}, {len(rows)} rows")
 
 
 @click.command()

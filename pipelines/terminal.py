@@ -202,57 +202,6 @@ def unseen_text(result: dict[str, Any]) -> None:
     print(f"report     {result['report']}")
 
 
-def answer_text(answers: list[dict[str, Any]]) -> str:
-    """A server's answers about one file in plain words: one in full, several (the rows of a table, the windows of a recording) a line each."""
-
-    def decided(answer: dict[str, Any]) -> str:
-        return f"no decision ({'; '.join(answer['reasons'])})" if answer["abstain"] else answer["decision"]
-
-    def scores(answer: dict[str, Any]) -> str:
-        return ", ".join(f"{name} {p:.3f}" for name, p in answer["probabilities"].items()) or "-"
-
-    first = answers[0]
-    note = "   SYNTHETIC MODEL" if first["synthetic"] else ""
-    device = first["device"]
-    if len(answers) == 1:
-        lines = [f"decision   {decided(first)}{note}", f"scores     {scores(first)}"]
-    else:
-        lines = [f"samples    {len(answers)}{note}"]
-        lines += [f"{', '.join(f'{k} {v}' for k, v in (a.get('part') or {}).items()):<30} {decided(a)}; scores {scores(a)}" for a in answers]
-    lines += [recording_text(first["recording"])] if first.get("recording") else []
-    lines += [
-        f"device     {device.get('manufacturer') or '-'} {device.get('model') or ''} ({device['key']}), {device['status']}",
-        f"model      {first['model']}:{first['version']}",
-        "This assists a physician and does not replace one.",
-    ]
-    return "\n".join(lines)
-
-
-def recording_text(told: dict[str, Any]) -> str:
-    """How much of a recording the windows judge, and why not the rest; a whole recording's end and beginning are among it."""
-    lost = ", ".join(f"{reason} {seconds:.1f} s" for reason, seconds in told["not_judged_s"].items())
-    return f"recording  {told['judged_s']:.1f} of {told['seconds']:.1f} s judged in {told['windows']} windows, {told['windows_missing']} missing" + (
-        f"; not judged: {lost}" if lost else ""
-    )
-
-
-def replay_text(found: dict[str, Any]) -> str:
-    """Answers about a folder, counted."""
-
-    def counted(part: dict[str, int]) -> str:
-        return ", ".join(f"{name} {n}" for name, n in part.items()) or "-"
-
-    lines = [
-        f"samples    {found['samples']}" + ("   SYNTHETIC MODEL" if found["synthetic"] else ""),
-        f"decisions  {counted(found['decisions'])}",
-        f"abstained  {found['abstained']}" + (f" ({counted(found['reasons'])})" if found["reasons"] else ""),
-        f"devices    {counted(found['devices'])}",
-        f"model      {found['model']}:{found['version']}",
-        "This assists a physician and does not replace one.",
-    ]
-    return "\n".join(lines)
-
-
 def drift_text(found: dict[str, Any], report: Path) -> str:
     """A drift finding in a few lines."""
     lines = [f"unseen     {', '.join(found['unseen']) or 'none'}", f"silent     {', '.join(found['silent']) or 'none'}"]

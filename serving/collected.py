@@ -18,13 +18,13 @@ from components.core.outside import ACQUISITION, LOW_QUALITY, OUTSIDE, UNSEEN
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from serving.cloud_events import SERVICE, Event
-from serving.predictor import CONSTANT, POOLED, STALE_PROFILE, STORE_AWAY, WITHOUT_PROFILE
+from serving.predictor import CONSTANT, NOT_TOLD, POOLED, STALE_PROFILE, STORE_AWAY, WITHOUT_PROFILE
 
-REASONS = {WITHOUT_PROFILE, STALE_PROFILE, STORE_AWAY, CONSTANT, POOLED + WITHOUT_PROFILE, POOLED + STALE_PROFILE}
+REASONS = {NOT_TOLD, WITHOUT_PROFILE, STALE_PROFILE, STORE_AWAY, CONSTANT, POOLED + WITHOUT_PROFILE, POOLED + STALE_PROFILE}
 KINDS = {OUTSIDE, LOW_QUALITY, ACQUISITION, UNSEEN}
 """Of reasons that go on with figures behind a colon."""
 OTHER_REASON, UNREADABLE = "another reason", "the collector could not read the answer"
-STATUSES, PROFILES = {"known", "unseen", "stale"}, {"ok", "missing", "stale", "pooled", "unavailable", "not needed"}
+STATUSES, PROFILES = {"known", "unseen", "stale", UNKNOWN_DEVICE}, {"ok", "missing", "stale", "pooled", "unavailable", "not needed"}
 REQUEST_ID = re.compile(r"[0-9a-f]{32}(-[0-9]{1,6})?")
 VERSION, DIGEST = re.compile(r"[0-9]{1,9}|[0-9a-f]{12}"), re.compile(r"[0-9a-f]{64}")
 DEVICE_KEY, HASHED = re.compile(r"[0-9a-f]{16}"), re.compile(r"other-[0-9a-f]{8}")

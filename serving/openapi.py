@@ -10,11 +10,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from serving.handles import MOST, NAMES
+
 PAGE = "/openapi.json"
 ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}, "request_id": {"type": ["string", "null"]}}}
 REFUSALS = {"400": "the request", "404": "no such model", "413": "too large", "415": "a content type that the model does not take",
             "422": "the request", "429": "busy", "503": "a service is absent"}  # fmt: skip
 NUMBER, TEXT = {"type": "number"}, {"type": "string"}
+WORD = {"type": "string", "minLength": 1, "maxLength": MOST, "description": "what the hospital calls it; the server hashes it at once"}
+HASH = {"type": "string", "pattern": "^[0-9a-f]{16}$", "description": "keyed hash, as ingest makes it of the word"}
+SHARE = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
 
 
 def page(offered: Mapping[str, Sequence[str]], version: str) -> bytes:
@@ -37,7 +42,7 @@ def page(offered: Mapping[str, Sequence[str]], version: str) -> bytes:
             {"name": f"X-Dxflow-{what}", "in": "header", "required": False, "schema": schema}
             for what, schema in (
                 ("Row", NUMBER), ("Column", NUMBER), ("Mpp", NUMBER), ("Window", {"type": "integer", "minimum": 0}),
-                ("Device", {"type": "string", "pattern": "^[0-9a-f]{16}$"}),
+                *((name.title(), WORD) for name in NAMES), ("Device-Key", HASH),
             )
         ]  # fmt: skip
         paths[f"/v1/models/{name}"] = {"get": _operation("whether the model answers", {"type": "object"})}
@@ -61,7 +66,7 @@ def _operation(summary: str, answer: dict[str, Any], **more: Any) -> dict[str, A
 
 def _instances(files: bool) -> dict[str, Any]:
     instance: dict[str, Any] = {
-        "array": {"type": "array"}, "device_key": TEXT, "patient_key": TEXT, "software_key": TEXT,
+        "array": {"type": "array"}, **dict.fromkeys(NAMES, WORD), "device_key": TEXT, "patient_key": TEXT, "software_key": TEXT,
         "acquisition": {"type": "object", "additionalProperties": NUMBER},
     }  # fmt: skip
     if files:
@@ -72,7 +77,44 @@ def _instances(files: bool) -> dict[str, Any]:
 
 
 def _answers() -> dict[str, Any]:
-    return {"type": "object", "required": ["predictions"], "properties": {"predictions": {"type": "array", "items": {"type": "object"}}}}
+    return {"type": "object", "required": ["predictions"], "properties": {"predictions": {"type": "array", "items": _answer()}}}
+
+
+def _answer() -> dict[str, Any]:
+    """What `serving/predictor.py` says of one sample."""
+
+    def some(properties: dict[str, Any], description: str) -> dict[str, Any]:
+        return {"type": ["object", "null"], "properties": properties, "description": description}
+
+    names, count = {"type": "array", "items": TEXT}, {"type": "integer", "minimum": 0}
+    observed = some(
+        {
+            "from": SHARE,
+            "to": SHARE,
+            "n": count,
+            "k": count,
+            "groups": count,
+            "grouping": TEXT,
+            "share": SHARE,
+            "low": SHARE,
+            "high": SHARE,
+            "of": TEXT,
+        },
+        "of n samples (of so many groups) with a probability from .. to, k were positive: their share and its exact 95 % interval; null: too few",
+    )
+    uncertainty = {
+        "entropy": SHARE, "coverage": SHARE, "set": {"type": ["array", "null"], "items": TEXT, "description": "classes that cannot be ruled out"},
+        "observed": observed, "low": SHARE, "high": SHARE,
+    }  # fmt: skip
+    device = {"key": TEXT, "manufacturer": {"type": ["string", "null"]}, "model": {"type": ["string", "null"]}, "profile": TEXT}
+    return {"type": "object", "properties": {
+        "request_id": TEXT, "model": TEXT, "version": TEXT, "digest": TEXT, "disease": TEXT, "synthetic": {"type": "boolean"}, "engine": TEXT,
+        "probabilities": {"type": "object", "additionalProperties": SHARE}, "decision": {"type": ["string", "null"]},
+        "abstain": {"type": "boolean"}, "reasons": names, "operating_point": {"type": "object"},
+        "uncertainty": some(uncertainty, "low and high: the interval of observed once more, null where this probability does not lie in it"),
+        "positive": some({"classes": names, "name": TEXT}, "what the interval is about"),
+        "device": {"type": "object", "properties": {**device, "status": {"enum": ["known", "unseen", "stale", "unknown"]}}},
+    }}  # fmt: skip
 
 
 def _tensors() -> dict[str, Any]:

@@ -21,6 +21,7 @@ from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.uncertainty import Uncertainty
 from serving import covariates, slide_answer
 from serving.explain import Explainer, overlay_png
+from serving.said import positive
 
 if TYPE_CHECKING:
     from feature_store.store import OnlineProfiles
@@ -30,6 +31,7 @@ TILES_ONLY = "this model answers for tiles only: its package holds no aggregate"
 AT_ONCE = 256  # samples of one run of the network
 STORE_AWAY = "profile store unavailable"
 POOLED = "pooled profile used: "
+NOT_TOLD = "the device is not told, and may be one that was never tested"
 UNLIKE = f"{OUTSIDE}: the network sees nothing like it in what it was tested on"
 
 
@@ -67,6 +69,7 @@ class Query:
         tiles: Of a whole slide, which gets one answer; `array` is then the one that stands for it in the log's figures.
         covariates: What is told of the patient, as `serving/covariates.py` lets it in.
         recording: How much of the sample's recording its windows judge, and why not the rest: `recordings/coverage.py`.
+        edges: Which side of the patient lies at the left, right, top and bottom of the image (`laterality.edges`), where its header says so.
     """
 
     array: NDArray[Any]
@@ -84,6 +87,7 @@ class Query:
     tiles: Tiles | None = None
     covariates: Mapping[str, Any] = field(default_factory=dict)
     recording: Mapping[str, Any] | None = None
+    edges: tuple[str, str, str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ class Predictor:
         known = reference.groupby("device_key")[["manufacturer", "model"]].first()
         self._devices = {str(key): (_text(row["manufacturer"]), _text(row["model"])) for key, row in known.iterrows()}
         self.known_devices = frozenset(self._devices)
+        self._positive = positive(self.spec)
         self._explainer = Explainer(package)
         self._warm_up()
 
@@ -173,9 +178,10 @@ class Predictor:
 
         Returns:
             model, version, digest, disease, synthetic, engine; `probabilities` {class: p}, empty on abstention; `uncertainty`
-            (`components/core/uncertainty.py`), None on abstention; `decision`, None on abstention; `abstain`, `reasons`; `device` {key, manufacturer,
-            model, status, profile}; `operating_point`; `part` where the sample is one of several in its file; `recording` {seconds, judged_s, windows,
-            windows_missing, not_judged_s {reason: seconds}} of a window's; `covariates` {used, not_used} where the spec names any.
+            (`components/core/uncertainty.py`), None on abstention; `decision`, None on abstention; `positive` {classes, name}, what the interval is
+            about, or None; `abstain`, `reasons`; `device` {key, manufacturer, model, status: known, unseen, stale, or unknown where nobody said
+            which device it is, profile}; `operating_point`; `part` where the sample is one of several in its file; `recording` {seconds, judged_s,
+            windows, windows_missing, not_judged_s {reason: seconds}} of a window's; `covariates` {used, not_used} where the spec names any.
         """
         return [one.answer for one in self.work(queries)]
 
@@ -226,6 +232,7 @@ class Predictor:
                     "probabilities": {c: float(v) for c, v in zip(self.spec.target.classes, p[n], strict=True)} if n in p else {},
                     "uncertainty": sure.get(n),
                     "decision": names.get(n),
+                    "positive": self._positive,
                     "abstain": state.abstain,
                     "reasons": state.reasons,
                     "device": state.described,
@@ -321,19 +328,19 @@ class Predictor:
         abstain = False
         profile = None
         if self.spec.normalise.method != "device":
-            state, status = "not needed", "known" if key in self._devices else "unseen"
+            state, status = "not needed", self._seen(key)
         else:
             try:
                 found = (
                     self._profiles.get(key, max_age_days=self.spec.device.profile_max_age_days) if self._profiles and key != UNKNOWN_DEVICE else None
                 )
             except ServiceError:  # the device may well have a profile: neither "unseen" nor the pooled reference would be true (decision 0201)
-                state, status = "unavailable", "known" if key in self._devices else "unseen"
+                state, status = "unavailable", self._seen(key)
                 abstain = True
                 reasons.append(STORE_AWAY)
             else:
                 state = found.status if found else "missing"
-                status = {"ok": "known", "missing": "unseen", "stale": "stale"}[state]
+                status = UNKNOWN_DEVICE if key == UNKNOWN_DEVICE else {"ok": "known", "missing": "unseen", "stale": "stale"}[state]
                 if found and state == "ok":
                     profile = found.profile
                 else:
@@ -341,9 +348,10 @@ class Predictor:
                     abstain = self.spec.normalise.missing_profile == "abstain"
                     reasons.append(why if abstain else POOLED + why)
                     state = state if abstain else "pooled"
-        if self.spec.abstain.unseen_device and status == "unseen" and not abstain:
+        told = status != UNKNOWN_DEVICE
+        if self.spec.abstain.unseen_device and (status == "unseen" if told else self.known_devices - {key}) and not abstain:
             abstain = True
-            reasons.append(UNSEEN)
+            reasons.append(UNSEEN if told else NOT_TOLD)
         if query.tiles is not None and self._aggregate is None:
             abstain = True
             reasons.append(TILES_ONLY)
@@ -357,6 +365,10 @@ class Predictor:
             abstain = True
             reasons += beyond
         return _State(described | {"status": status, "profile": state}, profile, abstain, reasons)
+
+    def _seen(self, key: str) -> str:
+        """A device that nobody named is neither known nor unseen, also where training had none that was named."""
+        return UNKNOWN_DEVICE if key == UNKNOWN_DEVICE else "known" if key in self._devices else "unseen"
 
 
 @dataclass(frozen=True)

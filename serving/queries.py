@@ -5,7 +5,8 @@ file (the raw body, base64 in JSON, an element of a BYTES tensor, or by referenc
 numbers (nested lists, or an FP32 tensor)
         in the spec's unit, on the spec's grid; in v1 with the keyed hashes, figures and vocabulary names that a DICOM file would have
         told
-either  with what is told of the patient (`serving/covariates.py`); it goes before what a DICOM header tells
+either  with what is told of the patient (`serving/covariates.py`); it goes before what a DICOM header tells; and with what the hospital calls
+        device, patient and study (`serving/handles.py`)
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from components.core import acquisition
 from components.core.errors import DataError
 from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from components.core.spec import DiseaseSpec
-from serving import bodies, covariates, told_words
+from serving import bodies, covariates, handles, told_words
 from serving.bodies.body import MOST_WINDOWS, Body
 from serving.kinds import DICOM
 from serving.nested_numbers import array_of
@@ -35,18 +36,17 @@ from serving.predictor import Query
 MAX_SAMPLES = 256
 DEVICE_KEY = re.compile(r"[0-9a-f]{16}")
 FORMS = (
-    "{file_base64, content_type, device_key, row, column, window, mpp}, {dicom_base64, row, column}, {reference, ...} or "
-    "{array, device_key, manufacturer, device_model, patient_key, software_key, acquisition}"
+    "{file_base64, content_type, row, column, window, mpp}, {dicom_base64, row, column}, {reference, ...} or "
+    "{array, manufacturer, device_model, patient_key, software_key, acquisition}, each with device or device_key, patient, study"
 )
 POINTS = ("row", "column", "window")
 FILE_KEYS = {
-    "dicom_base64": {"dicom_base64", *POINTS, "device_key"},
-    "file_base64": {"file_base64", "content_type", *POINTS, "device_key", "mpp"},
-    "reference": {"reference", *POINTS, "device_key", "mpp"},
+    "dicom_base64": {"dicom_base64", *POINTS},
+    "file_base64": {"file_base64", "content_type", *POINTS, "mpp"},
+    "reference": {"reference", *POINTS, "mpp"},
 }
-ARRAY_KEYS = {"array", "device_key", "manufacturer", "device_model", "patient_key", "software_key", "acquisition"}
+ARRAY_KEYS = {"array", "manufacturer", "device_model", "patient_key", "software_key", "acquisition"}
 HEADERS = ("X-Dxflow-Row", "X-Dxflow-Column", "X-Dxflow-Window")
-DEVICE_HEADER = "X-Dxflow-Device"
 MPP_HEADER = "X-Dxflow-Mpp"
 MICRONS = "microns of a pixel"
 UNIT = {"row": "pixels", "column": "pixels", "window": "a whole number from 0"}
@@ -74,19 +74,23 @@ def instances_of(document: Any) -> list[Any]:
 
 def _from_instance(whole: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, fetched: Path | None) -> list[Query]:
     instance, told = covariates.apart(whole, where, spec)
-    return [replace(query, covariates={**query.covariates, **told}) for query in _samples(instance, where, spec, pseudonymiser, fetched)]
+    named = handles.Handles()
+    if isinstance(instance, Mapping):
+        instance, named = handles.of_fields(instance, where, pseudonymiser)
+    found = _samples(instance, where, spec, pseudonymiser, fetched, named.device)
+    return [named.onto(replace(query, covariates={**query.covariates, **told})) for query in found]
 
 
-def _samples(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, fetched: Path | None) -> list[Query]:
+def _samples(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudonymiser, fetched: Path | None, device: str | None) -> list[Query]:
     forms = [name for name in ("array", *FILE_KEYS) if isinstance(instance, Mapping) and name in instance]
     if len(forms) != 1:
         raise DataError("not a sample", where=where, allowed=FORMS)
     form = forms[0]
     allowed = FILE_KEYS.get(form, ARRAY_KEYS)
     if extra := len(set(instance) - allowed):
-        raise DataError("unknown keys", where=where, got=f"{extra} of them", allowed=", ".join(sorted(allowed)))
+        raise DataError("unknown keys", where=where, got=f"{extra} of them", allowed=", ".join(sorted({*allowed, *handles.NAMES, handles.KEY})))
     if form == "array":
-        query = from_array(array_of(instance["array"], f"{where}.array", math.prod(spec.input.shape)), instance.get("device_key"), spec, where=where)
+        query = from_array(array_of(instance["array"], f"{where}.array", math.prod(spec.input.shape)), device, spec, where=where)
         patient, software = (_keyed(instance.get(name), f"{where}.{name}") for name in ("patient_key", "software_key"))
         words = {name: told_words.word(name, instance.get(name), pseudonymiser, f"{where}.{name}") for name in ("manufacturer", "device_model")}
         known = _acquisition(instance.get("acquisition"), spec.input.modality, pseudonymiser, f"{where}.acquisition")
@@ -101,7 +105,6 @@ def _samples(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudo
         kind = DICOM if form == "dicom_base64" else _kind(instance.get("content_type"), f"{where}.content_type")
     names = (f"{where}.row", f"{where}.column", f"{where}.window")
     row, column, window = (_number(instance.get(name), place, UNIT[name]) for name, place in zip(POINTS, names, strict=True))
-    device = _keyed(instance.get("device_key"), f"{where}.device_key")
     mpp = _number(instance.get("mpp"), f"{where}.mpp", MICRONS)
     body = Body(content, f"{where}.{form}", names, row, column, _index(window, names[2]), device, mpp)
     return bodies.read(kind, body, spec, pseudonymiser)
@@ -111,12 +114,12 @@ def from_raw(data: bytes, headers: Mapping[str, str], spec: DiseaseSpec, pseudon
     """The samples of a body that is one file; where to look, and the device, in headers. Raises DataError."""
     names = (f"header {HEADERS[0]}", f"header {HEADERS[1]}", f"header {HEADERS[2]}")
     row, column, window = (_header_number(headers, name, UNIT[what]) for name, what in zip(HEADERS, POINTS, strict=True))
-    device = _keyed(headers.get(DEVICE_HEADER.lower()), f"header {DEVICE_HEADER}")
+    named = handles.of_headers(headers, pseudonymiser)
     told = covariates.of_header(headers, spec)
     mpp = _header_number(headers, MPP_HEADER, MICRONS)
-    body = Body(data, "body", names, row, column, _index(window, names[2]), device, mpp)
+    body = Body(data, "body", names, row, column, _index(window, names[2]), named.device, mpp)
     found = bodies.read(headers.get("content-type", ""), body, spec, pseudonymiser)
-    return [replace(query, covariates={**query.covariates, **told}) for query in found]
+    return [named.onto(replace(query, covariates={**query.covariates, **told})) for query in found]
 
 
 def from_array(array: NDArray[Any], device_key: Any, spec: DiseaseSpec, *, where: str) -> Query:
@@ -139,14 +142,16 @@ def from_tensor(
     """Samples of a v2 tensor: FP32 [n, *input.shape], from JSON numbers or little-endian bytes; or BYTES [n], one file an element.
 
     Args:
-        parameters: Of the tensor and the request: `device_key`, and for files `content_type`, `row`, `column`, `window`, `mpp`.
+        parameters: Of the tensor and the request: `device` or `device_key`, `patient`, `study`, and for files `content_type`, `row`, `column`,
+            `window`, `mpp`.
 
     Raises:
         DataError: Names the field.
     """
     where = "inputs[0]"
+    parameters, named = handles.of_fields(parameters, f"{where}.parameters" if datatype == "BYTES" else where, pseudonymiser)
     if datatype == "BYTES":
-        return _from_files(shape, data, raw, parameters, spec, pseudonymiser)
+        return [named.onto(query) for query in _from_files(shape, data, raw, parameters, spec, pseudonymiser, named.device)]
     wanted = ["n", *spec.input.shape]
     if datatype != "FP32":
         raise DataError("another datatype", where=f"{where}.datatype", allowed="FP32, BYTES")
@@ -164,12 +169,13 @@ def from_tensor(
         values = array_of(data, f"{where}.data", size)
         if values.size != size:
             raise DataError("another number of values than its shape", where=f"{where}.data", got=values.size, allowed=size)
-    return [from_array(sample, parameters.get("device_key"), spec, where=where) for sample in values.reshape(shape)]
+    return [named.onto(from_array(sample, named.device, spec, where=where)) for sample in values.reshape(shape)]
 
 
 def _from_files(
-    shape: Any, data: Any, raw: bytes | None, parameters: Mapping[str, Any], spec: DiseaseSpec, pseudonymiser: Pseudonymiser
-) -> list[Query]:
+    shape: Any, data: Any, raw: bytes | None, parameters: Mapping[str, Any], spec: DiseaseSpec, pseudonymiser: Pseudonymiser,
+    device: str | None,
+) -> list[Query]:  # fmt: skip
     where = "inputs[0]"
     if not _is_shape(shape) or len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1):
         raise DataError("another shape", where=f"{where}.shape", allowed="[n] or [n, 1]: one file an element")
@@ -183,7 +189,6 @@ def _from_files(
         raise DataError("another number of elements than its shape", where=f"{where}.data", got=len(contents), allowed=shape[0])
     names = (f"{where}.parameters.row", f"{where}.parameters.column", f"{where}.parameters.window")
     row, column, window = (_number(parameters.get(name), place, UNIT[name]) for name, place in zip(POINTS, names, strict=True))
-    device = _keyed(parameters.get("device_key"), f"{where}.parameters.device_key")
     kind = _kind(parameters.get("content_type"), f"{where}.parameters.content_type")
     mpp = _number(parameters.get("mpp"), f"{where}.parameters.mpp", MICRONS)
     files = (Body(content, f"{where}.data[{n}]", names, row, column, _index(window, names[2]), device, mpp) for n, content in enumerate(contents))

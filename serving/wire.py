@@ -8,6 +8,8 @@ Nothing here knows a model. Source: KServe open inference protocol and its binar
 
 from __future__ import annotations
 
+import codecs
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from components.core.errors import DataError
 JSON = "application/json"
 LENGTH = "Inference-Header-Content-Length"
 MAX_TENSORS = 16
+NO_NUMBER = re.compile(r"[-+]?(?:nan|inf(?:inity)?)\b", re.I)
 FORM = "name, shape, datatype, and data or parameters.binary_data_size"
 
 
@@ -91,8 +94,22 @@ def document(body: bytes) -> Any:
     """JSON. Raises DataError."""
     try:
         return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise DataError("not JSON", where="body") from None
+    except orjson.JSONDecodeError as error:
+        why = unlike_json(body, error)
+        raise DataError("not JSON" + (f": {why}" if why else ""), where="body") from None
+
+
+def unlike_json(body: bytes, error: orjson.JSONDecodeError) -> str:
+    """What other writers of JSON do and JSON does not have, where that is what is wrong; "" for anything else. Nothing of the body is repeated."""
+    if body.startswith(codecs.BOM_UTF8):
+        return "it begins with a byte order mark"
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return "it is not UTF-8"
+    if NO_NUMBER.match(text, max(0, error.pos - 1)) or NO_NUMBER.match(text, error.pos) or "infinity" in error.msg:
+        return "a number is NaN or infinite, for which JSON has no word"
+    return ""
 
 
 def v1_reply(answers: Sequence[Mapping[str, Any]]) -> Reply:
@@ -115,7 +132,9 @@ def v2_request(body: bytes, headers: Mapping[str, str]) -> Asked:
         at = int(text)
     try:
         found = orjson.loads(body[:at])
-    except orjson.JSONDecodeError:
+    except orjson.JSONDecodeError as error:
+        if why := unlike_json(body[:at], error):
+            raise DataError(f"not JSON: {why}", where="body" if at == len(body) else "inputs") from None
         raise DataError("not as the protocol wants it", where="body" if at == len(body) else "inputs", allowed=f"JSON of {FORM}") from None
     if not isinstance(found, dict) or not isinstance(found.get("inputs"), list):
         raise DataError("not as the protocol wants it", where="inputs", allowed=FORM)

@@ -1,24 +1,33 @@
 """How sure an answer is, said in three ways that a reader can check.
 
-    entropy    of the calibrated probabilities, 0 (sure) to 1 (no idea), over the number of classes
-    set        the classes that cannot be excluded: with probability 0.9 for each class, the true one is in it (class-conditional conformal)
-    low, high  95 % interval of the share of positives among samples with this probability, from resampled patients of the reference
+    entropy     of the calibrated probabilities, 0 (sure) to 1 (no idea), over the number of classes
+    coverage    0.9, or None where there is no set
+    set         the classes that cannot be excluded: with probability 0.9 for each class, the true one is in it (class-conditional conformal)
+    observed    what was counted near this probability, None where there was too little:
+                  from, to   probabilities of the positive class that were counted, both included: whole percents, so that a reader can count again
+                  n, k       samples there, and how many of them were positive
+                  groups, grouping   of how many patients (subjects, lesions) they are
+                  share, low, high   k / n, and its exact 95 % interval (`components/core/exact.py`) with `groups` as the number of samples
+                  of         "test", or "validation and test" where there are too few test samples
+    low, high   `observed`'s interval once more, where this probability lies in it; else None: an interval that excludes the figure beside it is
+                no interval of that figure. Then `observed.share` is what to go by.
 
-All from the package's reference, by preference of test samples, which neither training nor calibration saw. A set or an interval that the reference
-cannot support is None.
+All from the package's reference, by preference of test samples, which neither training nor calibration saw. What the reference cannot support is
+None.
 
 Source:
-    Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005 (label-conditional conformal predictors); Platt 1999.
+    Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005 (label-conditional conformal predictors); Clopper and Pearson 1934.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core import exact, wording
 from components.core.spec import DiseaseSpec
 
 if TYPE_CHECKING:
@@ -26,11 +35,70 @@ if TYPE_CHECKING:
 
 COVERAGE = 0.9
 LEAST = 20
-"""Samples of a class, below which nothing is said of it."""
-DRAWS, STEPS, SEED = 200, 25, 20161
-SLOPE_SD, INTERCEPT_SD = 0.5, 2.0
-"""Prior of slope and intercept on the logit of a calibrated probability, which is about right: near 1 and 0."""
+"""Samples of a class, or near a probability, below which nothing is said of it."""
+ENOUGH = 40
+"""Samples near a probability that are counted, more where more lie `NEAR`."""
+NEAR, WIDEST = 0.03, 0.25
+"""Distance within which all samples are counted, and beyond which none is. Near 0 and 1 the former shrinks to a quarter of what is left, at least
+`FINEST`: 0.2 % and 3 % are not alike."""
+FINEST = 0.005
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Samples in the order of the probability of the positive class, to count among.
+
+    Args:
+        p: (n,) ascending.
+        positive: (n,) whether the sample was.
+        group: (n,) whose it is, as a number.
+        of: "test" or "validation and test".
+        grouping: What a group is called.
+    """
+
+    p: Floats
+    positive: NDArray[np.bool_]
+    group: NDArray[np.int64]
+    of: str
+    grouping: str
+    _known: dict[tuple[float, float], dict[str, Any] | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def near(self, p: float) -> dict[str, Any] | None:
+        """`observed` of the module; None for fewer than `LEAST` samples."""
+        close = max(FINEST, min(NEAR, 0.25 * min(p, 1 - p)))
+        first, last = np.searchsorted(self.p, [p - close, p + close], side="left")
+        if last - first < ENOUGH:
+            first, last = self._nearest(p)
+        if first == last:
+            return None
+        low, high = wording.outwards(min(float(self.p[first]), p), max(float(self.p[last - 1]), p))
+        if (low, high) not in self._known:  # a recording asks the same thing a hundred times
+            self._known[low, high] = self._count(low, high)
+        known = self._known[low, high]
+        return None if known is None else dict(known)
+
+    def _count(self, low: float, high: float) -> dict[str, Any] | None:
+        first, last = int(np.searchsorted(self.p, low, side="left")), int(np.searchsorted(self.p, high, side="right"))
+        n, k = last - first, int(self.positive[first:last].sum())
+        if n < LEAST:
+            return None
+        groups = len(np.unique(self.group[first:last]))
+        ends = exact.interval(k, n, groups)
+        return {
+            "from": low, "to": high, "n": n, "k": k, "groups": groups, "grouping": self.grouping, "share": round(k / n, 4),
+            "low": round(ends[0], 4), "high": round(ends[1], 4), "of": self.of,
+        }  # fmt: skip
+
+    def _nearest(self, p: float) -> tuple[int, int]:
+        """The `ENOUGH` nearest within `WIDEST`, as a range: nothing lies between them that is not one of them."""
+        first, last = (int(v) for v in np.searchsorted(self.p, [p - WIDEST, p + WIDEST], side="left"))
+        while last - first > ENOUGH:
+            if p - self.p[first] > self.p[last - 1] - p:
+                first += 1
+            else:
+                last -= 1
+        return first, last
 
 
 @dataclass(frozen=True)
@@ -40,13 +108,13 @@ class Uncertainty:
     Args:
         classes: Names.
         least: (K,) lowest probability with which a class is still in the set; None: no sets.
-        lines: (draws, 2) slope and intercept of the logit; None: no interval.
-        positive: Indices of the classes whose sum the interval is about.
+        counted: What to count among; None: nothing was, or no class is the positive one.
+        positive: Indices of the classes whose sum `counted` is about.
     """
 
     classes: tuple[str, ...]
     least: Floats | None
-    lines: Floats | None
+    counted: Counted | None
     positive: tuple[int, ...]
 
     @classmethod
@@ -60,18 +128,23 @@ class Uncertainty:
         rows = reference[reference["label"].notna() & reference[columns].notna().all(axis=1)]
         tested = rows[rows["split"] == "test"] if "split" in rows else rows
         counts = tested["label"].astype(int).value_counts()
+        of = "validation and test"
         if all(counts.get(k, 0) >= LEAST for k in range(len(names))):
-            rows = tested
+            rows, of = tested, "test"
         if not len(rows):
             return nothing
         y, p = rows["label"].to_numpy(np.int64), rows[columns].to_numpy(np.float64)
         counts = np.bincount(y, minlength=len(names))
         least = _least(y, p) if counts.min() >= LEAST else None
-        positive = np.isin(y, spec.positive_indices)
-        lines = None
-        if spec.positive_indices and min(positive.sum(), (~positive).sum()) >= LEAST:
-            lines = _lines(positive, p[:, list(spec.positive_indices)].sum(1), rows["group_id"].astype(str).to_numpy())
-        return cls(names, least, lines, spec.positive_indices)
+        counted = None
+        if spec.positive_indices:
+            exact.interval(1, 2)  # imports what the first answer would wait for
+            share = np.clip(p[:, list(spec.positive_indices)].sum(1), 0, 1)
+            order = np.argsort(share, kind="stable")
+            _, group = np.unique(rows["group_id"].astype(str).to_numpy(), return_inverse=True)
+            grouping = "sample" if spec.split.grouping == "none" else spec.split.grouping
+            counted = Counted(share[order], np.isin(y, spec.positive_indices)[order], group[order].astype(np.int64), of, grouping)
+        return cls(names, least, counted, spec.positive_indices)
 
     def describe(self, p: Floats) -> list[dict[str, Any]]:
         """(n, K) probabilities -> one dict a sample, see the module."""
@@ -84,13 +157,11 @@ class Uncertainty:
             one["set"] = (
                 [c for c, value, least in zip(self.classes, p[n], self.least, strict=True) if value >= least] if self.least is not None else None
             )
-        if self.lines is None:
-            bounds = np.full((len(p), 2), np.nan)
-        else:
-            logit = _logit(p[:, list(self.positive)].sum(1))
-            bounds = _sigmoid(_quantiles(np.outer(logit, self.lines[:, 0]) + self.lines[:, 1], (0.025, 0.975)))
-        for one, (low, high) in zip(out, bounds, strict=True):
-            one["low"], one["high"] = (None, None) if np.isnan(low) else (round(float(low), 4), round(float(high), 4))
+            share = float(np.clip(p[n, list(self.positive)].sum(), 0, 1))
+            found = self.counted.near(share) if self.counted is not None else None
+            one["observed"] = found
+            beside = found is not None and found["low"] <= share <= found["high"]
+            one["low"], one["high"] = (found["low"], found["high"]) if found is not None and beside else (None, None)
         return out
 
 
@@ -104,42 +175,7 @@ def _least(y: NDArray[np.int64], p: Floats) -> Floats:
     return out
 
 
-def _lines(positive: NDArray[np.bool_], p: Floats, groups: NDArray[Any]) -> Floats:
-    """(draws, 2) logistic regressions of the truth on the logit, each on groups drawn again."""
-    rng = np.random.default_rng(SEED)
-    names, group = np.unique(groups, return_inverse=True)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)[:, group].astype(np.float64)  # (draws, n) weights
-    x, y = _logit(p), positive.astype(np.float64)
-    line = np.tile([1.0, 0.0], (DRAWS, 1))
-    prior = np.array([1 / SLOPE_SD**2, 1 / INTERCEPT_SD**2])
-    for _ in range(STEPS):  # Newton's method, all draws at once
-        q = _sigmoid(np.outer(line[:, 0], x) + line[:, 1:])
-        residual, weight = drawn * (y - q), drawn * q * (1 - q)
-        gradient = np.stack([residual @ x, residual.sum(1)], 1) - prior * (line - [1.0, 0.0])
-        a, b, d = weight @ x**2 + prior[0], weight @ x, weight.sum(1) + prior[1]
-        step = np.stack([d * gradient[:, 0] - b * gradient[:, 1], a * gradient[:, 1] - b * gradient[:, 0]], 1) / (a * d - b * b)[:, None]
-        line = line + np.clip(step, -2, 2)
-    return line
-
-
-def _quantiles(x: Floats, q: tuple[float, ...]) -> Floats:
-    """(n, draws) -> (n, len(q)), as `numpy.quantile` of each row, which takes ten times as long for a few hundred values."""
-    ordered, place = np.sort(x, axis=1), np.array(q) * (x.shape[1] - 1)
-    below = place.astype(int)
-    low, high = ordered[:, below], ordered[:, np.minimum(below + 1, x.shape[1] - 1)]
-    return low + (high - low) * (place - below)
-
-
 def _binary_entropy(p: Floats) -> Floats:
     """Mean over the labels of several yes-or-no questions."""
     q = np.clip(p, 1e-12, 1 - 1e-12)
     return (-(q * np.log2(q) + (1 - q) * np.log2(1 - q))).mean(1)
-
-
-def _logit(p: Floats) -> Floats:
-    q = np.clip(p, 1e-6, 1 - 1e-6)
-    return np.log(q / (1 - q))
-
-
-def _sigmoid(x: Floats) -> Floats:
-    return 1 / (1 + np.exp(-np.clip(x, -500, 500)))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("sample", "label", "at")
+REQUEST = "request_id"
+"""What `dxflow predict --out` calls the answer's id: it goes before `sample`, which there is the sample's own."""
 MAX_BYTES = 256 << 20
 
 
@@ -76,14 +78,15 @@ def _rows(file: Path) -> Iterator[Label]:
     try:
         with open(file, newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle)
-            if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+            answer = REQUEST if REQUEST in (reader.fieldnames or ()) else "sample"
+            if missing := [name for name in (answer, *COLUMNS[1:]) if name not in (reader.fieldnames or ())]:
                 raise DataError("labels without columns", where=str(file), got=f"no {', '.join(missing)}", allowed=", ".join(COLUMNS))
             for number, row in enumerate(reader, 2):
                 try:
                     at = datetime.fromisoformat(row["at"] or "")
                 except ValueError:
                     raise DataError("not a time", where=f"{file}:{number}", allowed="ISO 8601 with a zone") from None
-                yield Label(row["sample"] or "", row["label"] or "", at, row.get("version") or "")
+                yield Label(row[answer] or "", row["label"] or "", at, row.get("version") or "")
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError("not a table of labels", where=str(file), got=type(error).__name__, allowed="CSV, UTF-8") from None
 

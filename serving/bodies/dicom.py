@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.errors import DataError
+from components.core.imaging import laterality
 from components.core.imaging.deidentify import SCANNER
 from components.core.imaging.header import ImageHeader
 from components.core.imaging.inflate import UNPACKED_FREELY
@@ -114,11 +115,12 @@ def query_of(array: NDArray[Any], header: ImageHeader, covariates: dict[str, Any
         covariates: What its headers tell.
         told_device: What the client says it came from, where the file names none.
     """
-    device = header.device
+    device, plane = header.device, header.frames[0] if header.frames else None
+    along = (*plane.rows_along, *plane.columns_along) if plane and plane.rows_along and plane.columns_along else None
     return Query(
         array=array, device_key=device_or(device.key, told_device), manufacturer=device.manufacturer, device_model=device.model,
         software=device.software or None, patient=header.patient, study=header.study, series=header.series, acquisition=loggable(header.facts),
-        source="dicom", covariates=covariates,
+        source="dicom", covariates=covariates, edges=laterality.edges(along) if array.ndim == 3 else None,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from components.core.imaging import laterality
 from serving.pacs.dicomweb import Tags, number, text, texts
 
 Vector = tuple[float, ...]
@@ -19,7 +20,7 @@ class ImageFacts:
         position, orientation, pixel_mm: As in the header, mm and direction cosines; None where absent.
         burned_in: Whether pixels may name the patient; None where the header does not say.
         contrast: Whether a contrast agent is named.
-        side: `L`, `R`, or "" where neither is said.
+        side: `L`, `R`, or "" where neither is said, or both are.
         acquisition: MR Acquisition Type, in capitals.
         echo_ms: Echo time; None where the header does not say.
     """
@@ -48,7 +49,7 @@ class ImageFacts:
 
 def of_image(row: Tags) -> ImageFacts:
     """The facts of one header."""
-    side = next((value.upper() for tag in ("00200062", "00200060") if (value := text(row, tag))), "")
+    side = laterality.side({"ImageLaterality": text(row, "00200062"), "Laterality": text(row, "00200060")})
     burned = text(row, "00280301").upper()
     return ImageFacts(
         sop=text(row, "00080018"),

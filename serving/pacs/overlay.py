@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.core import wording
+from components.core.imaging import laterality
 from components.core.package import ModelPackage
 from components.core.pacs_rules import PacsRules
 from serving.pacs.answer import Item, StudyAnswer
 from serving.pacs.codes import ASSISTS, DEEP_LEARNING, MORPHOLOGY, SYNTHETIC, coded
 from serving.pacs.identity import Identity
+from serving.said import device, renamed, said
 
 MAKER, PRODUCT = "dxflow", "dxflow pacs"
 SERIES_NUMBER = {"segmentation": 9701, "picture": 9702, "report": 9700}
@@ -75,23 +78,31 @@ def pictures(answer: StudyAnswer, package: ModelPackage, rules: PacsRules, ident
     out = []
     for number, (item, image) in enumerate(zip(answer.items, answer.pictures, strict=True), 1):
         origin = answer.sources[item.images[0]]
+        organ = laterality.organ(origin, laterality.KINDS.get(package.spec.input.modality, ""))
         found = hd.sc.SCImage.from_ref_dataset(
-            origin, pixel_array=drawn(image, item, package, rules, synthetic=answer.synthetic), bits_allocated=8,
+            origin, pixel_array=drawn(image, item, package, rules, synthetic=answer.synthetic, side=organ), bits_allocated=8,
             photometric_interpretation=hd.PhotometricInterpretationValues.RGB, coordinate_system=hd.CoordinateSystemNames.PATIENT,
             series_instance_uid=identity.series("picture"), series_number=SERIES_NUMBER["picture"],
             sop_instance_uid=identity.uid("picture", str(number)), instance_number=number, manufacturer=MAKER, patient_orientation=("L", "F"),
-            laterality=side if (side := str(origin.get("ImageLaterality") or origin.get("Laterality") or "")) in ("L", "R") else None,
+            laterality=side if (side := laterality.side(origin)) in ("L", "R") else None,
             transfer_syntax_uid="1.2.840.10008.1.2.1",
         )  # fmt: skip
         found.SeriesDescription = ("SYNTHETIC " if answer.synthetic else "") + "dxflow overlay"
         found.ImageType = ["DERIVED", "SECONDARY"]
+        setattr(found, "PatientOrientation", oriented(origin))  # noqa: B010 - which way a photograph lies only its camera knows
         found.BurnedInAnnotation = "NO"  # the text below the image names no patient and no date
         found.ManufacturerModelName, found.SoftwareVersions = PRODUCT, f"{package.name} {package.version}"[:64]
         out.append(stamped(found, made))
     return out
 
 
-def drawn(image: NDArray[np.uint8], item: Item, package: ModelPackage, rules: PacsRules, *, synthetic: bool) -> NDArray[np.uint8]:
+def oriented(origin: Any) -> list[str] | None:
+    """Patient Orientation of an image that is drawn as it is: what its header says; None, which is allowed, where it does not."""
+    told = [str(value).strip().upper() for value in origin.get("PatientOrientation") or ()]
+    return told if len(told) == 2 and all(value and set(value) <= laterality.OPPOSITE.keys() for value in told) else None
+
+
+def drawn(image: NDArray[np.uint8], item: Item, package: ModelPackage, rules: PacsRules, *, synthetic: bool, side: str = "") -> NDArray[np.uint8]:
     """(rows + text, columns, 3): the image, its heat as contour in yellow, and lines of text under it."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -106,7 +117,7 @@ def drawn(image: NDArray[np.uint8], item: Item, package: ModelPackage, rules: Pa
     canvas = ImageDraw.Draw(Image.new("RGB", (width, 1)))
     lines = [
         line
-        for text in sentences(item, package, rules, synthetic=synthetic, heat=item.heat is not None)
+        for text in sentences(item, package, rules, synthetic=synthetic, heat=item.heat is not None, side=side)
         for line in _wrapped(canvas, text, font, width - size)
     ]
     step = size + size // 2
@@ -118,15 +129,20 @@ def drawn(image: NDArray[np.uint8], item: Item, package: ModelPackage, rules: Pa
     return np.asarray(page)
 
 
-def sentences(item: Item, package: ModelPackage, rules: PacsRules, *, synthetic: bool, heat: bool) -> list[str]:
-    """What stands under the image; the answer first."""
-    said = item.answer
-    if said["abstain"]:
-        first = f"No decision: {'; '.join(said['reasons'])}"
+def sentences(item: Item, package: ModelPackage, rules: PacsRules, *, synthetic: bool, heat: bool, side: str = "") -> list[str]:
+    """What stands under the image; the answer first.
+
+    Args:
+        side: Which eye or side it is, as the image says; "" where it does not.
+    """
+    answered = item.answer
+    head = f"{wording.sentence(side)} " if side else ""
+    if answered["abstain"]:
+        lines = [f"{head}No decision: {'; '.join(answered['reasons'])}."]
     else:
-        spread = ", ".join(f"{rules.decisions[name][2]} {p:.2f}" for name, p in said["probabilities"].items())
-        first = f"{rules.decisions[said['decision']][2]}  ({spread})"
-    lines = [first, f"{package.name} version {package.version}, {package.digest[:12]}"]
+        told = said(renamed(answered, {name: code[2] for name, code in rules.decisions.items()}))
+        lines = [f"{head}{rules.decisions[answered['decision']][2]}.", " ".join(told.lines)]
+    lines += [device(answered), f"{package.name} version {package.version}, {package.digest[:12]}"]
     lines += [f"Yellow: what speaks most for {rules.finding[2].lower()} ({item.method})."] * heat
     return [*lines, ASSISTS, *([SYNTHETIC] * synthetic)]
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+
+from components.core import wording
+from components.core.imaging import laterality
 from components.core.package import ModelPackage
 from components.core.pacs_rules import PacsRules
-from serving.pacs.answer import Item, StudyAnswer
+from serving.pacs.answer import Item, Place, StudyAnswer
 from serving.pacs.codes import (
     ASSISTS,
     COMMENT,
@@ -28,6 +32,7 @@ from serving.pacs.codes import (
 )
 from serving.pacs.identity import Identity
 from serving.pacs.overlay import MAKER, PRODUCT, SERIES_NUMBER, stamped
+from serving.said import device, renamed, said
 
 WHOLE = {"volume": "Series"}
 """What an item without a place is called, where it is not an image."""
@@ -101,7 +106,7 @@ def _group(item: Item, number: int, answer: StudyAnswer, package: ModelPackage, 
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
-    said, model = item.answer, _algorithm(package)
+    answered, model = item.answer, _algorithm(package)
     measured = []
     if item.place is not None:
         name, version, _ = answer.tools[0]
@@ -109,12 +114,12 @@ def _group(item: Item, number: int, answer: StudyAnswer, package: ModelPackage, 
         measured += [
             hd.sr.Measurement(name=codes.SCT.Diameter, value=round(item.place.diameter_mm, 1), unit=codes.UCUM.Millimeter, algorithm_id=detector),
             hd.sr.Measurement(name=codes.SCT.Volume, value=round(item.place.volume_mm3, 1), unit=codes.UCUM.CubicMillimeter, algorithm_id=detector),
-            hd.sr.Measurement(name=coded(DETECTION), value=_percent(item.place.detection), unit=codes.UCUM.Percent, algorithm_id=detector),
+            hd.sr.Measurement(name=coded(DETECTION), value=wording.percent(item.place.detection), unit=codes.UCUM.Percent, algorithm_id=detector),
         ]
-    if said["probabilities"]:
-        value = sum(said["probabilities"][package.spec.target.classes[k]] for k in package.spec.positive_indices)
-        measured.append(hd.sr.Measurement(name=coded(rules.probability), value=_percent(value), unit=codes.UCUM.Percent, algorithm_id=model))
-    decision = coded(UNDECIDED if said["abstain"] else rules.decisions[said["decision"]])
+    if answered["probabilities"]:
+        value = sum(answered["probabilities"][package.spec.target.classes[k]] for k in package.spec.positive_indices)
+        measured.append(hd.sr.Measurement(name=coded(rules.probability), value=wording.percent(value), unit=codes.UCUM.Percent, algorithm_id=model))
+    decision = coded(UNDECIDED if answered["abstain"] else rules.decisions[answered["decision"]])
     common: dict[str, Any] = {
         "tracking_identifier": hd.sr.TrackingIdentifier(
             uid=identity.uid("finding", str(number)), identifier=f"{rules.finding[2] if item.place else WHOLE.get(answer.about, 'Image')} {number}"
@@ -137,10 +142,6 @@ def _group(item: Item, number: int, answer: StudyAnswer, package: ModelPackage, 
     return group
 
 
-def _percent(share: float) -> float:
-    return round(100 * share, 1)
-
-
 def _text(name: tuple[str, str, str], value: str) -> Any:
     import highdicom as hd
 
@@ -148,27 +149,28 @@ def _text(name: tuple[str, str, str], value: str) -> Any:
 
 
 def sentence(item: Item, number: int, answer: StudyAnswer, package: ModelPackage, rules: PacsRules) -> str:
-    """One finding in words."""
-    said, place = item.answer, item.place
+    """One finding in words: where it is, the answer with all that a reader should weigh it with, and the device."""
+    answered, place = item.answer, item.place
     if place is None and answer.about == "volume":
         head = f"Series of {len(item.images)} images as a whole"
     elif place is None:
-        head = f"Image {number}{_side(answer.sources[item.images[0]])}"
+        side = laterality.organ(answer.sources[item.images[0]], laterality.KINDS.get(package.spec.input.modality, ""))
+        head = f"Image {number}{f', {side}' if side else ''}"
     else:
-        head = f"{rules.finding[2]} {number}: {place.diameter_mm:.1f} mm"
-        x, y, z = place.position_mm
-        head += f" at x {x:.0f}, y {y:.0f}, z {z:.0f} mm (left, posterior, superior)"
-    reasons = "; ".join(said["reasons"])
-    if said["abstain"]:
-        return f"{head}. No decision: {reasons}."
-    value = sum(said["probabilities"][package.spec.target.classes[k]] for k in package.spec.positive_indices)
-    note = f" Note: {reasons}." if reasons else ""
-    return f"{head}. {rules.probability[2]} {value:.2f}; decision: {rules.decisions[said['decision']][2]}.{note}"
+        head = f"{rules.finding[2]} {number}: {place.diameter_mm:.1f} mm, {_where(place, answer)}"
+    told = said(renamed(answered, {name: code[2] for name, code in rules.decisions.items()}))
+    decided = f"No decision: {'; '.join(answered['reasons'])}." if answered["abstain"] else f"Decision: {rules.decisions[answered['decision']][2]}."
+    return " ".join([f"{head}.", decided, *(() if answered["abstain"] else told.lines), device(answered)])
 
 
-def _side(image: Any) -> str:
-    """For images of paired organs."""
-    return {"L": ", left", "R": ", right"}.get(str(image.get("ImageLaterality") or image.get("Laterality") or ""), "")
+def _where(place: Place, answer: StudyAnswer) -> str:
+    """The slice with most of it, as a reader counts and as the image calls itself, and the place in the frame; nothing about the body."""
+    k = place.corner[0] + int(np.argmax(place.mask.sum(axis=(1, 2))))
+    own = str(answer.sources[k].get("InstanceNumber") or "")
+    parts = [f"slice {k + 1} of {len(answer.sources)}{f' (image number {own})' if own.isdecimal() else ''}"]
+    if answer.sources[k].get("AnatomicalOrientationType") != "QUADRUPED":  # whose axes have other names
+        parts.append(laterality.offset(place.position_mm))
+    return "; ".join(part for part in parts if part)
 
 
 def conclusion(answer: StudyAnswer, rules: PacsRules) -> str:

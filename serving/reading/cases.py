@@ -105,7 +105,7 @@ class CaseStore:
         shown = np.asarray(query.array, dtype=np.float32) if query.tiles is None else query.tiles.view.transpose(2, 0, 1)
         kept = {
             "device_key": query.device_key, "manufacturer": query.manufacturer, "device_model": query.device_model, "software": query.software,
-            "acquisition": dict(query.acquisition), "source": query.source, "covariates": dict(query.covariates),
+            "acquisition": dict(query.acquisition), "source": query.source, "covariates": dict(query.covariates), "edges": query.edges,
         }  # fmt: skip
         request, part = str(answer["request_id"]), answer.get("part") or {}
         row = {

@@ -30,6 +30,7 @@ from starlette.routing import Route
 
 from components.core.atomic import write_text
 from components.core.errors import DataError, DxflowError, ServiceError
+from components.core.imaging import laterality
 from components.core.inference_log.tables import SLIDE
 from components.core.spec import DiseaseSpec
 from serving import slide_answer
@@ -53,6 +54,8 @@ HEADERS = {
     "Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
 }  # fmt: skip
 MAX_FORM = 16_384
+GRID = laterality.edges_of_grid(np.eye(3))
+"""What lies at the edges of a slice of a volume: the grid of `resample.head_on_grid` runs to the right, the front and the head."""
 
 
 class ReadingPage:
@@ -136,6 +139,7 @@ class ReadingPage:
             limits=words.limits(predictor.package), readings=readings, classes=spec.target.classes, shape=shape, layout=spec.input.layout,
             unit=spec.input.unit, synthetic=case.answer["synthetic"], range=spec.input.range, max_comment=MAX_COMMENT,
             explainable=spec.input.layout != "table" and not case.answer["abstain"], part=words.part(case.answer, spec), axes=_axes(case, spec),
+            marks=GRID if spec.input.layout == "volume" else query.edges,
         )  # fmt: skip
 
     async def pixels(self, request: Request) -> Response:

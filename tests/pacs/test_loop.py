@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from components.core import wording
 from components.core.errors import ServiceError
 from components.core.inference_log import InferenceLog, read_log
 from components.core.package import ModelPackage
@@ -380,7 +381,9 @@ def test_a_head_gets_one_report_about_its_3d_t1_series_as_a_whole(archive: Ortha
     (answer,) = model.answer([query])
     assert list(answer["probabilities"].values()) == pytest.approx(odds / odds.sum(), abs=1e-5)
     decided = rules.decisions[answer["decision"]][2]
-    assert f"Series of 104 images as a whole. Probability of Alzheimer's disease {answer['probabilities']['ad']:.2f}; decision: {decided}." in said
+    told = wording.probability(answer["probabilities"]["ad"])
+    assert f"Series of 104 images as a whole. Decision: {decided}. Probability of Alzheimer's disease: {told}." in said
+    assert "the model was never tested on it." in said
     assert "SYNTHETIC" in said
     named = {
         r.ReferencedSOPInstanceUID

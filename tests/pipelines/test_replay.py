@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from components.core.dataset import Dataset
-from components.core.errors import SpecError
+from components.core.errors import DataError, ServiceError, SpecError
+from components.core.imaging.deidentify import device_identity
 from components.core.inference_log import read_log
 from components.core.phantoms.chest_ct import generate
 from components.core.pseudonym import Pseudonymiser
+from components.core.spec import DiseaseSpec
 from components.ingest.step import ingest
+from components.monitor.labelled import take
+from pipelines.answer_rows import SUFFIXES, write
+from pipelines.answer_text import replay_text
 from pipelines.replay import _instance, replay
+from pipelines.serving_verbs import predict
 from serving.queries import from_document
-from tests.serving.small_package import build, lung_nodule, reference
+from tests.serving import small_bodies
+from tests.serving.small_package import CATALOGUE, build, lung_nodule, reference
 from tests.serving.small_server import free_port, serving, started
 
 
@@ -36,17 +48,133 @@ def test_every_sample_is_answered_under_its_own_keys(tmp_path: Path) -> None:
     package = build(tmp_path / "package", spec, reference({"a" * 16: ("SIEMENS", "SOMATOM FORCE")}), synthetic=True)
     port = free_port()
     code = serving([package.folder], tmp_path / "log", port=port, allow_synthetic=True)
+    out = {suffix: tmp_path / f"answers{suffix}" for suffix in SUFFIXES}
     with started(code, tmp_path, port=port, ready="/v2/health/ready") as server:
         found = replay(server.url, "lung-nodule", tmp_path / "source", 60)
+        first = min((tmp_path / "source").rglob("*.dcm"))
+        asked = [str(first), "--model", "lung-nodule", "--url", server.url, "--row", "60", "--column", "60"]
+        one = CliRunner().invoke(predict, [*asked, "--out", str(out[".jsonl"])])
+        with pytest.raises(SpecError, match=r"--model: no such model at the server; got 'lung-nodul'; allowed: lung-nodule"):
+            replay(server.url, "lung-nodul", tmp_path / "source", 60, disease="lung-nodule")
+    rows_are_answers(found, manifest, tmp_path / "source")
+    in_eighty_columns(one.output, json.loads(out[".jsonl"].read_text()))
+    assert max(map(len, replay_text(found).splitlines())) <= 80
+    assert len(replay_text(found).splitlines()) > len(found["rows"])
+    for path in out.values():
+        write(path, found["rows"])
+    labels_take_them(out[".csv"], tmp_path, found)
+    assert pd.read_parquet(out[".parquet"])["request_id"].tolist() == [r["request_id"] for r in found["rows"]]
+    assert [json.loads(line) for line in out[".jsonl"].read_text().splitlines()] == found["rows"]
     assert found["samples"] == len(manifest) == sum(found["devices"].values())
     assert found["abstained"] + sum(found["decisions"].values()) == len(manifest)
     assert found["devices"] == manifest["device_key"].value_counts().to_dict()
     log = read_log(tmp_path / "log")
+    log = log[log["request_id"].isin([r["request_id"] for r in found["rows"]])]
+    assert len(log) == len(manifest)
     same = {"patient": "patient_id", "device_model": "model"} | {name: name for name in ("device_key", "software", "manufacturer")}
     same |= {name: name for name in ("acq_kvp", "acq_kernel", "acq_photometric", "acq_transfer_syntax", "acq_modality")}
     for logged, own in same.items():
         assert sorted(log[logged].tolist()) == sorted(manifest[own].tolist()), logged
     assert list((tmp_path / "home" / "scratch").iterdir()) == []
+
+
+def rows_are_answers(found: dict[str, Any], manifest: pd.DataFrame, source: Path) -> None:
+    rows = found["rows"]
+    assert [r["sample"] for r in rows] == manifest["sample_id"].tolist()
+    assert len({r["request_id"] for r in rows}) == len(rows)
+    for row in rows:
+        assert row["model"].startswith("synthetic/lung-nodule:")
+        assert (source / row["file"]).is_dir(), "the series' folder"
+        assert bool(row["probabilities"]) == (not row["abstain"])
+        assert row["device_status"] == "unseen"
+    assert sum(r["decision"] == "malignant" for r in rows) == found["decisions"].get("malignant", 0)
+
+
+def in_eighty_columns(text: str, row: dict[str, Any]) -> None:
+    """One answer as the reading page says it, with its request."""
+    lines = text.splitlines()
+    assert all(len(line) <= 80 for line in lines if not line.startswith("answers")), text
+    assert f"request    {row['request_id']}" in lines
+    assert "never tested on it" in text
+    if not row["abstain"]:
+        assert "Probability of malignant: " in text
+        assert not re.search(r"\b1\.00|\b100 %", text.replace("scores", ""))
+
+
+def labels_take_them(file: Path, folder: Path, found: dict[str, Any]) -> None:
+    """With two columns more the table is what `dxflow labels` wants."""
+    with file.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert all(name in rows[0] for name in ("request_id", "sample", "set", "reasons", "probability_malignant", "device", "digest"))
+    at = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+    labels = folder / "labels.csv"
+    with labels.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, [*rows[0], "label", "at"])
+        writer.writeheader()
+        writer.writerows(row | {"label": "benign", "at": at} for row in rows)
+    taken = take(package=folder / "package", log=folder / "log", state=folder / "state", file=labels, now=datetime.now(UTC) + timedelta(hours=1))
+    assert (taken.counts["new"], taken.counts["refused"]) == (len(found["rows"]), 0)
+
+
+@pytest.mark.usefixtures("key")
+def test_recordings_go_as_a_file_each_and_a_damaged_one_loses_no_other(tmp_path: Path) -> None:
+    """Under a name of its own, by its own .toml; the patient is the one that ingest would have had from the file's name."""
+    source = tmp_path / "visits"
+    source.mkdir()
+    for n, name in enumerate(("S01R01.csv", "S01R02.csv", "S02R01.csv", "notes.txt")):
+        (source / name).write_bytes(small_bodies.recording(12.0 + 6 * n))
+    (source / "S03R01.csv").write_bytes(b"time,A0\n1,2\n")
+    text = (CATALOGUE / "parkinson-fog.toml").read_text().replace('name = "parkinson-fog"', 'name = "my-gait"')
+    own = tmp_path / "my-gait.toml"
+    own.write_text(text)
+    spec = DiseaseSpec.from_toml(str(own))
+    spec = DiseaseSpec.model_validate(spec.model_dump() | {"abstain": {"outside": 0}})
+    table = reference({"a" * 16: ("A", "B")}).rename(columns={"score_benign": "score_no-freeze", "score_malignant": "score_freeze"})
+    package = build(tmp_path / "package", spec, table, synthetic=True)
+    port = free_port()
+    code = serving([package.folder], tmp_path / "log", port=port, allow_synthetic=True)
+    with started(code, tmp_path, port=port, ready="/v2/health/ready") as server:
+        asked = [str(source), "--model", "my-gait", "--url", server.url]
+        unknown = CliRunner().invoke(predict, asked)
+        done = CliRunner().invoke(predict, [*asked, "--disease", str(own), "--device", "Unit 7", "--out", str(tmp_path / "o.csv"), "--json"])
+        told = CliRunner().invoke(predict, [*asked, "--disease", str(own)])
+    assert "No disease 'my-gait'" in str(unknown.exception)
+    found = json.loads(done.output)
+    assert [(r["file"], r["windows"]) for r in found["recordings"]] == [("S01R01.csv", 6), ("S01R02.csv", 11), ("S02R01.csv", 15)]
+    refused = [r for r in found["rows"] if r["request_id"] is None]
+    assert [(r["file"], len(r["reasons"])) for r in refused] == [("S03R01.csv", 1)]
+    assert (found["refused"], found["samples"]) == (1, 33)
+    assert found["rows"][1]["part"].startswith("window 1, start_s ")
+    log = read_log(tmp_path / "log")
+    key = Pseudonymiser(b"a key of the tests only")
+    assert set(log["patient"].dropna()) == {key.id("patient", "S01"), key.id("patient", "S02")}
+    assert set(found["devices"]) == {device_identity(key, key=("Unit 7",)).key}
+    assert "S03R01.csv" in told.output
+    assert max(map(len, told.output.splitlines())) <= 80
+    with (tmp_path / "o.csv").open(newline="") as handle:
+        assert len(list(csv.DictReader(handle))) == 33
+
+
+@pytest.mark.usefixtures("key")
+def test_nothing_is_read_before_the_server_and_the_kind_of_folder_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("the folder was read")
+
+    monkeypatch.setattr("pipelines.replay.ingest", read)
+    with pytest.raises(ServiceError, match="no answer from the server"):
+        replay(f"http://127.0.0.1:{free_port()}", "lung-nodule", tmp_path, 2)
+    for n in range(50):
+        (tmp_path / f"{n}.txt").write_text("no image")
+    monkeypatch.setattr("pipelines.replay.client.served", lambda *_: None)
+    with pytest.raises(DataError, match=r"FILE: another folder; got none of 50 files in it; allowed: lung-nodule: application/dicom"):
+        replay("http://127.0.0.1:1", "lung-nodule", tmp_path, 2)
+
+
+@pytest.mark.parametrize("name", ["answers.xlsx", "answers", "nowhere/answers.csv"])
+def test_a_table_that_cannot_be_written_is_refused_before_anything_is_asked(name: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(predict, [str(tmp_path), "--model", "lung-nodule", "--url", "http://127.0.0.1:1", "--out", str(tmp_path / name)])
+    assert isinstance(done.exception, SpecError)
+    assert "--out: " in str(done.exception)
 
 
 @pytest.mark.usefixtures("key")

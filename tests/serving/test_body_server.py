@@ -160,14 +160,14 @@ def test_a_slide_is_explained_on_its_own_picture(server: Process, tmp_path: Path
 
 def test_parts_say_which_they_are_and_the_client_chooses_window_and_device(server: Process):
     key = "0123456789abcdef"
-    headers = {"Content-Type": "text/csv", "X-Dxflow-Window": "3", "X-Dxflow-Device": key}
+    headers = {"Content-Type": "text/csv", "X-Dxflow-Window": "3", "X-Dxflow-Device-Key": key}
     one = httpx.post(f"{server.url}/v1/models/{GAIT}:predict", content=small_bodies.recording(12), headers=headers, timeout=60).json()["predictions"]
     assert [a["part"]["window"] for a in one] == [3]
     assert (one[0]["device"]["key"], one[0]["device"]["status"]) == (key, "known")
     headers.pop("X-Dxflow-Window")
     whole = httpx.post(f"{server.url}/v1/models/{GAIT}:explain", content=small_bodies.recording(12), headers=headers, timeout=60)
     assert whole.json()["error"] == "header X-Dxflow-Window: one window at a time; got 6 windows; allowed: 0 to 5"
-    for name, value in (("X-Dxflow-Window", "1.5"), ("X-Dxflow-Window", "-1"), ("X-Dxflow-Device", "Miller"), ("X-Dxflow-Window", "nan")):
+    for name, value in (("X-Dxflow-Window", "1.5"), ("X-Dxflow-Window", "-1"), ("X-Dxflow-Device-Key", "Miller"), ("X-Dxflow-Window", "nan")):
         reply = httpx.post(f"{server.url}/v1/models/{GAIT}:predict", content=b"x", headers=headers | {name: value}, timeout=60)
         assert (reply.status_code, name in reply.json()["error"], value in reply.json()["error"]) == (400, True, False)
 

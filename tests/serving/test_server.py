@@ -390,7 +390,7 @@ def test_the_client_of_dxflow_predict_sends_dicom_and_arrays(server: Server, tmp
         *client.predict(server.url, "synthetic/lung-lenient", tmp_path / "patch.npy", None, None, 30),
     ]
     server.answered += [a["request_id"] for a in answers]
-    assert [a["device"]["status"] for a in answers] == ["known", "unseen"]
+    assert [a["device"]["status"] for a in answers] == ["known", "unknown"]
 
 
 def test_an_array_may_say_what_a_dicom_file_would_have_told(server: Server) -> None:

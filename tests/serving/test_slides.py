@@ -171,7 +171,7 @@ def test_the_view_of_a_large_slide_is_bounded(tmp_path: Path, monkeypatch: pytes
 
 def test_how_sure_a_slide_is_comes_from_slides_and_without_any_nothing_is_said(tmp_path: Path):
     """A reference of tiles gives tiles their interval; a slide has one only where the package knows how slides came out."""
-    tiles = reference(DEVICES).rename(columns={"score_benign": "score_normal", "score_malignant": "score_tumour"})
+    tiles = reference(DEVICES, patients=240).rename(columns={"score_benign": "score_normal", "score_malignant": "score_tumour"})
     draw = np.random.default_rng(0)
     label = np.arange(120) % 2
     p = np.clip(np.where(label, 0.9, 0.6) + draw.normal(0, 0.05, 120), 0.01, 0.99)  # the hottest tile of a healthy slide is hot, too
@@ -184,11 +184,11 @@ def test_how_sure_a_slide_is_comes_from_slides_and_without_any_nothing_is_said(t
     for name, files in more.items():
         whole, tile = Predictor(build(tmp_path / name, spec_of("max"), tiles, more=files), None).answer([query, Query(query.array)])
         sure[name] = whole["uncertainty"]
-        assert tile["uncertainty"]["low"] is not None
-    assert sure["without"]["low"] is sure["without"]["set"] is None
+        assert tile["uncertainty"]["observed"] is not None
+    assert sure["without"]["observed"] is sure["without"]["set"] is None
     assert sure["without"]["entropy"] == sure["with"]["entropy"] > 0
     assert sure["with"]["set"] == ["tumour"]
-    assert sure["with"]["low"] > 0.5
+    assert sure["with"]["observed"]["low"] > 0.5
 
 
 def test_a_collector_knows_an_answer_about_a_slide_from_one_about_a_tile(tmp_path: Path):

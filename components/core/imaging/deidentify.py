@@ -66,16 +66,20 @@ class DeviceIdentity:
         }
 
 
+NOBODY = ("", UNKNOWN_DEVICE)
+"""What stands where a device should, and is none."""
+
+
 def device_identity(
     pseudonymiser: Pseudonymiser, *, key: tuple[str, ...], manufacturer: str = "", model: str = "", software: str = "", site: str = ""
 ) -> DeviceIdentity:
     """Make the identity from header values.
 
     Args:
-        key: Values of the spec's `device.key`, "" where absent.
+        key: Values of the spec's `device.key`, "" where absent. Where all that is there says "unknown", nobody knows the device.
     """
     return DeviceIdentity(
-        key=pseudonymiser.id("device", *key) if any(part.strip() for part in key) else UNKNOWN_DEVICE,
+        key=pseudonymiser.id("device", *key) if any(part.strip().lower() not in NOBODY for part in key) else UNKNOWN_DEVICE,
         manufacturer=vocabulary.manufacturer(manufacturer, pseudonymiser),
         model=vocabulary.model(model, pseudonymiser),
         software=pseudonymiser.id("software", software) if software.strip() else "",

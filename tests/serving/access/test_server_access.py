@@ -123,7 +123,7 @@ def test_an_explanation_is_an_answer_with_two_pictures(site: Site) -> None:
     reply = site.ask("POST", "/v1/models/lung-nodule:explain", "reader", **slice_())
     (answer,) = reply.json()["explanations"]
     assert answer["decision"] in ("benign", "malignant")
-    assert set(answer["uncertainty"]) == {"entropy", "coverage", "set", "low", "high"}
+    assert set(answer["uncertainty"]) == {"entropy", "coverage", "set", "observed", "low", "high"}
     heat = answer["heatmap"]
     assert (heat["method"], heat["classes"], heat["places"]) == ("occlusion", ["malignant"], [52, 52])
     layer = Image.open(io.BytesIO(base64.b64decode(heat["layer_png_base64"])))

@@ -57,7 +57,7 @@ class Site:
 
     def __init__(self, folder: Path, policy: Policy) -> None:
         lung = lung_nodule(normalise={"method": "range"})
-        known = reference({DEVICE: ("SIEMENS", "SOMATOM FORCE")})
+        known = reference({DEVICE: ("SIEMENS", "SOMATOM FORCE")}, patients=240)
         packages = [build(folder / "lung", lung, known, synthetic=True)]
         mri = volume_spec()
         table = known.rename(columns={"score_benign": f"score_{mri.target.classes[0]}", "score_malignant": f"score_{mri.target.classes[1]}"})

@@ -76,7 +76,7 @@ def test_urgency_puts_positives_first_then_what_is_not_ruled_out_then_what_only_
 def test_a_case_says_its_answer_in_words_with_uncertainty_device_and_limits(site: Site) -> None:
     text = get(site, f"/read/case/{site.ids['urgent']}").text
     for told in (
-        "The model&#39;s answer: malignant.", "Probability of malignant: ", "(95 % interval)", "SIEMENS SOMATOM Force: the model was tested on it",
+        "The model&#39;s answer: malignant.", "Probability of malignant: ", "95\u00a0% interval", "SIEMENS SOMATOM Force: the model was tested on it",
         "Tested on one split only.", "The line between the two answers lies at 40\u00a0%",
     ):  # fmt: skip
         assert told in text
