@@ -283,7 +283,7 @@ def child(action):
             os._exit(1)
     return os.waitpid(pid, 0)[1]
 
-TWICE = [(POINTS[1], POINTS[4]), (POINTS[5], POINTS[7])]  # the call that finishes it is killed too
+TWICE = [(POINTS[1], POINTS[4]), (POINTS[6], POINTS[7])]  # the call that finishes it is killed too
 for points in [*((point,) for point in POINTS), *TWICE]:
     shutil.rmtree(root)
     shutil.copytree(pristine, root)
