@@ -42,7 +42,7 @@ OFFLINE = "device_profile.parquet"
 ONLINE = "online.db"
 REGISTRY = f"registry-{FEATURE_SERVICE}.db"
 READ_S = 1.0  # a read of Redis that takes longer, whatever holds it up (a name server, a trickle of bytes), counts as away
-HOLD_OFF_S = 1.0  # after a failure Redis is not asked for this long: a request of many samples waits once, not once for each
+HOLD_OFF_S = 1.0  # after a failure the store is not asked for this long: a request of many samples waits once, not once for each
 UNDATED_PROFILE = datetime(1970, 1, 1, tzinfo=UTC)  # a device without dates has one profile, and it always held
 UNDATED_SAMPLE = datetime(2200, 1, 1, tzinfo=UTC)  # a sample without a date gets its device's newest profile
 
@@ -203,7 +203,7 @@ class OnlineProfiles:
         """The profile of a device. Values are checked, not Feast's status: on Redis an unknown key counts as present.
 
         Raises:
-            ServiceError: The store is away; on Redis within `READ_S`.
+            ServiceError: The store is away or locked: on Redis within `READ_S`, on SQLite within `SERVER_WAIT_S`.
         """
         if device_key == UNKNOWN_DEVICE:
             return ProfileAnswer("missing")
@@ -223,13 +223,15 @@ class OnlineProfiles:
                 return None, None, None
             else:
                 self._store = _open(registry=self.online / REGISTRY, online=self.online / ONLINE)
-        if self._aside is None:
-            with _told(self.online):
-                return _read(self._store, [device_key])[device_key]
+                with _told(self.online):  # a backup may lock it for a minute: no answer waits for that
+                    connection = self._store._get_provider().online_store._get_conn(self._store.config)
+                    connection.execute(f"pragma busy_timeout = {int(1000 * SERVER_WAIT_S)}")
         if self._away and time.monotonic() < self._away[0]:
             raise ServiceError(self._away[1].what, where=self._away[1].where, got=self._away[1].got)
         try:
             with _told(self.online):
+                if self._aside is None:
+                    return _read(self._store, [device_key])[device_key]
                 return self._aside.submit(_read, self._store, [device_key]).result(READ_S)[device_key]
         except ServiceError as error:
             self._away = (time.monotonic() + HOLD_OFF_S, error)

@@ -40,7 +40,7 @@ ROOMS = (
     *(
         Room(name, "swept", "pipelines.erase_files")
         for name in (
-            "cache", "dashboard", "demo", "drift", "features", "fitted", "mlartifacts", "packages", "pipeline_root", "runs", "work",
+            "cache", "dashboard", "demo", "drift", "features", "fitted", "mlartifacts", "packages", "pipeline_root", "refused", "runs", "work",
         )
     ),
     Room("audit", "silent", "serving.access.audit"),

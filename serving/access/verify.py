@@ -6,12 +6,15 @@ A server may write meanwhile: what its heads name before a log is read must be i
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from components.core.errors import ServiceError
 from serving.access.audit import END, HEADS, LAST, LOG, LOST, PUBLIC, chained, genesis, head_text
+
+AGAIN_S = (0.02, 0.1)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ def verify(folder: Path, heads: Path, public: Path | None = None) -> Verified:
 def _against(path: Path, read: _Read, known: dict[str, list[tuple[int, str]]], again: Any) -> tuple[list[str], bool]:
     """What the heads say of a file, and whether its last line is the only one that no head covers."""
     findings, n_lines = list[str](), len(read.hashes)
-    if not known[HEADS]:
+    killed_at_start = not any(known.values()) and n_lines <= (1 if read.signed else 0)  # before the first head
+    if not known[HEADS] and not killed_at_start:
         findings.append(f"{path}: no signed head is there")
     for n, value in (head for part in known.values() for head in part):
         if n > n_lines:
@@ -154,21 +158,31 @@ def _heads(folder: Path, name: str, key: Any, findings: list[str]) -> dict[str, 
 
 
 def _signed(path: Path, name: str, key: Any, findings: list[str]) -> list[tuple[int, str]]:
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else [], 1):
-        parts = line.split(" ")
-        if len(parts) != 4 or not parts[0].isascii() or not parts[0].isdigit() or not _is_signed(key, name, int(parts[0]), *parts[1:]):
-            findings.append(f"{path} line {number}: the signature is not right")
-            continue
-        found.append((int(parts[0]), parts[1]))
+    for pause_s in (*AGAIN_S, None):
+        found, wrong = _read_heads(path, name, key)
+        if not wrong or pause_s is None:
+            break
+        time.sleep(pause_s)  # a server may be writing it
+    findings += wrong
     return found
 
 
-def _is_signed(key: Any, name: str, n: int, value: str, time: str, signature: str) -> bool:
+def _read_heads(path: Path, name: str, key: Any) -> tuple[list[tuple[int, str]], list[str]]:
+    found, wrong = list[tuple[int, str]](), list[str]()
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else [], 1):
+        parts = line.split(" ")
+        if len(parts) != 4 or not parts[0].isascii() or not parts[0].isdigit() or not _is_signed(key, name, int(parts[0]), *parts[1:]):
+            wrong.append(f"{path} line {number}: the signature is not right")
+            continue
+        found.append((int(parts[0]), parts[1]))
+    return found, wrong
+
+
+def _is_signed(key: Any, name: str, n: int, value: str, at: str, signature: str) -> bool:
     from cryptography.exceptions import InvalidSignature
 
     try:
-        key.verify(bytes.fromhex(signature), head_text(name, n, value, time).encode())
+        key.verify(bytes.fromhex(signature), head_text(name, n, value, at).encode())
     except (ValueError, InvalidSignature):
         return False
     return True

@@ -38,8 +38,8 @@ from serving.reading.work_list import ALL, Case, Filter, Page, case_of, page_of,
 MOST, DAYS = 5_000, 30
 MAX_COMMENT = 500
 AGREE, DISAGREE, OWN = "agree", "disagree", "own reading"
-RETRY_S, WRITE_S = 0.5, 5.0
-"""How soon a locked list is tried again, and how long a reader's verdict waits for it."""
+RETRY_S, SHORT_S, WRITE_S = 0.5, 0.2, 5.0
+"""How soon a locked list is tried again, and how long a page and a reader's verdict wait for it."""
 OLD, MANY = "older than {} days", "more than {} cases"
 log = logging.getLogger("dxflow.serving")
 
@@ -188,7 +188,7 @@ class CaseStore:
 
     def page(self, chosen: Filter = ALL, *, number: int = 1, size: int | None = None) -> Page:
         """A page of the list, with what is on all of it. See `Page`."""
-        self.take_in()
+        self.take_in(wait_s=SHORT_S)
         with self._read() as db:
             return page_of(db, chosen, number, size)
 

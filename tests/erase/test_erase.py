@@ -283,15 +283,17 @@ def child(action):
             os._exit(1)
     return os.waitpid(pid, 0)[1]
 
-for holder, name, when, n in POINTS:
+TWICE = [(POINTS[1], POINTS[4]), (POINTS[6], POINTS[7])]  # the call that finishes it is killed too
+for points in [*((point,) for point in POINTS), *TWICE]:
     shutil.rmtree(root)
     shutil.copytree(pristine, root)
-    def killed():
-        kill_at(holder, name, when, n)
-        work()
-    status = child(killed)
-    point = f"{getattr(holder, '__name__', holder)}.{name} {when} {n}"
-    assert os.WIFSIGNALED(status), f"not reached: {point} {status}"
+    for holder, name, when, n in points:
+        def killed():
+            kill_at(holder, name, when, n)
+            work()
+        status = child(killed)
+        point = f"{getattr(holder, '__name__', holder)}.{name} {when} {n}"
+        assert os.WIFSIGNALED(status), f"not reached: {point} {status}"
     def again():
         work()
         from tests.erase.home import found_in

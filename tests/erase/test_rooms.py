@@ -118,5 +118,6 @@ def test_scratch_that_somebody_holds_stays_and_the_rest_goes(home: Path) -> None
         assert sweep(folder, dry=True) == expected
         assert sweep(folder, dry=False) == expected
         assert sorted(p.name for p in folder.iterdir()) == sorted(["reference-b", "slide-d.tif", "slide-d.tif.lock", f"slide-{os.getpid()}-e.tif"])
-    assert sweep(folder, dry=False) == ["reference-b", "slide-d.tif", "slide-d.tif.lock"]
+    assert sweep(folder, dry=False) == ["reference-b", "slide-d.tif"]
+    assert [p.name for p in folder.iterdir()] == [f"slide-{os.getpid()}-e.tif"]
     assert sweep(home / "absent", dry=False) == []

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +18,7 @@ import pandas as pd
 import pytest
 
 from components.core.devices import DeviceProfile
-from components.core.errors import DataError
+from components.core.errors import DataError, ServiceError
 from components.core.pseudonym import UNKNOWN_DEVICE
 from feature_store import store
 from feature_store.store import OnlineProfiles, profile_version, profiles_at, publish, write_profiles
@@ -183,3 +185,23 @@ def test_each_package_has_its_own_online_store(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("DXFLOW_HOME", str(tmp_path))
     assert store.online_folder("synthetic/lung-nodule") == tmp_path / "features" / "synthetic" / "lung-nodule"
     assert store.online_folder("synthetic/lung-nodule") != store.online_folder("lung-nodule")
+
+
+def test_a_locked_store_is_away_and_not_waited_for(folder: Path, tmp_path: Path) -> None:
+    """A backup holds it for a minute; a request of many samples must not wait five seconds for each."""
+    publish(folder, online=tmp_path / "online")
+    profiles = OnlineProfiles(tmp_path / "online")
+    key = pd.read_parquet(folder / store.OFFLINE)["device_key"].iloc[0]
+    assert profiles.get(key, max_age_days=1).profile is not None
+    with closing(sqlite3.connect(tmp_path / "online" / store.ONLINE, isolation_level=None)) as db:
+        db.execute("begin exclusive")
+        with pytest.raises(ServiceError, match="online store cannot be used; got OperationalError"):
+            profiles.get(key, max_age_days=1)
+        (wait_ms,) = profiles._store._get_provider().online_store._get_conn(profiles._store.config).execute("pragma busy_timeout").fetchone()
+        assert wait_ms == 200
+        profiles._away = (float("inf"), profiles._away[1]) if profiles._away else None
+        db.execute("rollback")
+    with pytest.raises(ServiceError, match="online store cannot be used"):  # held off: it is not asked again for a while
+        profiles.get(key, max_age_days=1)
+    profiles._away = None
+    assert profiles.get(key, max_age_days=1).profile is not None

@@ -289,6 +289,20 @@ def test_a_log_that_is_being_written_is_whole_at_every_moment(tmp_path: Path) ->
             thread.join()
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_kill_before_the_first_head_is_no_finding(tmp_path: Path, kept: int) -> None:
+    """A process that dies while it starts: an empty file, or its first line, and no head yet."""
+    audit = Audit(tmp_path / "log", tmp_path / "heads", signing_key())
+    path = tmp_path / "log" / f"{audit.name}.log"
+    if not kept:
+        path.write_bytes(b"")
+    for kind in (HEADS, LAST):
+        (tmp_path / "heads" / f"{audit.name}{kind}").write_bytes(b"")
+    found = verify(tmp_path / "log", tmp_path / "heads")
+    assert (found.findings, found.lines) == ((), kept)
+    audit._heads_due.put(None)
+
+
 def test_no_log_yet_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="no audit log yet"):
         verify(tmp_path / "log", tmp_path / "heads")
