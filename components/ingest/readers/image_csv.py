@@ -24,6 +24,7 @@ from components.core.imaging.deidentify import camera_identity, device_identity,
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.fit import fit
 from components.core.imaging.pictures import Picture, decode_picture
+from components.core.labels import class_index
 from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from components.core.spec import DiseaseSpec
 from components.ingest.deidentify import word_hashes
@@ -91,9 +92,8 @@ def label_rule(spec: DiseaseSpec, header: list[str]) -> Callable[[dict[str, str]
         return lambda row: {"labels": [_flag(row[name]) for name in classes]}
 
     def named(row: dict[str, str]) -> dict[str, Any]:
-        text = row["label"].strip().lower()
-        place = places.get(text, int(text) if text.isdecimal() and len(text) < 6 else -1)
-        if not 0 <= place < len(classes):
+        place = class_index(row["label"], places)
+        if place is None or place >= len(classes):
             raise NotUsable("a label outside the spec's classes")
         return {"label": place}
 

@@ -30,6 +30,7 @@ from components.core.imaging.errors import NotUsable
 from components.core.imaging.nifti import Volume, read_volume
 from components.core.imaging.orientation import codes
 from components.core.imaging.resample import head_on_grid
+from components.core.labels import class_index
 from components.core.spec import DiseaseSpec
 from components.ingest import bids
 from components.ingest.bids import Named, Table
@@ -104,8 +105,8 @@ def label_of(spec: DiseaseSpec, row: dict[str, str]) -> int:
         raise NotUsable("a class that is left out", skipped=True)
     places = {name.lower(): k for k, name in enumerate(spec.target.classes)}
     places |= {alias.lower(): places[name.lower()] for alias, name in spec.target.aliases.items()}
-    place = places.get(word, int(word) if word.isdecimal() and len(word) < 4 else -1)
-    if not 0 <= place < len(spec.target.classes):
+    place = class_index(word, places)
+    if place is None or place >= len(spec.target.classes):
         raise NotUsable("a label outside the spec's classes")
     return place
 
