@@ -231,9 +231,8 @@ def answer_text(answers: list[dict[str, Any]]) -> str:
 def recording_text(told: dict[str, Any]) -> str:
     """How much of a recording the windows judge, and why not the rest; a whole recording's end and beginning are among it."""
     lost = ", ".join(f"{reason} {seconds:.1f} s" for reason, seconds in told["not_judged_s"].items())
-    return (
-        f"recording  {told['judged_s']:.1f} of {told['seconds']:.1f} s judged in {told['windows']} windows, {told['windows_missing']} missing"
-        + (f"; not judged: {lost}" if lost else "")
+    return f"recording  {told['judged_s']:.1f} of {told['seconds']:.1f} s judged in {told['windows']} windows, {told['windows_missing']} missing" + (
+        f"; not judged: {lost}" if lost else ""
     )
 
 

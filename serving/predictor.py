@@ -173,8 +173,8 @@ class Predictor:
         Returns:
             model, version, digest, disease, synthetic, engine; `probabilities` {class: p}, empty on abstention; `uncertainty`
             (`components/core/uncertainty.py`), None on abstention; `decision`, None on abstention; `abstain`, `reasons`; `device` {key, manufacturer,
-            model, status, profile}; `operating_point`; `part` where the sample is one of several in its file; `recording` {seconds, judged_s, windows,
-            windows_missing, not_judged_s {reason: seconds}} of a window's; `covariates` {used, not_used} where the spec names any.
+            model, status, profile}; `operating_point`; `part` where the sample is one of several in its file; `recording` {seconds, judged_s,
+            windows, windows_missing, not_judged_s {reason: seconds}} of a window's; `covariates` {used, not_used} where the spec names any.
         """
         return [one.answer for one in self.work(queries)]
 

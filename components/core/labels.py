@@ -1,4 +1,4 @@
-"""What the words of a label column mean. Whole numbers that stand beside a missing one come from pandas and spreadsheets as 1.0: they are the same."""
+"""What the words of a label column mean. Whole numbers beside a missing one come from pandas and spreadsheets as 1.0: they are the same."""
 
 from __future__ import annotations
 

@@ -123,7 +123,9 @@ def test_spacings_of_a_modality_lie_inside_of_what_any_may_have(modality: str):
     assert ANY_PIXEL_MM[0] <= low < high <= ANY_PIXEL_MM[1]
 
 
-@pytest.mark.parametrize(("step", "reason"), [(SMALLEST_STEP_MM / 2, "closer than scanners take them"), (LARGEST_STEP_MM * 1.1, "too far apart"), (1.0, "")])
+@pytest.mark.parametrize(
+    ("step", "reason"), [(SMALLEST_STEP_MM / 2, "closer than scanners take them"), (LARGEST_STEP_MM * 1.1, "too far apart"), (1.0, "")]
+)
 def test_slices_of_a_chest_lie_neither_too_close_nor_too_far_apart(step: float, reason: str, tmp_path: Path):
     for k in range(5):
         changes = {"ImagePositionPatient": [0, 0, k * step], "InstanceNumber": str(k + 1), "SOPInstanceUID": f"2.25.9{k}"}

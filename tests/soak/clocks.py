@@ -1,7 +1,7 @@
 """Damaged recordings by the thousand, drawn at random: times that add up, windows that do not depend on how a file is read, or one plain line.
 
-`python -m tests.soak.clocks [number] [seed]`; exits with 1 when seconds were lost without a reason, anything but a refusal was raised, or a window that
-no damage touches differs from that of the undamaged recording.
+`python -m tests.soak.clocks [number] [seed]`; exits with 1 when seconds were lost without a reason, anything but a refusal was raised, or a
+window that no damage touches differs from that of the undamaged recording.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STAMPS = (0.0, -1.0, 999_999_999.0, 4_294_967_295.0, 1.7e12)
 def damaged(draw: random.Random) -> tuple[Made, list[str]]:
     """A recording with up to eight kinds of damage, and their names."""
     made = walk(SECONDS, draw.choice(RATES))
-    kinds = draw.choices(("wild", "set", "hole", "far", "dead", "jitter"), k=draw.randrange(6))
+    kinds: list[str] = draw.choices(("wild", "set", "hole", "far", "dead", "jitter"), k=draw.randrange(6))
     if draw.random() < 0.2:
         kinds.insert(0, "batch")
         batched(made, draw.randrange(2, 50), last=draw.random() < 0.5)

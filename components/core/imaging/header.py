@@ -13,8 +13,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO
 
 from components.core.covariates import of_dicom
-from components.core.imaging import vocabulary
-from components.core.imaging import plausibility
+from components.core.imaging import plausibility, vocabulary
 from components.core.imaging.deidentify import MODALITIES, PHOTOMETRICS, DeviceIdentity, device_identity, shifted_iso, when
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.fields import BIG_ENDIAN, FLOAT_PIXELS, LONG_VRS, PIXELS, UNDEFINED, Fields, decoded, parse, plausible, quiet
