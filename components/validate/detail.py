@@ -1,4 +1,4 @@
-"""Do equal rows of a table have to be copies? Two men of one age with one figure in their blood are two men; thirty measurements agree by copying only.
+"""Do equal rows of a table have to be copies? Two men of one age with one figure in their blood are two men; thirty measurements agree by copying.
 
 An image has thousands of values, and equal ones are copies. A row has as much detail as its values are rare: the sum over columns of -log2 of the
 share of rows that hold the value. Columns hang together, so the sum counts too much; a row is taken for a copy only far above what tells any two

@@ -10,19 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from components.core.dataset import MANIFEST
+from components.core.imaging.plausibility import PLAUSIBLE
 from components.core.spec import DiseaseSpec
 from components.validate.checks import NEAR_DETAIL
 
 FINDING = "ExpectFinding"
 Severity = Literal["critical", "warning"]
 
-# Pixel spacing, slice thickness (mm) and tube voltage (kV) that a modality can have; outside, units or tags were mixed up.
-PLAUSIBLE: dict[str, dict[str, tuple[float, float]]] = {
-    "CT": {"acq_pixel_mm": (0.1, 2.0), "acq_slice_thickness_mm": (0.2, 12.0), "acq_kvp": (60, 150)},
-    "MR": {"acq_pixel_mm": (0.1, 5.0), "acq_slice_thickness_mm": (0.2, 20.0)},
-    "MG": {"acq_pixel_mm": (0.02, 0.25), "acq_kvp": (20, 50)},
-    "DX": {"acq_pixel_mm": (0.05, 0.6), "acq_kvp": (35, 160)},
-}
 MODALITIES = {"CT": ["CT"], "MR": ["MR"], "MG": ["MG"], "DX": ["DX", "CR"]}
 PHOTOMETRIC = ["MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"]
 NEEDED = ("sample_id", "group_id", "device_key", "split", "content_hash", "near_hash", "constant_share", "synthetic", "shard", "offset")

@@ -107,7 +107,7 @@ def test_monochrome1_turns_display_values_but_never_hu():
     ct = dataset(hu=np.array([[-1000, 0]]), PhotometricInterpretation="MONOCHROME1")
     assert read(ct).frames.tolist() == [[[-1000, 0]]]
     film = stored([0, 100, 4095], bits=12, signed=False)
-    film.Modality, film.PhotometricInterpretation = "DX", "MONOCHROME1"
+    film.Modality, film.PhotometricInterpretation, film.PixelSpacing = "DX", "MONOCHROME1", [0.2, 0.2]
     x_ray = {"modality": "DX", "unit": "1", "dtype": "float32", "range": [0, 4095]}
     assert read(film, input=x_ray).frames.tolist() == [[[4095, 3995, 0]]]
 

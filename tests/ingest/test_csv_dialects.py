@@ -160,7 +160,9 @@ def test_rows_of_more_values_than_columns_are_told_and_not_left_out():
 
 
 @settings(max_examples=150, derandomize=True, deadline=None, database=None)
-@given(st.floats(allow_nan=False, allow_infinity=False, width=32), st.sampled_from([".", ","]), st.sampled_from(["{!r}", "{:.3f}", "{:e}", "{:+.1f}"]))
+@given(
+    st.floats(allow_nan=False, allow_infinity=False, width=32), st.sampled_from([".", ","]), st.sampled_from(["{!r}", "{:.3f}", "{:e}", "{:+.1f}"])
+)
 def test_a_number_is_itself_or_none(value: float, decimal: str, form: str):
     """Read with its own mark it is what Python reads; with the other mark it is never another number."""
     text = form.format(value)
@@ -173,7 +175,11 @@ def test_a_number_is_itself_or_none(value: float, decimal: str, form: str):
 
 @settings(max_examples=150, derandomize=True, deadline=None, database=None)
 @given(
-    st.lists(st.lists(st.text(st.characters(codec="ascii", exclude_characters="\0\r\n"), min_size=1, max_size=9), min_size=3, max_size=3), min_size=1, max_size=8),
+    st.lists(
+        st.lists(st.text(st.characters(codec="ascii", exclude_characters="\0\r\n"), min_size=1, max_size=9), min_size=3, max_size=3),
+        min_size=1,
+        max_size=8,
+    ),
     st.sampled_from([d for d in DIALECTS if d["decimal"] == "."]),
 )
 def test_words_come_out_as_they_were_written(rows: list[list[str]], dialect: dict):

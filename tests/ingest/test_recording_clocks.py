@@ -1,4 +1,4 @@
-"""Clocks as sensors and loggers leave them: what an outlying stamp, a batch, a clock that is set, a gap, or another rate costs, and that it is told."""
+"""Clocks as sensors and loggers leave them: what a wild stamp, a batch, a clock that is set, a gap, or another rate costs, and that it is told."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def test_a_batch_under_one_stamp_is_spread(rate: float, size: int, last: bool):
     assert late <= (size + 1) / rate
     for w in found[1:-1]:
         t = w.start_s - 1 + np.arange(204) / 40
-        best = min(np.abs(600 + 500 * np.sin(2 * np.pi * 2 * (t - shift)) - w.values[0]).max() for shift in np.linspace(-size / rate, size / rate, 201))
+        best = min(
+            np.abs(600 + 500 * np.sin(2 * np.pi * 2 * (t - shift)) - w.values[0]).max() for shift in np.linspace(-size / rate, size / rate, 201)
+        )
         assert best < 60
 
 
@@ -137,8 +139,7 @@ def test_seconds_judged_and_not_judged_are_the_length_of_the_recording(rate: flo
     damaged(made, events)
     try:
         found, reading = read(made.text())
-    except NotUsable as refused:
-        assert str(refused)
+    except NotUsable:  # a whole line, without a number of seconds that could be wrong
         return
     whole = reading.coverage()
     told = whole.to_dict()
@@ -173,7 +174,7 @@ def test_a_clock_in_another_unit_or_ten_times_off_is_refused(rate: float, factor
     """Whatever believable rate a sensor has: none is believable any more when its clock is read a power of ten off."""
     made = walk(8, rate, start_ms=0)
     made.rows[:, 0] *= factor
-    with pytest.raises(NotUsable, match="where the model wants 40|no clock in the time column"):
+    with pytest.raises(NotUsable, match=r"where the model wants 40|no clock in the time column"):
         read(made.text())
 
 

@@ -242,6 +242,26 @@ def test_manifest_and_quarantine(tmp_path: Path):
     assert notes["ms judged"] + lost == pytest.approx(notes["ms recorded"], abs=9) == pytest.approx(48_000, abs=50)
 
 
+def test_a_wild_stamp_is_told_in_quarantine_and_notes(tmp_path: Path):
+    """One stamp of 1,920: two windows are named by their times, and the notes say what is missing of all recordings together."""
+    table = rows(30)
+    table[900, 0] = 999_999_999
+    found = run({"S1R01.txt": text(table), "S2R01.txt": text(rows(30))}, tmp_path)
+    notes = found.info["provenance"]["notes"]
+    assert (len(found), notes["windows"], notes["windows missing"]) == (2 * 20 - 2, 38, 2)
+    assert notes["ms not judged: a clock value that fits no neighbour"] == pytest.approx(1275, abs=1)
+    assert set(found.quarantine["reason"]) == {"a clock value that fits no neighbour"}
+    assert found.quarantine["offset"].between(8_000, 15_000).all()
+
+
+@pytest.mark.parametrize(("rate", "clock"), [(5.0, 1.0), (64.0, 10.0), (64.0, 0.1), (64.0, 1000.0)])
+def test_a_rate_that_is_none_is_named_and_the_file_lost(rate: float, clock: float, tmp_path: Path):
+    table = rows(60, rate=rate)
+    table[:, 0] *= clock
+    with pytest.raises(DataError, match=r"1 of 2 recordings: sampled at \S+ Hz where the model wants 40 \(32 to 320\)"):
+        run({"S1R01.txt": text(table), "S2R01.txt": text(rows(60))}, tmp_path, fog(limits={"quarantine_share": 0.15}))
+
+
 def test_recordings_lost_as_a_whole_count_as_files(tmp_path: Path):
     """One of two files without a column is half of the source, however many windows the other one has."""
     files = {"S1R01.txt": text(rows(60)), "S2R01.txt": text(rows(60)).replace("T3", "X3")}

@@ -115,7 +115,7 @@ def test_slices_that_contradict_each_other_tell_nothing(tmp_path: Path):
     import pydicom
 
     spec = DiseaseSpec.model_validate(disease(BRAIN).model_dump() | {"covariates": NAMES})
-    for n, data in enumerate(mr_slices(shape=(20, 24, 10), mm=8.0)):
+    for n, data in enumerate(mr_slices(shape=(30, 36, 16), mm=5.0)):
         d = pydicom.dcmread(io.BytesIO(data))
         d.PatientSex, d.PatientAge = "F", "071Y" if n == 3 else "070Y"
         d.save_as(tmp_path / f"{n}.dcm")

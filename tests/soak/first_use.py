@@ -1,6 +1,6 @@
 """A home's first use of the model registry, killed at random moments: the next use must find a registry that works.
 
-    python -m tests.soak.first_use [kills]
+python -m tests.soak.first_use [kills]
 """
 
 from __future__ import annotations

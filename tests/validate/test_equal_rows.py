@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tests.ingest.test_tables import small
 def men(n: int, seed: int = 0) -> NDArray[np.float64]:
     """(n, 3) age, PSA and volume of the prostate, as urologists write them down."""
     rng = np.random.default_rng(seed)
-    return np.column_stack([rng.integers(55, 78, n), np.round(rng.lognormal(1.7, 0.4, n), 1), np.round(rng.normal(50, 8, n))])
+    return np.column_stack([rng.integers(55, 78, n).astype(float), np.round(rng.lognormal(1.7, 0.4, n), 1), np.round(rng.normal(50, 8, n))])
 
 
 def found(values: NDArray[np.float64], folder: Path, patients: list[str] | None = None) -> dict[str, Any]:
@@ -37,10 +38,8 @@ def found(values: NDArray[np.float64], folder: Path, patients: list[str] | None 
     (folder / "in" / "cases.csv").write_text("\n".join(lines) + "\n")
     spec = small(values.shape[1])
     ingest(spec, str(folder / "in"), dataset=folder / "dataset", features=folder / "features", workers=1)
-    try:
+    with suppress(DataError):  # the page is written first
         validate(spec, dataset=folder / "dataset", out=folder / "out")
-    except DataError as failed:
-        assert "validation failed" in str(failed)
     return {c["id"]: c for c in json.loads((folder / "out" / "validation.json").read_text())["checks"]}
 
 

@@ -33,6 +33,7 @@ SAME_MM = 1e-3
 SHEAR = 0.05  # mm that a slice may stand aside of its neighbour, for each mm between them
 AXIAL = 0.9  # cosine between the planes' normal and the body's axis
 LARGEST_STEP_MM = 3.0
+SMALLEST_STEP_MM = 0.1  # scanners end at .2 mm; below, positions are in another unit, or a series was written twice with a shift
 FEWEST_SLICES = 4
 NOT_DICOM = "not a DICOM file"
 
@@ -220,6 +221,8 @@ def _ordered(planes: list[_Plane], folder: str) -> tuple[list[_Plane], Triple, f
         aside = math.dist(planes[k].position, planes[k - 1].position) ** 2 - gap**2
         if aside > (SHEAR * gap) ** 2 + SAME_MM:
             raise DataError("slices stand aside of one another (a tilted gantry?)", where=where)
+    if step < SMALLEST_STEP_MM:
+        raise DataError("slices closer than scanners take them", where=folder, got=f"{step:.3f} mm", allowed=f"at least {SMALLEST_STEP_MM:g} mm")
     if step > LARGEST_STEP_MM:
         raise DataError("slices too far apart to find nodules", where=folder, got=f"{step:.2f} mm", allowed=f"at most {LARGEST_STEP_MM:g} mm")
     return planes, normal, float(along[-1] - along[0]) / (len(planes) - 1)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from components.core.imaging.errors import NotUsable
 from components.core.spec import Input
 
+SMALLEST = 0.25  # of a side of the spec's: enlarged further, one pixel would stand for sixteen, and thumbnails would be judged
+LONGEST = 3.0  # sides beside each other, of the image over the spec's: stretched further, nothing has its shape (a strip, a page of several images)
 NEAR = 0.1  # share by which a side may differ and still only be cropped or padded
 
 
@@ -21,13 +23,18 @@ def fit(image: NDArray[Any], spec_input: Input) -> NDArray[Any]:
     One channel out of three is the luma of ITU-R BT.601; three out of one is the same three times.
 
     Raises:
-        NotUsable: Values that do not fit the dtype, or another number of channels.
+        NotUsable: Values that do not fit the dtype, another number of channels, an image that is too small or of too long a side.
     """
     channels, height, width = spec_input.shape
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3) or channels not in (1, 3) or 0 in image.shape:
         raise NotUsable("neither one nor three channels")
+    rows, columns = image.shape[0] / height, image.shape[1] / width
+    if min(rows, columns) < SMALLEST:
+        raise NotUsable("smaller than a quarter of input.shape along a side")
+    if max(rows / columns, columns / rows) > LONGEST:
+        raise NotUsable("over three times as long a side as input.shape has")
     if image.shape[2] != channels:
         image = _grey(image) if channels == 1 else np.repeat(image, 3, axis=2)
     if image.shape[:2] != (height, width):

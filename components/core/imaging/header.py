@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO
 
 from components.core.covariates import of_dicom
-from components.core.imaging import vocabulary
+from components.core.imaging import plausibility, vocabulary
 from components.core.imaging.deidentify import MODALITIES, PHOTOMETRICS, DeviceIdentity, device_identity, shifted_iso, when
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.fields import BIG_ENDIAN, FLOAT_PIXELS, LONG_VRS, PIXELS, UNDEFINED, Fields, decoded, parse, plausible, quiet
@@ -27,7 +27,6 @@ FLAT_SYNTAX = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 DICOMDIR = "1.2.840.10008.1.3.10"
 SYNTHETIC_DATA = 0x0008001C
-PIXEL_MM = (0.0005, 100.0)
 Triple = tuple[float, float, float]
 
 
@@ -194,7 +193,7 @@ def _image(fields: Fields, handle: BinaryIO, size: int, spec: DiseaseSpec, pseud
     series, study, sop = fields.code(0x0020000E), fields.code(0x0020000D), fields.code(0x00080018)
     patient = fields.text(0x00100020)
     shared, own = _groups(fields, frames)
-    pixel_mm = _pixel_mm(fields, shared, own)
+    pixel_mm = _pixel_mm(fields, shared, own, plausibility.pixel_mm(spec.input.modality))
     facts = _acquisition(fields, shared, pseudonymiser) | {
         "acq_pixel_mm": pixel_mm[0] if pixel_mm else None,
         "acq_rows": rows,
@@ -361,7 +360,7 @@ def _floats(item: Any, keyword: str, n: int) -> tuple[float, ...] | None:
     return values if len(values) == n and all(map(math.isfinite, values)) else None
 
 
-def _pixel_mm(fields: Fields, shared: Any, own: list[Any]) -> tuple[float, float] | None:
+def _pixel_mm(fields: Fields, shared: Any, own: list[Any], limits: plausibility.Range) -> tuple[float, float] | None:
     top = fields.numbers(0x00280030) or fields.numbers(0x00181164)
     found = {_floats(_macro("PixelMeasuresSequence", shared, one), "PixelSpacing", 2) or tuple(top) for one in (own or [None])}
     if len(found) > 1:
@@ -369,8 +368,8 @@ def _pixel_mm(fields: Fields, shared: Any, own: list[Any]) -> tuple[float, float
     values = found.pop()
     if len(values) != 2 or min(values) <= 0:
         return None
-    if not (min(values) >= PIXEL_MM[0] and max(values) <= PIXEL_MM[1]):  # what is resampled grows with its inverse
-        raise NotUsable(f"pixel spacing beyond {PIXEL_MM[0]:g} to {PIXEL_MM[1]:g} mm")
+    if not (min(values) >= limits[0] and max(values) <= limits[1]):
+        raise NotUsable(f"pixel spacing beyond {limits[0]:g} to {limits[1]:g} mm")
     return values[0], values[1]
 
 
@@ -386,6 +385,8 @@ def _frames(fields: Fields, count: int, shared: Any, own: list[Any], spec: Disea
             raise NotUsable("no rescale to HU")
         if frame.slope == 0:
             raise NotUsable("rescale slope of zero")
+        if spec.input.unit == "HU" and not plausibility.SLOPE_HU[0] <= abs(frame.slope or 0) <= plausibility.SLOPE_HU[1]:
+            raise NotUsable(f"rescale slope beyond {plausibility.SLOPE_HU[0]:g} to {plausibility.SLOPE_HU[1]:g} HU")
     return frames
 
 

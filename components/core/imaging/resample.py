@@ -15,6 +15,8 @@ from components.core.imaging.orientation import canonical
 BRIGHT = 99.0  # percentile of the head that becomes 1
 COVER = 0.5  # share of the grid's extent that a volume must have along each axis
 BINS = 256  # of the histogram that the threshold is sought in
+MOST_COVER = 6.0  # times the grid's extent; a head with neck and chest is three, one in another unit ten or a thousand
+COARSEST = 3.0  # times the grid's step that a voxel may be; linear interpolation beyond draws ramps where the model knows folds
 SAMPLE = 1 << 18  # voxels that thresholds are taken from
 TOP_MM = 180.0  # what lies further below the crown is neck and shoulders, and must not pull the centre
 Floats = NDArray[np.float32]
@@ -30,13 +32,17 @@ def head_on_grid(volume: Volume, *, shape: tuple[int, int, int], spacing_mm: tup
         `shape`; 0 is the darkest of the air, 1 the 99th percentile of the head (above it up to 2, then cut). Outside the volume 0.
 
     Raises:
-        NotUsable: No head in it, or less than half of the grid covered along an axis.
+        NotUsable: No head in it, less than half of the grid covered along an axis, far more than it, or voxels far larger than its step.
     """
     volume = canonical(volume)
     wanted = tuple(n * s for n, s in zip(shape[::-1], spacing_mm[::-1], strict=True))
     extent = tuple(n * s for n, s in zip(volume.data.shape, volume.spacing_mm, strict=True))
     if any(have < COVER * want for have, want in zip(extent, wanted, strict=True)):
         raise NotUsable("covers less than half of the grid along an axis")
+    if any(have > MOST_COVER * want for have, want in zip(extent, wanted, strict=True)):
+        raise NotUsable("over six times as long as the grid along an axis")
+    if any(have > COARSEST * want for have, want in zip(volume.spacing_mm, spacing_mm[::-1], strict=True)):
+        raise NotUsable("voxels over three times as large as input.spacing_mm")
     dark, threshold, bright = levels(volume.data)
     scaled = np.clip((volume.data - np.float32(dark)) / np.float32(bright - dark), 0, 2)
     centre = _centre_mm(volume, threshold)

@@ -65,7 +65,8 @@ class Stretch:
 class Table:
     """One open file; `broken` collects what its rows lack as (reason, milliseconds), `lost_s` the time that is in no stretch, by reason.
 
-    `limits` are the least and largest value that a channel can have. `labelled` False takes a file without the label column too: all its rows then belong to the experiment, as rows of the lowest class.
+    `limits` are the least and largest value that a channel can have. `labelled` False takes a file without the label column too: all its rows then
+    belong to the experiment, as rows of the lowest class.
     """
 
     handle: io.TextIOBase

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import posixpath
-import re
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +27,7 @@ from components.core.imaging.errors import NotUsable
 from components.core.imaging.fit import fit
 from components.core.imaging.inflate import MOST_EXPANSION
 from components.core.imaging.pictures import Picture, decode_picture
+from components.core.labels import class_index
 from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from components.core.spec import DiseaseSpec
 from components.ingest import remarks
@@ -103,8 +103,8 @@ def label_rule(spec: DiseaseSpec, header: list[str]) -> Callable[[dict[str, str]
         return lambda row: {"labels": [_flag(row[name]) for name in classes]}
 
     def named(row: dict[str, str]) -> dict[str, Any]:
-        place = place_of(row["label"], places)
-        if not 0 <= place < len(classes):
+        place = class_index(row["label"], places)
+        if place is None or place >= len(classes):
             raise NotUsable("a label outside the spec's classes")
         return {"label": place}
 
@@ -117,14 +117,6 @@ def label_rule(spec: DiseaseSpec, header: list[str]) -> Callable[[dict[str, str]
     raise DataError(
         "no column of labels", where="labels.csv", got=f"{len(header)} columns", allowed="'label'" + (f" or '{positive}'" if positive else "")
     )
-
-
-def place_of(text: str, places: dict[str, int]) -> int:
-    """The class that a word names, or a number: also "1.0", as pandas writes whole numbers beside a missing one. -1 for anything else."""
-    word = text.strip().lower()
-    whole = re.sub(r"(?<=\d)\.0+", "", word) if re.fullmatch(r"\d{1,5}\.0+", word, re.ASCII) else word
-    known = places.get(word, places.get(whole))
-    return known if known is not None else int(whole) if re.fullmatch(r"\d{1,5}", whole, re.ASCII) else -1
 
 
 def _flag(text: str) -> float:

@@ -31,6 +31,7 @@ from components.core.imaging.inflate import MOST_EXPANSION
 from components.core.imaging.nifti import Volume, read_volume
 from components.core.imaging.orientation import codes
 from components.core.imaging.resample import head_on_grid
+from components.core.labels import class_index
 from components.core.spec import DiseaseSpec
 from components.ingest import bids, remarks
 from components.ingest.bids import Named, Table
@@ -38,7 +39,6 @@ from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected
 from components.ingest.names import Names
-from components.ingest.readers.image_csv import place_of
 from components.ingest.study_facts import covariates
 
 LABELS = ("label", "diagnosis", "dx", "group")
@@ -111,8 +111,8 @@ def label_of(spec: DiseaseSpec, row: dict[str, str]) -> int:
         raise NotUsable("a class that is left out", skipped=True)
     places = {name.lower(): k for k, name in enumerate(spec.target.classes)}
     places |= {alias.lower(): places[name.lower()] for alias, name in spec.target.aliases.items()}
-    place = place_of(word, places)
-    if not 0 <= place < len(spec.target.classes):
+    place = class_index(word, places)
+    if place is None or place >= len(spec.target.classes):
         raise NotUsable("a label outside the spec's classes")
     return place
 

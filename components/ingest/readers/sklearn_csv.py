@@ -11,6 +11,7 @@ import numpy as np
 from components.core.errors import DataError, SpecError
 from components.core.feature_table import feature_values
 from components.core.imaging.errors import NotUsable
+from components.core.labels import class_index
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected
@@ -58,14 +59,14 @@ def read_table(context: Context, task: Task) -> Outcome:
             try:
                 if len(row) != context.spec.input.shape[0] + 1:
                     raise NotUsable("another number of values than of columns")
-                place = row[-1].strip()
-                if not place.isdecimal() or int(place) >= len(classes):
+                place = class_index(row[-1], {})
+                if place is None or place >= len(classes):
                     raise NotUsable("a label outside the spec's classes")
                 line = lines.line_num + handle.dialect.skipped
                 sample = context.pseudonymiser.id("sample", path, str(line))
                 facts = {
                     "sample_id": sample, "group_id": sample, "patient_id": sample, "series_id": sample, "device_key": UNKNOWN_DEVICE,
-                    "software": "", "label": classes[int(place)], "synthetic": False,
+                    "software": "", "label": classes[place], "synthetic": False,
                 }  # fmt: skip
                 arrays.add(facts, feature_values(row[:-1], np.dtype(context.spec.input.dtype), handle.dialect.decimal))
             except NotUsable as reason:
