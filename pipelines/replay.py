@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from components.core.dataset import Dataset
-from components.core.errors import DataError
+from components.core.errors import DataError, SpecError
 from components.core.home import home
 from components.core.imaging.deidentify import device_identity
 from components.core.package import SYNTHETIC
@@ -56,7 +56,11 @@ def replay(url: str, model: str, source: Path, timeout_s: float, *, disease: str
     Raises:
         DataError: The source, or the server refuses every sample. SpecError: No such disease or model. ServiceError: No server, or it fails.
     """
-    spec = catalog.load(disease or model.removeprefix(SYNTHETIC))
+    name = disease or model.removeprefix(SYNTHETIC)
+    if disease is None and name not in catalog.names():
+        allowed = f"--disease path/{name}.toml, or one of: {', '.join(catalog.names())}"
+        raise SpecError("the catalogue does not say how its folders are read", where="--model", got=f"'{name}'", allowed=allowed)
+    spec = catalog.load(name)
     client.served(url, model, timeout_s)
     try:
         fitting(spec, source)
