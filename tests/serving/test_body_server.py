@@ -344,7 +344,7 @@ def test_damaged_files_never_make_a_defect_of_the_server(server: Process):
 def test_the_hospitals_own_words_are_hashed_before_anything_is_written(server: Process, tmp_path: Path):
     """By header, JSON, v2 and the command; the log has the hash of ingest, and neither log nor output nor a refusal has the word."""
     words = {"device": "Kamera Süd 0815", "patient": "Müller-0815", "study": "Study 0815"}
-    headers = {"Content-Type": "image/png"} | {f"X-Dxflow-{name.title()}".encode(): word.encode() for name, word in words.items()}  # type: ignore[dict-item]
+    headers = {b"Content-Type": b"image/png"} | {f"X-Dxflow-{name.title()}".encode(): word.encode() for name, word in words.items()}
     content, url = small_bodies.picture(), f"{server.url}/v1/models/{FUNDUS}:predict"
     answers = httpx.post(url, content=content, headers=headers, timeout=60).json()["predictions"]
     encoded = base64.b64encode(content).decode()
