@@ -145,8 +145,9 @@ def test_recordings_go_as_a_file_each_and_a_damaged_one_loses_no_other(tmp_path:
     assert [(r["file"], len(r["reasons"])) for r in refused] == [("S03R01.csv", 1)]
     assert (found["refused"], found["samples"]) == (1, 33)
     assert found["rows"][1]["part"].startswith("window 1, start_s ")
-    log = read_log(tmp_path / "log")
     key = Pseudonymiser(b"a key of the tests only")
+    assert found["rows"][1]["sample"] == key.id("sample", "S01R01.csv", "1")
+    log = read_log(tmp_path / "log")
     assert set(log["patient"].dropna()) == {key.id("patient", "S01"), key.id("patient", "S02")}
     assert set(found["devices"]) == {device_identity(key, key=("Unit 7",)).key}
     assert "S03R01.csv" in told.output
