@@ -245,7 +245,7 @@ def monitor(model: str, log: Path | None, state: Path | None, window: str, at: s
 @SYNTHETIC
 @AS_JSON
 def labels(model: str, file: Path, log: Path | None, state: Path | None, allow_synthetic: bool, as_json: bool) -> None:
-    """Take late labels: a CSV file with sample (the answer's request id), label and at (when it was made)."""
+    """Take late labels: a CSV file with request_id (or sample, which then is it), label and at (when it was made)."""
     from datetime import UTC, datetime
 
     from components.monitor.labelled import take

@@ -55,9 +55,7 @@ def replay_text(found: Mapping[str, Any]) -> str:
     ]
     if found["recordings"]:
         lines += [f"{'recording':<{NAME}} {'windows':>7} {'no answer':>9}  decisions"]
-        lines += [
-            f"{_short(r['file']):<{NAME}} {r['windows']:>7} {r['abstained']:>9}  {counted(r['decisions'])}"[:WIDTH] for r in found["recordings"]
-        ]
+        lines += [_cut(f"{_short(r['file']):<{NAME}} {r['windows']:>7} {r['abstained']:>9}  {counted(r['decisions'])}") for r in found["recordings"]]
         lines += [f"{_short(r['file']):<{NAME}} {'-':>7} {'-':>9}  refused" for r in found["rows"] if r["request_id"] is None]
     else:
         asked = found.get("positive")
@@ -77,7 +75,7 @@ def _row(row: Mapping[str, Any], asked: Mapping[str, Any] | None) -> str:
     name = _short(row["file"] or row["sample"] or "-")
     p = row["probabilities"]
     if row["abstain"]:
-        return f"{name:<{NAME}} {'no answer: ' + '; '.join(row['reasons'])}"[:WIDTH]
+        return _cut(f"{name:<{NAME}} {'no answer: ' + '; '.join(row['reasons'])}")
     value = sum(p[c] for c in asked["classes"]) if asked else max(p.values())
     return f"{name:<{NAME}} {row['decision'][:20]:<20} {wording.probability(value):>13}  {row['device_status']:<8}".rstrip()
 
@@ -90,7 +88,8 @@ def _stretches(answers: Sequence[Mapping[str, Any]]) -> list[str]:
         start, end = own[0]["part"]["start_s"], own[-1]["part"]["start_s"]
         ids = f"{own[0]['part']['window']}" if len(own) == 1 else f"{own[0]['part']['window']}-{own[-1]['part']['window']}"
         why = "; ".join(dict.fromkeys(r for a in own for r in a["reasons"])) if own[0]["abstain"] else _highest(own)
-        lines.append(f"{'':<{LABEL}}{ids:>9} begin at {start:.1f} to {end:.1f} s: {decided}, {why}"[:WIDTH])
+        seconds = f"{start:.1f} s" if len(own) == 1 else f"{start:.1f} to {end:.1f} s"
+        lines.append(_line(f"{ids:>9}", f"begin{'s' if len(own) == 1 else ''} at {seconds}: {decided}, {why}"))
     return lines
 
 
@@ -118,6 +117,11 @@ def _scores(answer: Mapping[str, Any]) -> str:
 
 def _part(answer: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} {v}" for k, v in (answer.get("part") or {}).items())
+
+
+def _cut(text: str) -> str:
+    """One line of a table; what does not fit is in the table that `--out` writes, and in the counts above."""
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."
 
 
 def _short(text: str) -> str:

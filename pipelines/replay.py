@@ -20,7 +20,7 @@ import numpy as np
 
 from components.core import scratch
 from components.core.dataset import Dataset
-from components.core.errors import DataError
+from components.core.errors import DataError, SpecError
 from components.core.imaging.deidentify import device_identity
 from components.core.package import SYNTHETIC
 from components.core.pseudonym import UNKNOWN_DEVICE, load_pseudonymiser
@@ -54,7 +54,11 @@ def replay(url: str, model: str, source: Path, timeout_s: float, *, disease: str
     Raises:
         DataError: The source, or the server refuses every sample. SpecError: No such disease or model. ServiceError: No server, or it fails.
     """
-    spec = catalog.load(disease or model.removeprefix(SYNTHETIC))
+    name = disease or model.removeprefix(SYNTHETIC)
+    if disease is None and name not in catalog.names():
+        allowed = f"--disease path/{name}.toml, or one of: {', '.join(catalog.names())}"
+        raise SpecError("the catalogue does not say how its folders are read", where="--model", got=f"'{name}'", allowed=allowed)
+    spec = catalog.load(name)
     client.served(url, model, timeout_s)
     try:
         fitting(spec, source)
@@ -81,7 +85,7 @@ def _whole(spec: DiseaseSpec) -> bool:
 
 def _recordings(url: str, model: str, source: Path, spec: DiseaseSpec, timeout_s: float, device: str | None) -> Iterator[Answered]:
     assert spec.recording is not None
-    listed, count, last = open_source(str(source)), 0, ""
+    listed, pseudonymiser, count, last = open_source(str(source)), load_pseudonymiser()[0], 0, ""
     for item in listed.items:
         matched = re.fullmatch(spec.recording.file, item.path.rsplit("/", 1)[-1])
         if matched is None:
@@ -89,7 +93,7 @@ def _recordings(url: str, model: str, source: Path, spec: DiseaseSpec, timeout_s
         count += 1
         named = {name: text for name, text in matched.groupdict().items() if text}
         headers = {HEADERS["patient"]: quoted(named["subject"], item.path)} if "subject" in named else {}
-        key = device_identity(load_pseudonymiser()[0], key=tuple(named.get(name, "") for name in spec.device.key)).key
+        key = device_identity(pseudonymiser, key=tuple(named.get(name, "") for name in spec.device.key)).key
         if key != UNKNOWN_DEVICE:
             headers[KEY_HEADER] = key
         elif device is not None:
@@ -100,7 +104,9 @@ def _recordings(url: str, model: str, source: Path, spec: DiseaseSpec, timeout_s
             last = str(error)
             yield answer_rows.refused(last, file=item.path), None
             continue
-        yield from ((answer_rows.row(answer, file=item.path), answer) for answer in answers)
+        for answer in answers:
+            sample = pseudonymiser.id("sample", item.path, str(answer["part"]["window"]))  # as ingest calls the window
+            yield answer_rows.row(answer, sample=sample, file=item.path), answer
     if not count:
         raise DataError("no recording", where="FILE", got=f"{len(listed.items)} files", allowed=f"names as recording.file: {spec.recording.file}")
 

@@ -92,7 +92,8 @@ class Counted:
 
     def _nearest(self, p: float) -> tuple[int, int]:
         """The `ENOUGH` nearest within `WIDEST`, as a range: nothing lies between them that is not one of them."""
-        first, last = (int(v) for v in np.searchsorted(self.p, [p - WIDEST, p + WIDEST], side="left"))
+        first, here, last = (int(v) for v in np.searchsorted(self.p, [p - WIDEST, p, p + WIDEST], side="left"))
+        first, last = max(first, here - ENOUGH), min(last, here + ENOUGH)
         while last - first > ENOUGH:
             if p - self.p[first] > self.p[last - 1] - p:
                 first += 1

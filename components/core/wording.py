@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 ANYTHING = "anything"
+LEAST_GROUPS = 5
+"""Patients below which an interval is so wide that it is not told in words; JSON has it."""
 OF = {"test": "test samples", "validation and test": "validation and test samples"}
 
 
@@ -73,7 +75,7 @@ def observed(facts: Mapping[str, Any], what: str) -> str:
     head = f"of {n} {OF.get(facts['of'], facts['of'])}" + (f" of {_several(groups, facts['grouping'])}" if groups < n else "")
     head += f" with {near(facts['from'], facts['to'])}, {k} {'was' if k == 1 else 'were'} {what}"
     ends = bounds(facts["low"], facts["high"])
-    if ends == ANYTHING:
+    if ends == ANYTHING or groups < LEAST_GROUPS:
         return f"{head}: too few {facts['grouping']}s for an interval"
     return f"{head} ({share(k, n)}; 95 % interval {ends})" if " to " in ends else f"{head}: {ends} (95 % interval)"
 

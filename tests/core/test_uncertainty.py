@@ -125,7 +125,9 @@ def test_samples_of_one_patient_count_as_one_patient() -> None:
     many, few = asked(counted(p, p > 0.6), 0.95), asked(counted(p, p > 0.6, [f"g{n % 3}" for n in range(120)]), 0.95)
     assert few["observed"]["low"] == pytest.approx(0.025 ** (1 / 3), abs=1e-4)
     assert many["observed"]["low"] > 0.9
-    assert "test samples of 3 patients with" in wording.observed(few["observed"], "malignant")
+    told = wording.observed(few["observed"], "malignant")
+    assert "test samples of 3 patients with" in told
+    assert told.endswith(": too few patients for an interval")
 
 
 @settings(max_examples=60, derandomize=True, deadline=None, database=None)

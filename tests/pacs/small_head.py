@@ -46,5 +46,6 @@ def package(folder: Path, of: DiseaseSpec, table: pd.DataFrame) -> None:
         "calibration.json": {"kind": "softmax", "temperature": [1.0], "bias": [0.0, 0.0, 0.0], "n": 100},
     }
     decision = {"kind": "highest", "classes": classes, "thresholds": []}
-    known = table.rename(columns={"score_benign": "score_control", "score_malignant": "score_ad"}).assign(score_mci=0.0)
+    known = table.rename(columns={"score_benign": "score_control", "score_malignant": "score_ad"})
+    known = known.assign(score_mci=0.0, label=2 * known["label"])  # those that were malignant are those that are ill
     build(folder, of, known, synthetic=True, onnx=onnx_bytes(tuple(of.input.shape)), decision=decision, more=more)

@@ -138,15 +138,16 @@ def test_recordings_go_as_a_file_each_and_a_damaged_one_loses_no_other(tmp_path:
         unknown = CliRunner().invoke(predict, asked)
         done = CliRunner().invoke(predict, [*asked, "--disease", str(own), "--device", "Unit 7", "--out", str(tmp_path / "o.csv"), "--json"])
         told = CliRunner().invoke(predict, [*asked, "--disease", str(own)])
-    assert "No disease 'my-gait'" in str(unknown.exception)
+    assert "--disease path/my-gait.toml" in str(unknown.exception)
     found = json.loads(done.output)
     assert [(r["file"], r["windows"]) for r in found["recordings"]] == [("S01R01.csv", 6), ("S01R02.csv", 11), ("S02R01.csv", 15)]
     refused = [r for r in found["rows"] if r["request_id"] is None]
     assert [(r["file"], len(r["reasons"])) for r in refused] == [("S03R01.csv", 1)]
     assert (found["refused"], found["samples"]) == (1, 33)
     assert found["rows"][1]["part"].startswith("window 1, start_s ")
-    log = read_log(tmp_path / "log")
     key = Pseudonymiser(b"a key of the tests only")
+    assert found["rows"][1]["sample"] == key.id("sample", "S01R01.csv", "1")
+    log = read_log(tmp_path / "log")
     assert set(log["patient"].dropna()) == {key.id("patient", "S01"), key.id("patient", "S02")}
     assert set(found["devices"]) == {device_identity(key, key=("Unit 7",)).key}
     assert "S03R01.csv" in told.output

@@ -20,6 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 from components.core.errors import DataError
+from components.core.inference_log import read_log
 from pipelines.serving_verbs import predict
 from serving import bodies, client
 from serving.bodies.body import Body
@@ -404,8 +405,46 @@ def test_damaged_files_never_make_a_defect_of_the_server(server: Process):
     assert not any(mark in server.output.read_text().lower() for mark in MARKS)
 
 
-def test_the_openapi_page_lists_what_the_models_take(server: Process):
+def test_the_hospitals_own_words_are_hashed_before_anything_is_written(server: Process, tmp_path: Path):
+    """By header, JSON, v2 and the command; the log has the hash of ingest, and neither log nor output nor a refusal has the word."""
+    words = {"device": "Kamera Süd 0815", "patient": "Müller-0815", "study": "Study 0815"}
+    headers = {b"Content-Type": b"image/png"} | {f"X-Dxflow-{name.title()}".encode(): word.encode() for name, word in words.items()}
+    content, url = small_bodies.picture(), f"{server.url}/v1/models/{FUNDUS}:predict"
+    answers = httpx.post(url, content=content, headers=headers, timeout=60).json()["predictions"]
+    encoded = base64.b64encode(content).decode()
+    answers += httpx.post(url, json={"instances": [{"file_base64": encoded, **words}]}, timeout=60).json()["predictions"]
+    tensor = {"name": "image/png", "shape": [1], "datatype": "BYTES", "data": [encoded], "parameters": words}
+    reply = httpx.post(f"{server.url}/v2/models/{FUNDUS}/infer", json={"inputs": [tensor]}, timeout=60).json()
+    answers += [json.loads(text) for output in reply["outputs"] if output["name"] == "answer" for text in output["data"]]
+    (tmp_path / "eye.png").write_bytes(content)
+    asked = [str(tmp_path / "eye.png"), "--model", FUNDUS, "--url", server.url, "--json"]
+    answers.append(json.loads(CliRunner().invoke(predict, [*asked, "--device", words["device"]]).output))
+    device = PSEUDONYMISER.id("device", words["device"])
+    assert [a["device"]["key"] for a in answers] == [device] * 4
+    for bad in ({"device": "0815\u0007"}, {"patient": "0815" * 60}, {"study": ["0815"]}):
+        refusal = httpx.post(url, json={"instances": [{"file_base64": encoded, **bad}]}, timeout=60)
+        assert (refusal.status_code, "0815" in refusal.text, next(iter(bad)) in refusal.text) == (400, False, True)
+    untold = json.loads(CliRunner().invoke(predict, asked).output)
+    assert (untold["device"]["key"], untold["device"]["status"]) == ("unknown", "unknown")
+    log = read_log(server.output.parent / "log")
+    mine = log[log["request_id"].isin([a["request_id"] for a in answers[:3]])]
+    assert set(mine["patient"]) == {PSEUDONYMISER.id("patient", words["patient"])}
+    assert set(mine["study"]) == {PSEUDONYMISER.id("study", words["study"])}
+    assert set(log[log["request_id"] == untold["request_id"]]["device_status"]) == {"unknown"}
+    assert "0815" not in server.output.read_text()
+    assert not any(b"0815" in path.read_bytes() for path in (server.output.parent / "log").rglob("*") if path.is_file())
+
+
+def test_the_openapi_page_lists_what_the_models_take_and_every_field_of_an_answer(server: Process):
     page = httpx.get(f"{server.url}/openapi.json", timeout=60).json()
+    reply = httpx.post(f"{server.url}/v1/models/{FUNDUS}:predict", content=small_bodies.picture(), headers={"Content-Type": "image/png"}, timeout=60)
+    answer = reply.json()["predictions"][0]
+    answered = page["paths"][f"/v1/models/{FUNDUS}:predict"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    told = answered["properties"]["predictions"]["items"]["properties"]
+    assert set(answer) <= set(told) | {"covariates", "part"}
+    assert set(answer["device"]) == set(told["device"]["properties"])
+    if answer["uncertainty"] is not None:
+        assert set(answer["uncertainty"]) == set(told["uncertainty"]["properties"])
     taken = page["paths"][f"/v1/models/{FUNDUS}:predict"]["post"]["requestBody"]["content"]
     assert set(taken) == {"application/json", "application/dicom", *PICTURES}
     assert not any("/repository" in path or "openai" in path for path in page["paths"])
