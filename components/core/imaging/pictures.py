@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.inflate import UNPACKED_FREELY
 from components.core.imaging.png_chunks import check
+from components.core.imaging.tiff_deflate import DeflatedPieces
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "PPM", "WEBP")
 MAKER_TAG, MODEL_TAG = 0x010F, 0x0110  # EXIF 2.3, table 4: Make, Model
@@ -61,6 +62,10 @@ def decode_picture(handle: BinaryIO, *, most_pixels: int, formats: tuple[str, ..
                     raise NotUsable("pixels that unpack to more than is believable")
                 if image.format == "PNG":
                     check(handle)
+                if image.format == "TIFF":
+                    here = handle.tell()
+                    DeflatedPieces(handle).check(image.width, image.height)
+                    handle.seek(here)
                 if (pixels := _plain_png(image, handle)) is not None:
                     return Picture(pixels, "", "")
                 image.load()  # before EXIF: reading that of a PNG loads it too, and what then fails looks loaded afterwards, its missing rows black
