@@ -90,7 +90,8 @@ def test_every_piece_of_a_deflated_tiff_is_asked_for_its_checksum(tmp_path: Path
 
     path, image = tmp_path / "x.tif", np.random.default_rng(0).integers(0, 9, (100, 130, 3), dtype=np.uint8)
     options: dict[str, Any] = {"tile": tile} if tile else {"rowsperstrip": 16}
-    for order in "<>":
+    orders: tuple[Any, ...] = ("<", ">")
+    for order in orders:
         with tifffile.TiffWriter(path, bigtiff=bigtiff, byteorder=order) as writer:
             writer.write(image, photometric="rgb", compression="deflate", metadata=None, **options)
         with tifffile.TiffFile(path) as file:
