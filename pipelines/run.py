@@ -152,6 +152,7 @@ def execute(
     with _only_one(identity):
         for _ in records():  # marks runs that were killed
             pass
+        (home() / "pipeline_root").mkdir(mode=0o700, parents=True, exist_ok=True)  # pixels of patients are in it; containers run as its owner
         remove_partials(home() / "pipeline_root")
         folder = _new_run_dir(spec.name)
         from pipelines.assemble import compile_ir

@@ -12,9 +12,9 @@ def home() -> Path:
 
 
 def work_dir(step: str, key: str) -> Path:
-    """A folder where `step` keeps what lets it resume after a kill; `key` is a hash of all its inputs."""
+    """A folder where `step` keeps what lets it resume after a kill, for its owner alone; `key` is a hash of all its inputs."""
     folder = home() / "work" / f"{step}-{key[:20]}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 

@@ -7,6 +7,7 @@ import io
 import zlib
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from components.core.imaging.dicom import read_dicom
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.nifti import read_volume
 from components.core.imaging.pictures import decode_picture
+from components.core.imaging.slides import open_slide
+from components.core.imaging.tiff_deflate import DeflatedPieces
 from tests.core.flips import OTHER, REFUSED, flips, outcomes
 from tests.core.test_dicom_image import as_bytes
 from tests.core.test_pictures import EXIF, PLAIN, RGB, deep, png
@@ -73,10 +76,57 @@ def test_no_flipped_bit_gives_other_values(name: str) -> None:
 
 def test_of_a_deflated_tiff_the_pixels_are_checked_and_its_directory_has_nothing_to_check() -> None:
     data = tiff("tiff_adobe_deflate")
-    first = int.from_bytes(data[4:8], "little")  # TIFF 6.0, section 2: the pixels stand before the directory, or behind it
-    _, wrong = outcomes(data, picture, 2 * FLIPS)
+    first = int.from_bytes(data[4:8], "little")  # TIFF 6.0, section 2: Pillow's pixels stand before the directory
     assert len(data) - first < 300
-    assert all(bit // 8 >= first for bit in wrong), "a strip is Zlib's, with Adler-32"
+    _, wrong = outcomes(data, picture, 2 * FLIPS)
+    assert [bit for bit in wrong if 8 <= bit // 8 < first] == []
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("tile", [None, (32, 48)])
+def test_every_piece_of_a_deflated_tiff_is_asked_for_its_checksum(tmp_path: Path, bigtiff: bool, tile: tuple[int, int] | None) -> None:
+    """One that holds more than its piece was decoded without a word: the decoder had its pixels before it came to the checksum."""
+    import tifffile
+
+    path, image = tmp_path / "x.tif", np.random.default_rng(0).integers(0, 9, (100, 130, 3), dtype=np.uint8)
+    options: dict[str, Any] = {"tile": tile} if tile else {"rowsperstrip": 16}
+    orders: tuple[Any, ...] = ("<", ">")
+    for order in orders:
+        with tifffile.TiffWriter(path, bigtiff=bigtiff, byteorder=order) as writer:
+            writer.write(image, photometric="rgb", compression="deflate", metadata=None, **options)
+        with tifffile.TiffFile(path) as file:
+            page: Any = file.pages[0]
+            pieces = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+        data = path.read_bytes()
+        DeflatedPieces(io.BytesIO(data)).check(130, 100)
+        for at, length in pieces:
+            turned = bytearray(data)
+            turned[at + length - 1] ^= 1
+            with pytest.raises(NotUsable, match="damaged TIFF"):
+                DeflatedPieces(io.BytesIO(bytes(turned))).check(130, 100)
+        at, length = pieces[-1]  # the lower right: who looks elsewhere does not pay for it
+        turned = bytearray(data)
+        turned[at + length - 1] ^= 1
+        DeflatedPieces(io.BytesIO(bytes(turned))).check(130, 100, 0, 0, 20, 10)
+        with pytest.raises(NotUsable):
+            DeflatedPieces(io.BytesIO(bytes(turned))).check(130, 100, 120, 98, 5, 5)
+
+
+def test_no_flipped_bit_of_a_slides_tiles_gives_other_tiles(tmp_path: Path) -> None:
+    import tifffile
+
+    data = small_bodies.slide(tmp_path, side=192)
+    with tifffile.TiffFile(tmp_path / "slide.tif") as file:
+        pieces = [range(at, at + n) for page in file.pages for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)]  # pyright: ignore
+    path = tmp_path / "turned.tif"
+
+    def tiles(changed: bytes) -> list[Any]:
+        path.write_bytes(changed)
+        with open_slide(path, pixels=1 << 20) as slide:
+            return [slide.tile(x, y, slide.levels[0], 1, 64).copy() for x in range(0, 192, 64) for y in range(0, 192, 64)]
+
+    _, wrong = outcomes(data, tiles, FLIPS)
+    assert [bit for bit in wrong if any(bit // 8 in piece for piece in pieces)] == []
 
 
 def test_every_bit_of_a_gzip_trailer_matters() -> None:

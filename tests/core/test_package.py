@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from components.core.calibration import Calibration
 from components.core.errors import DataError, GateError
 from components.core.operating_point import Decision
 from components.core.package import ModelPackage
+from tests.core.flips import REFUSED, outcomes
 from tests.small_run import small_spec
 
 SPEC = small_spec()
@@ -93,6 +95,31 @@ def test_a_changed_file_is_named(tmp_path: Path, name: str):
         return
     path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
     with pytest.raises(DataError, match=f"{name}: file of the model package was changed"):
+        ModelPackage.open(tmp_path / "p")
+
+
+@pytest.mark.parametrize("name", [*sorted(content()), "package.json"])
+def test_no_flipped_bit_of_a_file_is_opened(tmp_path: Path, name: str):
+    """`package.json` holds every other file's hash; its own is what `registration.json` says."""
+    digest = write(tmp_path / "p").digest
+    (tmp_path / "p/registration.json").write_text(json.dumps({"version": "7", "digest": digest}))
+    path = tmp_path / "p" / name
+    data = path.read_bytes()
+
+    def read(changed: bytes) -> tuple[Any, str]:
+        path.write_bytes(changed)
+        opened = ModelPackage.open(tmp_path / "p")
+        return opened.info, opened.digest
+
+    found, wrong = outcomes(data, read, min(60, 8 * len(data)))
+    assert wrong == []
+    assert found[REFUSED] >= (50 if name == "package.json" else min(60, 8 * len(data)))  # blanks between its words are nobody's
+
+
+def test_a_registration_that_cannot_be_read_is_one_line(tmp_path: Path):
+    write(tmp_path / "p")
+    (tmp_path / "p/registration.json").write_text("[")
+    with pytest.raises(DataError, match=r"registration\.json: unreadable"):
         ModelPackage.open(tmp_path / "p")
 
 

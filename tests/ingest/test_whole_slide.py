@@ -191,7 +191,9 @@ BAD = {
     "scanned coarser than input.microns_per_pixel": lambda p: write(p, picture(), mpp=2.0),
     "no tissue found": lambda p: write(p, np.full((512, 512, 3), WHITE, np.uint8)),
     "slide over limits.pixels_per_image": lambda p: write(p, np.full((1024, 1024, 3), WHITE, np.uint8)),
-    "a slide with tiles that cannot be decoded": lambda p: cut(write(p, np.random.default_rng(0).integers(60, 200, (512, 512, 3)).astype(np.uint8))),
+    "damaged TIFF: a checksum of its pixels does not hold": lambda p: cut(
+        write(p, np.random.default_rng(0).integers(60, 200, (512, 512, 3)).astype(np.uint8))
+    ),
     "a slide whose stored tiles are over 16 million pixels": lambda p: write(p, picture(), tile=4112),
 }
 

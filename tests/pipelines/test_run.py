@@ -71,6 +71,12 @@ def test_the_json_object_has_what_scripts_read(whole: dict[str, Any]) -> None:
     assert Path(result["report"]).stat().st_size > 10_000
 
 
+def test_pixels_of_patients_are_their_owners_alone_and_scratch_is_empty(whole: dict[str, Any]) -> None:
+    """Shards, tables and packages lie in folders that others may enter only through this one."""
+    assert (whole["home"] / "pipeline_root").stat().st_mode & 0o777 == 0o700
+    assert list((whole["home"] / "scratch").iterdir()) == []
+
+
 def test_only_the_step_that_needs_a_heavy_library_loads_it(whole: dict[str, Any]) -> None:
     loaded = {name: sorted(facts["imports"]) for name, facts in whole["result"]["steps"].items()}
     assert loaded == STEP_LIBRARIES

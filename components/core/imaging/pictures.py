@@ -22,6 +22,7 @@ from components.core.imaging.picture_kinds import Kind
 from components.core.imaging.picture_values import check_depth, values
 from components.core.imaging.plain_png import plain_png
 from components.core.imaging.png_chunks import check
+from components.core.imaging.tiff_deflate import DeflatedPieces
 
 MAKER_TAG, MODEL_TAG, ORIENTATION_TAG = 0x010F, 0x0110, 0x0112  # EXIF 2.3, table 4: Make, Model, Orientation
 HEAD = 4096
@@ -89,6 +90,9 @@ def decode_picture(handle: BinaryIO, *, most_pixels: int, most_expansion: float 
                     _check_scans(handle, most_pixels)
                 elif kind is picture_kinds.TIFF:
                     _check_tiff(image, handle, most_pixels)
+                    here = handle.tell()
+                    DeflatedPieces(handle).check(image.width, image.height)
+                    handle.seek(here)
                 image.load()  # before EXIF: reading that of a PNG loads it too, and what then fails looks loaded afterwards, its missing rows black
                 maker, model, orientation = _camera(image)
                 return Picture(turned(values(image), orientation), maker, model, others)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.imaging.errors import NotUsable
+from components.core.imaging.tiff_deflate import DeflatedPieces
 
 SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".scn", ".bif")
 AS_IT_IS = 0.05  # a level whose pixel differs from the wanted one by less is not resampled
@@ -38,8 +39,8 @@ class Level:
 class Slide:
     """An open slide. All positions are level-0 pixels, x to the right and y down."""
 
-    def __init__(self, handle: Any, mpp: float) -> None:
-        self._handle, self.mpp = handle, mpp
+    def __init__(self, handle: Any, mpp: float, sums: DeflatedPieces | None = None) -> None:
+        self._handle, self.mpp, self._sums = handle, mpp, sums
         self.properties: dict[str, str] = dict(handle.properties)
         self.levels = [
             Level(n, float(down), int(size[0]), int(size[1]), mpp * float(down))
@@ -72,6 +73,8 @@ class Slide:
         """As `read`, in RGBA: transparent where nothing was scanned."""
         from openslide import OpenSlideError
 
+        if self._sums is not None:
+            self._sums.check(level.width, level.height, x / level.downsample, y / level.downsample, width, height)
         try:
             return self._handle.read_region((round(x), round(y)), level.number, (width, height))
         except (OpenSlideError, OSError, ValueError):
@@ -148,7 +151,8 @@ def open_slide(path: str | os.PathLike[str], *, pixels: int, told_mpp: float | N
                 continue
             if stored[0] * stored[1] > STORED_TILE_PIXELS:
                 raise NotUsable("a slide whose stored tiles are over 16 million pixels")
-        yield Slide(handle, mpp_of(handle.properties, told_mpp))
+        with open(path, "rb") as file:
+            yield Slide(handle, mpp_of(handle.properties, told_mpp), DeflatedPieces(file))
     finally:
         handle.close()
 

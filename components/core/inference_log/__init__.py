@@ -4,7 +4,8 @@ A log is a folder:
 
     000007.log        a segment that is, or was, written by one process: a line per record, `<CRC-32> <JSON>`       (lines.py, segments.py)
     000007.lost       beside it: how many records the disk refused meanwhile; its space is taken before it is needed (losses.py)
-    000006.parquet    a segment whose writer is gone, compacted; it stands for its .log and its .lost                (compaction.py)
+    000006.parquet    a segment whose writer is gone, compacted; it stands for its .log and its .lost                (compaction.py, sealed.py)
+    segments.manifest what became of each segment, and the digest of each compacted one: what the log must hold      (manifest.py)
 
     writer.py     InferenceLog: appends, counts what cannot be written
     reader.py     read_log, batches, summary: every record once, whichever form it has
@@ -13,7 +14,7 @@ A log is a folder:
     erasure.py    taking a patient's records out
     events.py     halves of one request that a collector took separately
 
-The writer is the server, the reader is the monitor: that is why the format stands here, below both. See docs/decisions/0061.
+The writer is the server, the reader is the monitor: that is why the format stands here, below both. See docs/decisions/0061 and 0233.
 """
 
 from components.core.inference_log.compaction import compact
