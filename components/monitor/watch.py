@@ -126,7 +126,7 @@ class _Run:
         self.detector = Detector(watched.reference, memory.get("history", {}))
         self.names: dict[str, list[str | None]] = memory.get("names", {})
         self.counted: Counter[str] = Counter(memory.get("counted", {}))
-        self.verdicts = 0
+        self.verdicts, self.refused = 0, 0
         self.software: dict[str, dict[str, int]] = memory.get("software", {})
         self.unheard: dict[str, dict[str, str]] = memory.get("unheard", {})
         self.next: int | None = memory.get("next", None)
@@ -270,7 +270,7 @@ class _Run:
 
     def take_labels(self, log: Path, state: Path) -> None:
         """What labels that arrived meanwhile say of the windows; read again only when there is something new."""
-        self.verdicts = labelled.take_inbox(log, state, self.model, datetime.fromtimestamp(self.now, UTC))
+        self.verdicts, self.refused = labelled.take_inbox(log, state, self.model, datetime.fromtimestamp(self.now, UTC))
         folder = labelled.store(state, self.model).folder
         signature = [sorted(p.name for p in folder.glob("*.jsonl")), self.next]
         if not signature[0] or signature == self.memory.get("labels", None):
@@ -490,6 +490,7 @@ class _Run:
             "window_s": self.schedule.window_s, "devices": len(self.names), "events": self.counted["events"], "lost": tally.lost.n,
             "damaged": tally.damaged, "late": self.counted["late"], "skewed": self.counted["skewed"], "duplicates": self.counted["duplicates"],
             "no_time": self.counted["no_time"], "other_version": self.counted["other_version"], "verdicts": self.verdicts,
+            "verdicts_refused": self.refused,
             "strange_names": self.counted["strange_names"],
             "coverage": self.memory.get("coverage", None),
             "not_judged": self._not_judged(), "next_window": None if self.next is None else datetime.fromtimestamp(self.next, UTC).isoformat(),

@@ -71,7 +71,8 @@ def test_a_ratio_beyond_the_reference_is_a_bound() -> None:
     before = rng.normal(20, 1, 400)
     assert said("noise_sd", before, before[:100] * 3).endswith("% or more")
     exact = said("noise_sd", before, before[:100] + 0.8)
-    assert exact.startswith("noise +") and exact.endswith(" %")
+    assert exact.startswith("noise +")
+    assert exact.endswith(" %")
 
 
 def test_more_spread_is_said_of_what_spread_and_nothing_else() -> None:
@@ -92,14 +93,17 @@ def test_every_number_that_is_told_was_seen(before: list[int], after: list[int],
         if change.feature != name:
             continue
         text = words.say(change, CT)
-        assert change.before is not None and min(before) <= change.before <= max(before)
+        assert change.before is not None
+        assert min(before) <= change.before <= max(before)
         assert change.after is not None
         if change.middle is not None and np.isfinite(change.middle).all():
             assert min(min(before), min(after)) <= change.middle[0] <= change.middle[1] <= max(max(before), max(after))
             assert change.middle[0] <= np.median(after) <= change.middle[1] or len(after) % 2 == 0
         if text.endswith("more spread"):
             assert np.std(after) > 0
-        assert "inf" not in text and "nan" not in text and "e+" not in text
+        assert "inf" not in text
+        assert "nan" not in text
+        assert "e+" not in text
         if "instead of" in text and name == "acq_kvp" and len(set(after)) == 1:
             assert f"{after[0]} kV" in text
 
@@ -139,7 +143,10 @@ def test_every_wording_fits_the_machine(spec: DiseaseSpec) -> None:
         assert "reconstruction" not in text
     if kind not in ("fundus", "dermoscopy"):
         assert not [w for w in OF_A_PHOTOGRAPH if w in text]
-    assert "acq_" not in text and "_mm" not in text and "nan" not in text and "inf" not in text
+    assert "acq_" not in text
+    assert "_mm" not in text
+    assert "nan" not in text
+    assert "inf" not in text
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
