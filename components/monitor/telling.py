@@ -55,9 +55,10 @@ class Teller:
         places = self.watched.reference.baseline(device)[0].places
         for name, known in places.categories.items():
             if self.watched.groups[name] == "acquisition":
-                other = [v for v in events[answer_events.FEATURE + name].dropna().unique().tolist() if v not in known]
+                told = events[["second", answer_events.FEATURE + name]].dropna()
+                other = [(at, value) for at, value in told.itertuples(index=False, name=None) if value not in known]
                 if other:
-                    self.unheard.setdefault(device, {})[name] = other[-1][:MOST_OF_A_VALUE]
+                    self.unheard.setdefault(device, {})[name] = max(other)[1][:MOST_OF_A_VALUE]
 
     def changes(self, device: str, result: Judged) -> str:
         """The first things that changed, how many more, and as after what; "" where nothing did."""
