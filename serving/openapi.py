@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from components.core.acquisition import PARAMETERS
+
 PAGE = "/openapi.json"
 ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}, "request_id": {"type": ["string", "null"]}}}
 REFUSALS = {"400": "the request", "404": "no such model", "413": "too large", "415": "a content type that the model does not take",
@@ -62,13 +64,19 @@ def _operation(summary: str, answer: dict[str, Any], **more: Any) -> dict[str, A
 def _instances(files: bool) -> dict[str, Any]:
     instance: dict[str, Any] = {
         "array": {"type": "array"}, "device_key": TEXT, "patient_key": TEXT, "software_key": TEXT,
-        "acquisition": {"type": "object", "additionalProperties": NUMBER},
+        "acquisition": {"type": "object", "properties": _parameters(), "additionalProperties": False},
     }  # fmt: skip
     if files:
         instance |= {name: TEXT for name in ("file_base64", "dicom_base64", "reference", "content_type")}
         instance |= {"row": NUMBER, "column": NUMBER, "window": {"type": "integer"}}
     instances = {"type": "array", "minItems": 1, "maxItems": 256, "items": {"type": "object", "properties": instance, "additionalProperties": False}}
     return {"type": "object", "required": ["instances"], "properties": {"instances": instances}}
+
+
+def _parameters() -> dict[str, Any]:
+    """The vocabulary of acquisition parameters."""
+    spans = {name: one.possible for name, one in PARAMETERS.items()}
+    return {name: TEXT if span is None else NUMBER | {"minimum": span[0], "maximum": span[1]} for name, span in spans.items()}
 
 
 def _answers() -> dict[str, Any]:

@@ -93,7 +93,7 @@ def test_a_client_tells_known_names_and_possible_values_or_reads_one_line(told: 
 def test_the_line_names_what_is_allowed_for_the_modality() -> None:
     with pytest.raises(DxflowError, match=r"instances\[0\]: not names of acquisition parameters; got 2 unknown; allowed: .*acq_rate_hz$"):
         _acquisition({"acq_jane_doe": 1, "acq_b": 2, "acq_rate_hz": 40}, "sensor", HASHES, "instances[0]")
-    with pytest.raises(DxflowError, match=r"acq_kvp: a value that cannot be; allowed: 0 to 500 kV"):
+    with pytest.raises(DxflowError, match=r"a value that cannot be; got acq_kvp; allowed: 0 to 500 kV"):
         _acquisition({"acq_kvp": 120_000}, "CT", HASHES, "instances[0]")
 
 
