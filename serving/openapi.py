@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from components.core.acquisition import PARAMETERS
 from serving.handles import MOST, NAMES
 
 PAGE = "/openapi.json"
@@ -67,13 +68,19 @@ def _operation(summary: str, answer: dict[str, Any], **more: Any) -> dict[str, A
 def _instances(files: bool) -> dict[str, Any]:
     instance: dict[str, Any] = {
         "array": {"type": "array"}, **dict.fromkeys(NAMES, WORD), "device_key": TEXT, "patient_key": TEXT, "software_key": TEXT,
-        "acquisition": {"type": "object", "additionalProperties": NUMBER},
+        "acquisition": {"type": "object", "properties": _parameters(), "additionalProperties": False},
     }  # fmt: skip
     if files:
         instance |= {name: TEXT for name in ("file_base64", "dicom_base64", "reference", "content_type")}
         instance |= {"row": NUMBER, "column": NUMBER, "window": {"type": "integer"}, "mpp": NUMBER}
     instances = {"type": "array", "minItems": 1, "maxItems": 256, "items": {"type": "object", "properties": instance, "additionalProperties": False}}
     return {"type": "object", "required": ["instances"], "properties": {"instances": instances}}
+
+
+def _parameters() -> dict[str, Any]:
+    """The vocabulary of acquisition parameters."""
+    spans = {name: one.possible for name, one in PARAMETERS.items()}
+    return {name: TEXT if span is None else NUMBER | {"minimum": span[0], "maximum": span[1]} for name, span in spans.items()}
 
 
 def _answers() -> dict[str, Any]:

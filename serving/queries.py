@@ -264,11 +264,11 @@ def _acquisition(value: Any, modality: str, pseudonymiser: Pseudonymiser, where:
         if name in told_words.KNOWN:
             told[name] = told_words.word(name, v, pseudonymiser, where)
         elif isinstance(v, bool) or not isinstance(v, int | float):
-            raise DataError("not numbers", where=f"{where}.{name}", allowed=f"numbers; words only for {', '.join(told_words.ACQUISITION)}")
+            raise DataError("not numbers", where=where, got=name, allowed=f"numbers; words only for {', '.join(told_words.ACQUISITION)}")
         elif not acquisition.possible(name, v):
             one = acquisition.PARAMETERS[name]
             low, high = one.possible or (0, 0)
-            raise DataError("a value that cannot be", where=f"{where}.{name}", allowed=f"{low:,} to {high:,} {one.unit}".strip())
+            raise DataError("a value that cannot be", where=where, got=name, allowed=f"{low:,} to {high:,} {one.unit}".strip())
         else:
             told[name] = float(v)
     return told

@@ -38,7 +38,7 @@ PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
     {
         "acq_kvp": Parameter("tube voltage", ("CT", "MG", "DX", "image"), "kV", (0, 500), 0.02),
         "acq_exposure_mas": Parameter("exposure", ("CT", "MG", "DX", "image"), "mAs", (0, 100_000), 0.05),
-        "acq_kernel": Parameter("reconstruction kernel", ("CT", "image")),
+        "acq_kernel": Parameter("kernel", ("CT", "image")),
         "acq_slice_thickness_mm": Parameter("slice thickness", ("CT", "MR", "MG", "image"), "mm", (0, 1000), 0.05),
         "acq_pixel_mm": Parameter("pixel size", PICTURES, "mm", (0, 100), 0.05),
         "acq_rows": Parameter("height", PICTURES, "pixels", (1, 10_000_000), 0.05),

@@ -39,13 +39,14 @@ class Window:
 
 @dataclass(frozen=True)
 class Found:
-    """Something to tell about a device in a window. `since`: Unix seconds."""
+    """Something to tell about a device in a window. `since`: Unix seconds; `changes`: all of what `evidence` begins to tell."""
 
     kind: str
     device: str
     label: str
     evidence: str
     since: int
+    changes: tuple[str, ...] = ()
 
 
 def update(memory: State, disease: str, found: Iterable[Found], when: Window, settled: set[str]) -> None:
@@ -63,7 +64,7 @@ def update(memory: State, disease: str, found: Iterable[Found], when: Window, se
         alarm = {
             "id": old["id"] if old else _id(disease, item, when), "kind": item.kind, "device_key": item.device, "label": item.label,
             "evidence": old["evidence"] if old and item.kind == "silent" else item.evidence,
-            "since": old["since"] if old else iso(item.since), "last": iso(when.end), "open": True, "calm": 0,
+            "changes": list(item.changes), "since": old["since"] if old else iso(item.since), "last": iso(when.end), "open": True, "calm": 0,
             "report": f"reports/{report_name(when)}", "mix": old.get("mix", "") if old else "",
         }  # fmt: skip
         memory.set_alarm(alarm)

@@ -35,14 +35,20 @@ MISFIT = 6.0
 named. A real change is simulated within 4 on the phantoms of development; patterns that nothing makes lie at 30."""
 
 
+MOST_MOVED = 0.5
+"""Of the largest predicted shift: figures that move at least so far are what a cause is recognised by."""
+
+
 @dataclass(frozen=True)
 class Cause:
-    """One explanation: `strength` as in `acquisition_changes`, `explained` at most 1 of what moved, `misfit` as in `MISFIT`."""
+    """One explanation: `strength` as in `acquisition_changes`, `explained` at most 1 of what moved, `misfit` as in `MISFIT`; `moves`: the
+    figures that it moves most, at least half as far as the one that it moves furthest."""
 
     name: str
     strength: float
     explained: float
     misfit: float
+    moves: frozenset[str] = frozenset()
 
 
 class Signatures:
@@ -111,7 +117,9 @@ class Signatures:
         misfit = distance / len(figures)
         for k, (name, strength, *_) in enumerate(self._lines):
             if name not in best or likely[k] > best[name][0]:
-                best[name] = (float(likely[k]), Cause(name, strength, float(explained[k]), float(misfit[k])))
+                far = np.abs(patterns[k])
+                moves = frozenset(self.figures[figures[f]] for f in np.flatnonzero(far >= max(MOST_MOVED * far.max(), 1e-9)))
+                best[name] = (float(likely[k]), Cause(name, strength, float(explained[k]), float(misfit[k]), moves))
         ordered = [cause for _, cause in sorted(best.values(), key=lambda pair: -pair[0])]
         return [cause for cause in ordered if cause.misfit <= MISFIT]
 

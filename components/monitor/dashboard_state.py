@@ -50,6 +50,7 @@ class Alarm:
         device_key: Pseudonym; empty where the alarm is the whole disease's, e.g. of the log.
         since, last: First and latest window in which it held; UTC.
         report: The page that shows it, relative to the state folder; None where there is none.
+        changes: Everything that the evidence begins to tell.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Alarm:
     last: datetime
     open: bool
     report: str | None
+    changes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -225,6 +227,7 @@ def _alarm(entry: Mapping[str, Any], folder: Path) -> Alarm:
         last=last,
         open=bool(entry["open"]),
         report=_report(entry.get("report"), folder),
+        changes=tuple(str(text) for text in entry.get("changes") or ()),
     )
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.core import embedding
+from components.core.acquisition import PARAMETERS
 from components.core.errors import DataError
 from components.monitor import case_mix, two_sample
 from components.monitor.reference import MIN_REFERENCE, POOLED, Baseline, Reference
@@ -27,9 +29,13 @@ MOST = 0.05
 WATCH = 0.05
 MIN_SHIFT, MIN_SCALE, MIN_DISTANCE, MIN_SHARE = 0.15, 0.2, 0.1, 0.05
 """Smallest change that matters: of a mean (standard deviations), of the spread (share), of a distribution (KS), of a proportion."""
+FAR = 0.5
+"""Shift in standard deviations from which on it is told before the spread."""
 MIN_MIX = 0.1
 """Smallest change of a stratum's share that is told."""
 MIN_N, MIN_PATIENTS = 25, 5
+VALUES = 12
+"""Numbers with at most so many values in the reference are told by value."""
 WINDOWS = 3
 Aspect = Literal["location", "any", "scale", "missing", "category"]
 LEAST = {"location": MIN_SHIFT, "scale": MIN_SCALE, "any": MIN_DISTANCE, "missing": MIN_SHARE, "category": MIN_SHARE}
@@ -37,6 +43,16 @@ Past = dict[str, tuple[float, float]]
 """What is remembered of a window: `Change.name` -> p, effect."""
 UNHEARD = "a value that the reference does not have"
 KINDS: tuple[Aspect, ...] = ("location", "any", "scale")
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Values from `low` to `high` (one value where they are equal, infinite beyond the reference), and the share of values there, in [0, 1]."""
+
+    low: float
+    high: float
+    before: float
+    after: float
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,11 @@ class Change:
         lasting: Of the last three windows; 1 before there are two.
         adjusted: `lasting` after false-discovery control over features and devices.
         effect: In standard deviations (location), share (scale, missing, category) or KS distance (any); signed where it has a direction.
-        before, after: Median of reference and window, or the shares.
+        before, after: Median of reference and window, or the shares. A median beyond all that the reference holds is the end of the reference, or
+            the window's own value where it has one only.
+        middle: Of numbers: between which values the window's median lies, infinite where it is beyond.
+        ends: Of numbers: the window's smallest and largest value, where they are known.
+        moved: Of numbers with a few values in the reference: where the values lie, before and now.
         value: The category, where the aspect is one.
         shared: How much of the comparison's variance comes from the reference, which all windows share.
     """
@@ -64,6 +84,9 @@ class Change:
     shared: float = 0.0
     lasting: float = 1.0
     adjusted: float = 1.0
+    middle: tuple[float, float] | None = None
+    ends: tuple[float, float] | None = None
+    moved: tuple[Moved, ...] = ()
 
     @property
     def name(self) -> str:
@@ -291,12 +314,10 @@ def changes_of(reference: Reference, baseline: Baseline, window: Sketch) -> tupl
         if name in baseline.places.categories:
             out += _categories(baseline, f, name, before[f], after[f], m_all[f], n_all[f])
         elif present_before[f] > 0 and present_after[f] > 0:
-            aspect = KINDS[compared.kind[f]]
-            size = {"location": compared.location, "any": compared.distance, "scale": compared.scale}[aspect][f]
-            if aspect == "any" and compared.location[f] < 0:
-                size = -size
-            middle = [_median(baseline, f, counts) for counts in (before[f, order], after[f, order])]
-            out.append(Change(name, aspect, float(compared.p[f]), float(size), middle[0], middle[1], shared=float(shared[f])))
+            aspect, size = _aspect(compared, f)
+            out.append(
+                _number(baseline, window, f, Change(name, aspect, float(compared.p[f]), size, None, None, shared=float(shared[f])), before, after)
+            )
     shifts = {name: float(s) for name, s in zip(reference.features, compared.location, strict=True) if name not in baseline.places.categories}
     return out, shifts, ""
 
@@ -338,16 +359,63 @@ def _categories(baseline: Baseline, f: int, name: str, before: NDArray[np.float6
     return [Change(name, "category", min(1.0, float(p[k]) * max(1, tests - 1)), float(b[k] - a[k]), float(a[k]), float(b[k]), values[k], n / (n + m))]
 
 
-def _median(baseline: Baseline, f: int, counts: NDArray[np.float64]) -> float | None:
-    """The median of counted values; between two edges, their middle."""
-    cumulated = np.cumsum(counts)
-    place = int(np.searchsorted(cumulated, cumulated[-1] / 2))
+def _aspect(compared: two_sample.Compared, f: int) -> tuple[Aspect, float]:
+    """What changed of a number, and by how much. The test of the spread measures from the middle of both: it also speaks where a window is elsewhere
+    and narrow, and then nothing is "more spread"."""
+    aspect, location, distance = KINDS[compared.kind[f]], float(compared.location[f]), float(compared.distance[f])
+    if aspect == "scale":
+        if abs(location) < FAR and compared.scale[f] * compared.spread[f] > 0:
+            return aspect, float(compared.scale[f])
+        aspect = "location" if abs(location) >= MIN_SHIFT else "any"
+    return aspect, location if aspect == "location" else -distance if location < 0 else distance
+
+
+def _number(baseline: Baseline, window: Sketch, f: int, change: Change, before: NDArray[np.float64], after: NDArray[np.float64]) -> Change:
+    """A changed number with where its values lie. before, after: (features, BINS) counts, as compared."""
     edges = baseline.places.edges[f]
     edges = edges[np.isfinite(edges)]
+    a, b = before[f, :MISSING], after[f, :MISSING]
+    low, high = (float(end) for end in window.ends[f])
+    ends = (low, high) if low <= high else None
     if not len(edges):
-        return None
-    low, high = max(0, (place - 1) // 2), min(len(edges) - 1, place // 2)
-    return float((edges[min(low, len(edges) - 1)] + edges[high]) / 2)
+        return change
+    middle = _between(edges, b, ends)
+    was, now = ([end for end in span if np.isfinite(end)] for span in (_between(edges, a, None), middle))
+    told = replace(change, before=sum(was) / len(was), after=sum(now) / len(now), middle=middle, ends=ends)
+    if len(edges) <= VALUES:
+        told = replace(told, moved=_moved(edges, a / max(a.sum(), 1e-300), b / max(b.sum(), 1e-300)))
+    known = PARAMETERS.get(change.feature)
+    return replace(told, effect=0.0) if known and _same(known.least, told, edges) else told
+
+
+def _same(least: float, change: Change, edges: NDArray[np.float64]) -> bool:
+    """Whether a parameter differs by less than anybody cares about: another crop by three pixels, a clock that is .1 Hz off."""
+    if not least or change.ends is None or change.before is None or change.after is None:
+        return False
+    near = abs(change.after - change.before) < least * abs(change.before)
+    wide = least * np.abs(edges[[0, -1]])
+    return bool(near and change.ends[0] >= edges[0] - wide[0] and change.ends[1] <= edges[-1] + wide[1])
+
+
+def _between(edges: NDArray[np.float64], counts: NDArray[np.float64], ends: tuple[float, float] | None) -> tuple[float, float]:
+    """Between which values the median of counted values lies: one value where it lies on an edge, or where all values are the same."""
+    if ends is not None and ends[0] == ends[1]:
+        return ends
+    cumulated = np.cumsum(counts)
+    place = int(np.searchsorted(cumulated, cumulated[-1] / 2))
+    if place % 2:
+        value = float(edges[min(place // 2, len(edges) - 1)])
+        return value, value
+    above = place // 2
+    return float(edges[above - 1]) if above else -np.inf, float(edges[above]) if above < len(edges) else np.inf
+
+
+def _moved(edges: NDArray[np.float64], before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[Moved, ...]:
+    """The values of the reference, and the gaps beside them where something lies in them."""
+    bounds = [-np.inf, *np.repeat(edges, 2).tolist(), np.inf]  # of gap, edge, gap, ...
+    spans = pairwise(bounds)
+    shares = zip(spans, before.tolist(), after.tolist(), strict=False)
+    return tuple(Moved(float(low), float(high), a, b) for (low, high), a, b in shares if a or b)
 
 
 def _controlled(p: Mapping[str, Sequence[float]]) -> dict[str, NDArray[np.float64]]:

@@ -24,7 +24,7 @@ def erase_labels(state: Path, ids: Ids, *, dry: bool) -> dict[str, int]:
         count = sum(_named(path, ids.requests) for path in folder.glob("*.jsonl"))
         if count:
             found[folder.parent.name] = count if dry else LabelStore(folder, ()).erase(ids.requests)
-    for path in sorted(state.glob("*/inbox/*.csv")):  # a reader's verdict that the monitor has not taken yet: one answer a file
+    for path in sorted(state.glob("*/inbox/*.csv*")):  # a reader's verdict that the monitor has not taken, yet or at all: one answer a file
         if any(request in path.read_text(encoding="utf-8", errors="replace") for request in ids.requests):
             found[path.parents[1].name] = found.get(path.parents[1].name, 0) + 1
             if not dry:

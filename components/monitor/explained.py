@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from components.core.figure_words import Words
 from components.core.inference_log import read_log
 from components.monitor import case_mix, words
 from components.monitor.detect import MIN_MIX, MIN_N, WATCH, changes_of
@@ -58,12 +59,12 @@ def by_labels(
         sketch = Sketch.empty(len(reference.strata), len(reference.features))
         place = np.array([strata[labels[name]] for name in part["request_id"].astype(str)], dtype=np.int64)
         sketch.add(baseline.places, watched.columns(part), hashes(patients(part)), place)
-        if said := _sentence(reference, baseline, sketch, row, snapshot):
+        if said := _sentence(reference, baseline, sketch, row, snapshot, Words.of(watched.model.spec.input)):
             out[start, device] = said
     return out
 
 
-def _sentence(reference: Reference, baseline: Baseline, sketch: Sketch, row: Mapping[str, Any], snapshot: Snapshot) -> str:
+def _sentence(reference: Reference, baseline: Baseline, sketch: Sketch, row: Mapping[str, Any], snapshot: Snapshot, of: Words) -> str:
     before, after = (s.counts[:, 0].sum(-1).astype(np.float64) for s in (baseline.sketch, sketch))
     a, b = before / before.sum(), after / after.sum()
     k = int(np.abs(b - a).argmax()) if len(a) > 2 else 0  # of two that mirror each other, the one that is looked for
@@ -77,7 +78,7 @@ def _sentence(reference: Reference, baseline: Baseline, sketch: Sketch, row: Map
     if not found:
         return said
     still = any(c.p <= WATCH and c.matters for c in found)
-    name = words.plain(found[0].feature)
+    name = words.plain(found[0].feature, of)
     if not said:
         return f"by {snapshot.labelled} labels the patients are as before: they do not explain it" if still else ""
     return said + (

@@ -1,23 +1,27 @@
 """Late labels on their way in, and what they say of windows that were judged long ago.
 
-A delivery is a CSV file: `sample` (the answer's request id), `label` (a class), `at` (ISO 8601 with a zone: when the label was made), and optionally
-`version` (digest of the model). What was judged then stays as it was judged: a label adds the true AUC, its coverage and its revision to the window.
+A delivery is a CSV file (commas, semicolons or tabs; UTF-8): `sample` (the answer's request id), `label` (a class, an alias of it or its number, as
+ingest reads them), `at` (ISO 8601 with a zone: when the label was made), and optionally `version` (digest of the model). What was judged then stays
+as it was judged: a label adds the true AUC, its coverage and its revision to the window.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from components.core.class_words import class_of
 from components.core.errors import DataError
 from components.core.inference_log import read_log
 from components.core.package import ModelPackage
+from components.core.spec import Target
 from components.monitor.late_labels import Answers, Label, LabelStore, Taken
 from components.monitor.true_performance import Snapshot, SnapshotStore, snapshots
 from components.monitor.unknown_devices import OTHERS
@@ -30,6 +34,10 @@ COLUMNS = ("sample", "label", "at")
 REQUEST = "request_id"
 """What `dxflow predict --out` calls the answer's id: it goes before `sample`, which there is the sample's own."""
 MAX_BYTES = 256 << 20
+DELIMITERS = (",", ";", "\t")
+ISO = re.compile(r"\d{4}-\d{2}-\d{2}([T ]|$)")
+FORM = "as 2026-03-02T14:05:00+01:00"
+YEARS = range(1971, 2200)
 
 
 def store(state: Path, model: ModelPackage) -> LabelStore:
@@ -44,31 +52,37 @@ def take(*, package: Path, log: Path, state: Path, file: Path, now: datetime) ->
         DataError: Not a package, a log, or a CSV file with the columns. A row that does not fit is refused with its reason; the others are taken.
     """
     model = ModelPackage.open(package, allow_synthetic=True)
-    rows = list(_rows(file))
+    rows = _rows(file, model.spec.target)
     return store(state, model).add(rows, answers_of(log, model), received=now)
 
 
-def take_inbox(log: Path, state: Path, model: ModelPackage, now: datetime) -> int:
-    """Add what lies in the disease's `inbox` folder, where the reading page leaves readers' verdicts; returns how many of them are new labels.
+def take_inbox(log: Path, state: Path, model: ModelPackage, now: datetime) -> tuple[int, int]:
+    """Add what lies in the disease's `inbox` folder, where the reading page leaves readers' verdicts; returns how many of them are new labels, and
+    how many were refused.
 
-    A file that is no delivery gets the ending `.refused` and is not looked at again.
+    A file that is no delivery, or of which a row was refused, gets the ending `.refused` and is not looked at again: a verdict is never thrown away.
     """
     files = sorted((state / model.disease / "inbox").glob("*.csv"))
     answers = answers_of(log, model) if files else None
-    added = 0
+    added, refused = 0, 0
     for file in files:
         assert answers is not None
         try:
-            taken = store(state, model).add(list(_rows(file)), answers, received=now)
-            added += taken.counts["new"] + taken.counts["corrected"]
+            taken = store(state, model).add(_rows(file, model.spec.target), answers, received=now)
         except DataError:
+            lost = 1
+        else:
+            added, lost = added + taken.counts["new"] + taken.counts["corrected"], taken.counts["refused"]
+        if lost:
+            refused += lost
             file.rename(file.with_name(f"{file.name}.refused"))
-            continue
-        file.unlink()
-    return added
+        else:
+            file.unlink()
+    return added, refused
 
 
-def _rows(file: Path) -> Iterator[Label]:
+def _rows(file: Path, target: Target) -> list[Label]:
+    """The labels of a delivery, classes by their own names. Raises DataError where a part cannot be read: nothing of it is taken then."""
     try:
         size = file.stat().st_size
     except OSError as error:
@@ -77,18 +91,53 @@ def _rows(file: Path) -> Iterator[Label]:
         raise DataError("too large", where=str(file), got=f"{size} bytes", allowed=f"{MAX_BYTES} bytes")
     try:
         with open(file, newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            answer = REQUEST if REQUEST in (reader.fieldnames or ()) else "sample"
-            if missing := [name for name in (answer, *COLUMNS[1:]) if name not in (reader.fieldnames or ())]:
-                raise DataError("labels without columns", where=str(file), got=f"no {', '.join(missing)}", allowed=", ".join(COLUMNS))
-            for number, row in enumerate(reader, 2):
-                try:
-                    at = datetime.fromisoformat(row["at"] or "")
-                except ValueError:
-                    raise DataError("not a time", where=f"{file}:{number}", allowed="ISO 8601 with a zone") from None
-                yield Label(row[answer] or "", row["label"] or "", at, row.get("version") or "")
+            return list(_read(handle, str(file), target))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError("not a table of labels", where=str(file), got=type(error).__name__, allowed="CSV, UTF-8") from None
+
+
+def _read(handle: TextIO, where: str, target: Target) -> Iterator[Label]:
+    first = handle.readline()
+    handle.seek(0)
+    reader = csv.reader(handle, delimiter=max(DELIMITERS, key=first.count), strict=True)
+    header = [name.strip().lower() for name in next(reader, [])]
+    answer = REQUEST if REQUEST in header else "sample"
+    if missing := [name for name in (answer, *COLUMNS[1:]) if name not in header]:
+        raise DataError("labels without columns", where=where, got=f"no {', '.join(missing)}", allowed=", ".join(COLUMNS))
+    if twice := sum(header.count(name) > 1 for name in (answer, *COLUMNS[1:], "version")):
+        raise DataError("columns with one name", where=where, got=f"{twice} names", allowed="each of them once")
+    count, uneven, untimed, rows = 0, list[int](), list[int](), list[Label]()
+    for values in reader:
+        if not any(value.strip() for value in values):
+            continue
+        count += 1
+        if len(values) != len(header):
+            uneven.append(reader.line_num)
+            continue
+        row = {name: value.strip() for name, value in zip(header, values, strict=True)}
+        at = _time(row["at"])
+        if at is None:
+            untimed.append(reader.line_num)
+            continue
+        rows.append(Label(row[answer], class_of(target, row["label"]) or row["label"], at, row.get("version") or ""))
+    if uneven:
+        raise DataError(
+            "rows that do not fit the header", where=f"{where}:{uneven[0]}", got=f"{len(uneven)} of {count} rows", allowed=f"{len(header)} values"
+        )
+    if untimed:
+        raise DataError("times that are not ISO 8601", where=f"{where}:{untimed[0]}", got=f"{len(untimed)} of {count} rows", allowed=FORM)
+    yield from rows
+
+
+def _time(text: str) -> datetime | None:
+    """None for what is no date of these two centuries: days before months and numbers of seconds cannot be told apart from one another."""
+    if not ISO.match(text):  # Python takes 2026-W10-1 and 20260302 as well, and a table of such numbers is no table of dates
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return at if at.year in YEARS else None
 
 
 def answers_of(log: Path, model: ModelPackage) -> Answers:

@@ -6,6 +6,7 @@ The same reference, strata, tests, level and sentences as `watch.py`; only that 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.core.atomic import atomic_dir
+from components.core.figure_words import Words
 from components.core.inference_log import read_log
 from components.core.inference_log.tables import STRANGE
 from components.core.package import ModelPackage
@@ -118,8 +120,9 @@ def _found(watched: Watched, teller: Teller, judged: Mapping[str, Judged], curre
         found[device] = {
             "label": label, "manufacturer": maker, "model": name, "status": result.status, "against": result.against, "n": result.n,
             "patients": result.patients, "verdict": result.verdict, "reason": result.why, "words": said,
+            "told": teller.sentences(device, result),
             "abstained": int(abstained.get(device, 0)), "expected": share * len(current),
-            "changes": {c.name: asdict(c) | {"alarm": c in result.alarm} for c in result.compared},
+            "changes": {c.name: _plain(asdict(c)) | {"alarm": c in result.alarm} for c in result.compared},
         }  # fmt: skip
         if result.status == "unseen":
             text = f"Unseen device {label}: {result.n} answer{'s' if result.n != 1 else ''}"
@@ -174,11 +177,21 @@ def _page(
             reference.baseline(device)[0],
             window.get(device),
             reference.sizes.get(device, 0),
+            found["devices"][device]["told"],
         )
         for device, result in judged.items()
     ]
     alarms = [{"kind": a["kind"], "label": "", "evidence": a["text"], "since": ""} for a in found["alarms"]]
-    window_page.write(path, facts, parts, alarms, notes=notes, evidently=evidently)
+    window_page.write(path, facts, parts, alarms, of=Words.of(model.spec.input), notes=notes, evidently=evidently)
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which has no infinity: an open end is null."""
+    if isinstance(value, Mapping):
+        return {name: _plain(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _minute(time: Any) -> str:

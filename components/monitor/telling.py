@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from components.core import embedding
+from components.core.figure_words import Words
 from components.monitor import answer_events, unknown_devices, words
 from components.monitor.causes import Signatures
-from components.monitor.detect import Change, Judged
+from components.monitor.detect import WATCH, Change, Judged
 from components.monitor.watched import Watched
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Teller:
 
     def __init__(self, watched: Watched, names: dict[str, list[str | None]], unheard: dict[str, dict[str, str]]) -> None:
         self.watched, self.names, self.unheard = watched, names, unheard
+        self.words = Words.of(watched.model.spec.input)
         simulated = watched.model.simulated
         self.signatures = None if simulated is None else Signatures(simulated.to_dict("list"))  # pyright: ignore[reportArgumentType]
         for key, rows in watched.model.reference.groupby("device_key"):
@@ -53,20 +55,28 @@ class Teller:
         places = self.watched.reference.baseline(device)[0].places
         for name, known in places.categories.items():
             if self.watched.groups[name] == "acquisition":
-                other = [v for v in events[answer_events.FEATURE + name].dropna().unique().tolist() if v not in known]
+                told = events[["second", answer_events.FEATURE + name]].dropna()
+                other = [(at, value) for at, value in told.itertuples(index=False, name=None) if value not in known]
                 if other:
-                    self.unheard.setdefault(device, {})[name] = other[-1][:MOST_OF_A_VALUE]
+                    self.unheard.setdefault(device, {})[name] = max(other)[1][:MOST_OF_A_VALUE]
 
     def changes(self, device: str, result: Judged) -> str:
-        """What changed and as after what; "" where nothing did."""
-        changes = result.alarm or result.watch
-        if not changes:
-            return ""
-        baseline = self.watched.reference.baseline(device)[0]
-        named = self.signatures.name(result.shifts, baseline, result.patients) if self.signatures else []
-        cause = words.why(named)
-        said = words.several(_distinct(changes, baseline.places.categories, self.unheard.get(device, {})))
+        """The first things that changed, how many more, and as after what; "" where nothing did."""
+        said, cause = words.several(self.sentences(device, result)), self.cause(device, result)
         return f"{said}, {cause}" if cause else said
+
+    def sentences(self, device: str, result: Judged) -> list[str]:
+        """Everything that changed, one sentence a feature."""
+        places = self.watched.reference.baseline(device)[0].places
+        return _distinct(result.alarm or result.watch, self.words, places.categories, self.unheard.get(device, {}))
+
+    def cause(self, device: str, result: Judged) -> str:
+        """As after what, where a known change explains the images; "" where none does, or where the figures that it moves most did not change."""
+        changed = {c.feature for c in result.compared if c.matters and c.p <= WATCH}
+        if not self.signatures or not (result.alarm or result.watch):
+            return ""
+        named = self.signatures.name(result.shifts, self.watched.reference.baseline(device)[0], result.patients)
+        return words.why([cause for cause in named[:1] if 2 * len(cause.moves & changed) >= len(cause.moves)], self.words)
 
     def all(self, device: str, result: Judged) -> str:
         """`changes`, what could not be compared beside them, and what is known of the patients."""
@@ -87,7 +97,7 @@ def patients_of(result: Judged) -> str:
     return "; ".join(said)
 
 
-def _distinct(changes: Iterable[Change], categories: Mapping[str, Sequence[str]], unheard: Mapping[str, str]) -> list[str]:
+def _distinct(changes: Iterable[Change], of: Words, categories: Mapping[str, Sequence[str]], unheard: Mapping[str, str]) -> list[str]:
     """One sentence for each feature, tags first: an operator can look them up at the machine."""
     once: dict[str, Change] = {}
     for change in changes:
@@ -95,10 +105,11 @@ def _distinct(changes: Iterable[Change], categories: Mapping[str, Sequence[str]]
             once.setdefault(embedding.PREFIX if change.feature.startswith(embedding.PREFIX) else change.feature, change)
     seen = once.pop(embedding.PREFIX, None)
     ordered = sorted(once.values(), key=lambda c: 0 if c.feature.startswith(("acq_", "software", "header_")) else 1)
-    said = [words.say(c, categories[c.feature][0] if categories.get(c.feature) else None, unheard.get(c.feature)) for c in ordered]
+    said = [words.say(c, of, categories[c.feature][0] if categories.get(c.feature) else None, unheard.get(c.feature)) for c in ordered]
     if seen is None:
         return said
-    return [*said, words.LOOKS] if said else [words.LOOKS_ONLY]
+    looks = (words.LOOKS_SIGNAL, words.LOOKS_SIGNAL_ONLY) if of.layout == "window" else (words.LOOKS, words.LOOKS_ONLY)
+    return [*said, looks[0]] if said else [looks[1]]
 
 
 def _text(value: Any) -> str | None:

@@ -27,6 +27,7 @@ class Compared:
         scale: Ratio of the mean squared distances from the pooled middle (in ranks), minus 1: 0 where the spread is the same.
         distance: Kolmogorov-Smirnov, in [0, 1].
         kind: 0 location, 1 any, 2 scale: which test speaks.
+        spread: As `scale`, but each side around its own middle: whether "more spread" is true.
     """
 
     p: Floats
@@ -34,6 +35,7 @@ class Compared:
     scale: Floats
     distance: Floats
     kind: NDArray[np.int64]
+    spread: Floats
 
 
 def numbers(reference: Floats, window: Floats, m: Floats, n: Floats) -> Compared:
@@ -68,7 +70,9 @@ def numbers(reference: Floats, window: Floats, m: Floats, n: Floats) -> Compared
         ]
     )
     kind = p.argmin(0)
-    return Compared(np.where(usable, np.minimum(p.min(0), 1.0), 1.0), location, scale, distance, kind)
+    own = [(side * (middle - (side * middle).sum(1, keepdims=True)) ** 2).sum(1) for side in (r, w)]
+    spread = own[1] / np.maximum(own[0], 1e-9) - 1
+    return Compared(np.where(usable, np.minimum(p.min(0), 1.0), 1.0), location, scale, distance, kind, spread)
 
 
 def shift(reference: Floats, window: Floats) -> Floats:

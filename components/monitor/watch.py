@@ -10,6 +10,7 @@ that is killed has not happened, and two do not run at once.
     window with few events       carried on into the next one, until enough are there
     device without a name        a device like any other, that is never in the reference
     segment that cannot be read  the others are; it is alarmed (log_losses.py)
+    unknown devices              wait until the window is over: `unknown_devices.py`
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class _Run:
         self.detector = Detector(watched.reference, memory.get("history", {}))
         self.names: dict[str, list[str | None]] = memory.get("names", {})
         self.counted: Counter[str] = Counter(memory.get("counted", {}))
-        self.verdicts = 0
+        self.verdicts, self.refused = 0, 0
         self.software: dict[str, dict[str, int]] = memory.get("software", {})
         self.unheard: dict[str, dict[str, str]] = memory.get("unheard", {})
         self.next: int | None = memory.get("next", None)
@@ -282,7 +283,7 @@ class _Run:
 
     def take_labels(self, log: Path, state: Path) -> None:
         """What labels that arrived meanwhile say of the windows; read again only when there is something new."""
-        self.verdicts = labelled.take_inbox(log, state, self.model, datetime.fromtimestamp(self.now, UTC))
+        self.verdicts, self.refused = labelled.take_inbox(log, state, self.model, datetime.fromtimestamp(self.now, UTC))
         folder = labelled.store(state, self.model).folder
         signature = [sorted(p.name for p in folder.glob("*.jsonl")), self.next]
         if not signature[0] or signature == self.memory.get("labels", None):
@@ -383,7 +384,12 @@ class _Run:
         rows, reference = {row["device_key"]: row for row in self.memory.rows(when.start)}, self.watched.reference
         parts = [
             window_page.DevicePart(
-                rows[device], result.alarm or result.watch, reference.baseline(device)[0], window.get(device), reference.sizes.get(device, 0)
+                rows[device],
+                result.alarm or result.watch,
+                reference.baseline(device)[0],
+                window.get(device),
+                reference.sizes.get(device, 0),
+                self.teller.sentences(device, result),
             )
             for device, result in judged.items()
         ]
@@ -391,7 +397,7 @@ class _Run:
         facts = {"title": model.spec.title, "model": model.name, "version": model.version, "digest": model.digest, "synthetic": model.synthetic}
         facts |= {name: f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}" for name, at in (("start", when.start), ("end", when.end))}
         now = [alarms.told(a) for a in self.memory.alarms() if a["open"]]
-        window_page.write(self.folder / "reports" / alarms.report_name(when), facts, parts, now)
+        window_page.write(self.folder / "reports" / alarms.report_name(when), facts, parts, now, of=self.teller.words)
 
     def _row(
         self, when: alarms.Window, device: str, result: Judged, sketch: Sketch | None, facts: Mapping[str, float], sentence: str
@@ -414,7 +420,10 @@ class _Run:
 
     def _alarm(self, when: alarms.Window, judged: Mapping[str, Judged], broken: Mapping[str, Sequence[str]]) -> None:
         found = list(self._found(when, judged))
-        found += [alarms.Found("data_quality", device, self.teller.label(device), words.several(said), when.start) for device, said in broken.items()]
+        found += [
+            alarms.Found("data_quality", device, self.teller.label(device), words.several(said), when.start, tuple(said))
+            for device, said in broken.items()
+        ]
         settled = {device for device, result in judged.items() if not result.why}
         alarms.update(self.memory, self.model.disease, found, when, settled)
 
@@ -433,11 +442,18 @@ class _Run:
                     text += f"; unlike the reference: {said}"
                 if twin is not None:
                     text += f"; {self.teller.label(twin)}, of the same make, fell silent: perhaps it changed its key"
-                yield alarms.Found("unseen", device, label, text, when.start)
+                yield alarms.Found("unseen", device, label, text, when.start, tuple(self.teller.sentences(device, result)))
             elif result.alarm:
                 name = result.alarm[0].name
                 first = min((start for start, tested in self.past[device] if tested.get(name, 1.0) <= WATCH), default=when.start)
-                yield alarms.Found(_kind(result.alarm[0]), device, label, f"{self.teller.all(device, result)} (n={result.n})", first)
+                yield alarms.Found(
+                    _kind(result.alarm[0]),
+                    device,
+                    label,
+                    f"{self.teller.all(device, result)} (n={result.n})",
+                    first,
+                    tuple(self.teller.sentences(device, result)),
+                )
         if text := unknown_devices.told(*self.others, earlier=len(self.dropped)):
             yield alarms.Found("unseen", OTHERS, unknown_devices.LABEL, text, when.start)
         for device in silent:
@@ -487,7 +503,7 @@ class _Run:
             "window_s": self.schedule.window_s, "devices": len(self.names), "events": self.counted["events"], "lost": tally.lost.n,
             "damaged": tally.damaged, "late": self.counted["late"], "skewed": self.counted["skewed"], "duplicates": self.counted["duplicates"],
             "no_time": self.counted["no_time"], "other_version": self.counted["other_version"], "verdicts": self.verdicts,
-            "strange_names": self.counted["strange_names"], "coverage": self.memory.get("coverage", None),
+            "verdicts_refused": self.refused, "strange_names": self.counted["strange_names"], "coverage": self.memory.get("coverage", None),
             "unread": [str(one) for one in tally.unread], "unverified": len(tally.unverified),
             "not_judged": self._not_judged(), "next_window": None if self.next is None else datetime.fromtimestamp(self.next, UTC).isoformat(),
         }  # fmt: skip

@@ -43,8 +43,8 @@ def flags(part: pd.DataFrame, *, classes: Sequence[str], figures: Sequence[str],
     scores = np.stack([_numbers(part, f"score_{name}") for name in classes], axis=1) if classes else np.zeros((len(part), 0))
     has = np.isfinite(scores).any(1)
     decided = ~part["abstain"].to_numpy(bool)
-    wrong = has & ~((scores >= 0).all(1) & (scores <= 1).all(1) & (np.abs(scores.sum(1) - 1) <= TOLERANCE))
-    bare = ~np.isfinite(np.stack([_numbers(part, name) for name in figures], axis=1)).any(1) if figures else np.zeros(len(part), bool)
+    wrong: Any = has & ~((scores >= 0).all(1) & (scores <= 1).all(1) & (np.abs(scores.sum(1) - 1) <= TOLERANCE))
+    bare: Any = ~np.isfinite(np.stack([_numbers(part, name) for name in figures], axis=1)).any(1) if figures else np.zeros(len(part), bool)
     return {
         "n_without_device": (part["device_key"].fillna(unknown).astype(str) == unknown).to_numpy(bool), "n_without_figures": bare,
         "n_without_probabilities": decided & ~has, "n_bad_probabilities": wrong, "asked": np.ones(len(part), bool),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.atomic import atomic_file
+from components.core.figure_words import Words
 from components.monitor import words
 from components.monitor.detect import FALSE_ALARMS, MIN_N, MIN_PATIENTS, Change
 from components.monitor.histogram import histogram_of
@@ -35,6 +36,7 @@ class DevicePart:
         changes: What changed, the strongest first; drawn up to `PLOTS`.
         baseline, sketch: What is drawn; no sketch, nothing drawn.
         reference: Events in the device's own reference.
+        sentences: Everything that changed, in words.
     """
 
     row: Mapping[str, Any]
@@ -42,6 +44,7 @@ class DevicePart:
     baseline: Baseline
     sketch: Sketch | None
     reference: int
+    sentences: Sequence[str] = ()
 
 
 def write(
@@ -50,6 +53,7 @@ def write(
     parts: Sequence[DevicePart],
     alarms: Sequence[Mapping[str, Any]],
     *,
+    of: Words,
     notes: Sequence[str] = (),
     evidently: bool = False,
 ) -> None:
@@ -58,6 +62,7 @@ def write(
     Args:
         facts: title, model, version, digest, synthetic, start, end (texts); `look`: not a window of several, but one look at a log; n: its answers.
         alarms: Open ones.
+        of: The words of the model's samples.
         notes: What was left out, in sentences.
         evidently: Whether `evidently.html` lies beside the page.
     """
@@ -71,8 +76,8 @@ def write(
         for change in part.changes:
             if part.sketch is not None and change.feature not in drawn and len(plots) < PLOTS:
                 drawn.add(change.feature)
-                plots.append({"name": words.plain(change.feature), "svg": _plot(part.baseline, part.sketch, change), "p": change.p})
-        told.append({**part.row, "plots": plots, "reference": part.reference})
+                plots.append({"name": _titled(change.feature, of), "svg": _plot(part.baseline, part.sketch, change, of), "p": change.p})
+        told.append({**part.row, "plots": plots, "reference": part.reference, "sentences": part.sentences})
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     facts = {"look": False} | dict(facts)
     text = template.render(
@@ -82,19 +87,26 @@ def write(
         partial.write_text(text, encoding="utf-8")
 
 
-def _plot(baseline: Baseline, sketch: Sketch, change: Change) -> str:
+def _titled(feature: str, of: Words) -> str:
+    unit = of.unit_of(feature)
+    return words.plain(feature, of) + (f" ({unit})" if unit else "")
+
+
+def _plot(baseline: Baseline, sketch: Sketch, change: Change, of: Words) -> str:
     f = baseline.places.features.index(change.feature)
     before, after = (s.counts[:, f].sum(0).astype(np.float64) for s in (baseline.sketch, sketch))
     if change.aspect == "missing":
         sides = [np.array([c[MISSING], c[:MISSING].sum()]) for c in (before, after)]
         return histogram_of(sides[0], sides[1], ("missing", "there"), alarm=True)
     if change.feature in baseline.places.categories:
-        return _categories(baseline.places.categories[change.feature], before, after)
+        return _categories([of.value(change.feature, value) for value in baseline.places.categories[change.feature]], before, after)
     edges = baseline.places.edges[f][np.isfinite(baseline.places.edges[f])]
     low, high = float(edges[0]), float(edges[-1])
     bins = np.linspace(low, high if high > low else low + 1, BARS + 1)
     sides = [_spread(c, edges, bins) for c in (before, after)]
-    return histogram_of(sides[0], sides[1], (f"under {low:.3g}", f"over {high:.3g}"), alarm=True)
+    return histogram_of(
+        sides[0], sides[1], tuple(f"{side} {of.value(change.feature, end)}" for side, end in (("under", low), ("over", high))), alarm=True
+    )
 
 
 def _spread(counts: NDArray[np.float64], edges: NDArray[np.float64], bins: NDArray[np.float64]) -> NDArray[np.float64]:

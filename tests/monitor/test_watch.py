@@ -221,7 +221,7 @@ def test_the_page_of_a_window_says_what_the_alarm_says_offline_and_marked(month:
     assert "SYNTHETIC DATA" in text
     assert "GE LIGHTSPEED" in text
     assert "since 2026-03-06" in text
-    assert "<figcaption>noise<br>" in text
+    assert "<figcaption>noise (HU)<br>" in text
     assert "http" not in text
 
 

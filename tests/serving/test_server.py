@@ -411,7 +411,8 @@ def test_an_array_may_say_what_a_dicom_file_would_have_told(server: Server) -> N
         ("acquisition", {f"acq_{n}": n for n in range(33)}), ("acquisition", {"acq_kvp": True}),
         ("manufacturer", PERSON), ("device_model", PERSON), ("manufacturer", "ge medical systems"), ("device_model", 7),
         ("acquisition", {"acq_transfer_syntax": "1.2.840.10008.5.1.4.1.1.2"}), ("acquisition", {"acq_photometric": "other-0123abcd"}),
-        ("acquisition", {"acq_mood": "B30F"}), ("acquisition", {"acq_kernel": "B" * 65}),
+        ("acquisition", {"acq_mood": "B30F"}), ("acquisition", {"acq_kernel": "B" * 65}), ("acquisition", {"acq_jane_doe_1948": 1}),
+        ("acquisition", {"acq_kvp": 1e6}),
     ):  # fmt: skip
         reply = server.post("/v1/models/lung-nodule:predict", json={"instances": [{"array": array, name: value}]})
         assert reply.status_code == 400

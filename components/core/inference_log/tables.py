@@ -65,8 +65,8 @@ def known_columns(file: pq.ParquetFile) -> tuple[list[str] | None, int]:
     for group in map(file.metadata.row_group, range(file.metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
             if column.path_in_schema.partition(".")[0] not in chosen:
-                known = column.statistics is not None and column.statistics.has_null_count
-                count += group.num_rows - (column.statistics.null_count if known else 0)
+                told = column.statistics
+                count += group.num_rows - (told.null_count if told is not None and told.has_null_count else 0)
     return kept, count
 
 
