@@ -9,16 +9,18 @@ as in CAMELYON16; `train` and `test` name the folders as well. An annotation bel
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import posixpath
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from components.core.errors import DataError
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.slides import SUFFIXES
-from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
 from components.ingest.names import Names
 from components.ingest.source import Source
@@ -28,6 +30,7 @@ TABLES = ("reference.csv", "gt.csv")
 TUMOUR = frozenset(("tumor", "tumour", "positive", "metastasis", "1"))
 NORMAL = frozenset(("normal", "negative", "0"))
 TABLE_BYTES = 64 << 20
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,20 @@ def slides(source: Source) -> Iterator[Found]:
         if not item.path.lower().endswith(SUFFIXES) or is_mask(item.path):
             continue
         split, stem = split_of(item.path), _stem(item.path)
-        found = [next((said for place in (split, "") if (said := names[place].of(stem))), []) for names in (annotations, labels, scores)]
-        if not found[1] and (folder := posixpath.basename(posixpath.dirname(item.path)).lower()) in NORMAL | TUMOUR:
-            found[1] = [_label(folder)]
-        contradicting = len(found[0]) > 1 or any(len(set(said)) > 1 for said in found[1:])
-        yield Found(number, split, *(said[0] if said else None for said in found), contradicting)
+        drawn, label, score = _said(annotations, split, stem), _said(labels, split, stem), _said(scores, split, stem)
+        if not label and (folder := posixpath.basename(posixpath.dirname(item.path)).lower()) in NORMAL | TUMOUR:
+            label = [_label(folder)]
+        contradicting = len(drawn) > 1 or len(set(label)) > 1 or len(set(score)) > 1
+        yield Found(number, split, _first(drawn), _first(label), _first(score), contradicting)
+
+
+def _said(names: dict[str, Names[T]], split: str, stem: str) -> list[T]:
+    """All that is said of a slide, under its own split or else beside the splits."""
+    return names[split].of(stem) or names[""].of(stem)
+
+
+def _first(said: list[T]) -> T | None:
+    return said[0] if said else None
 
 
 def split_of(path: str) -> str:
@@ -109,35 +121,45 @@ def truth(found: Found, outlines: int | None) -> int:
     return int(bool(outlines))
 
 
-def assign(slides: list[tuple[str, str, str, int]], spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> dict[str, str]:
-    """{group: split}; `test` stays where folders say so, the rest is dealt by a keyed hash, the same mix of devices and labels in each.
+def assign(slides: list[tuple[str, str, str, int]], spec: DiseaseSpec, names: dict[str, str]) -> dict[str, str]:
+    """{group: split}; `test` stays where folders say so, the rest is dealt by a hash of its name, the same mix of devices and labels in each.
 
     Args:
         slides: (group, split of the folders, device, label).
+        names: {group: its slide's path}, which is never written; so the same slides are divided alike whatever key made their pseudonyms.
     """
     rule = spec.split
+    order = {
+        group: hashlib.sha256(f"dxflow/split/{spec.name}/{public(name)}".encode("utf-8", "surrogatepass")).hexdigest()
+        for group, name in names.items()
+    }
     strata: dict[tuple[str, str, int], list[str]] = {}
     for group, split, device, label in slides:
         strata.setdefault((split, device, label), []).append(group)
     given: dict[str, str] = {}
     carried: dict[str, dict[str, float]] = {}
-    for (split, _, _), groups in sorted(strata.items()):
+    for (split, _, _), groups in sorted(strata.items(), key=lambda pair: (pair[0][0], min(order[group] for group in pair[1]))):
         if split == "test":
             given |= dict.fromkeys(groups, "test")
             continue
-        names = ("train", "val") if split == "train" else ("train", "val", "test")
-        total = sum(getattr(rule, name) for name in names)
-        shares = {name: getattr(rule, name) / total for name in names} if total else {}
+        kinds = ("train", "val") if split == "train" else ("train", "val", "test")
+        total = sum(getattr(rule, name) for name in kinds)
+        shares = {name: getattr(rule, name) / total for name in kinds} if total else {}
         if not shares:
             raise DataError("no share of the training slides for training", where="split", got=0)
-        debt = carried.setdefault(split, dict.fromkeys(names, 0.0))  # over strata, so that many small ones do not round the same way
-        for group in sorted(groups, key=lambda g: pseudonymiser.id("split", spec.name, g)):
-            for name in names:
+        debt = carried.setdefault(split, dict.fromkeys(kinds, 0.0))  # over strata, so that many small ones do not round the same way
+        for group in sorted(groups, key=order.__getitem__):
+            for name in kinds:
                 debt[name] += shares[name]
-            chosen = max(names, key=lambda name: debt[name])
+            chosen = max(kinds, key=lambda name: debt[name])
             debt[chosen] -= 1
             given[group] = chosen
     return given
+
+
+def public(path: str) -> str:
+    """A slide's name as its draws know it: the same on file systems that spell names in other Unicode forms."""
+    return unicodedata.normalize("NFC", path)
 
 
 def _table(source: Source, number: int, name: str) -> Iterator[tuple[str, str]]:
