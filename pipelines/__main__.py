@@ -16,6 +16,7 @@ from components.core.errors import DxflowError, SpecError
 from components.core.home import home
 from pipelines import access_verbs, serving_verbs
 from pipelines.pacs_command import pacs
+from pipelines.quarantine import quarantine
 
 DISEASE = click.argument("disease")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON value on the last line, for scripts.")
@@ -33,6 +34,7 @@ def cli() -> None:
 
 for verb in (access_verbs.token, access_verbs.audit, serving_verbs.serve, serving_verbs.collect, serving_verbs.predict, serving_verbs.find):
     cli.add_command(verb)
+cli.add_command(quarantine)
 
 
 @cli.command()

@@ -7,6 +7,7 @@ registered; a fold's own validation groups follow from the manifest by a fixed r
 from __future__ import annotations
 
 import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,35 @@ DRAWS = 128
 FEWEST = 2  # one validation group may be an odd one: a patient without a single positive, a subject who moves like nobody else
 
 
+def public_names(
+    groups: Sequence[str], devices: Sequence[str], contents: Sequence[str], labels: Sequence[int | None]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """{group: name} and {device: name}: names that follow from what the samples hold, whatever key made their pseudonyms.
+
+    Whatever is drawn or dealt goes by these, so that the same data are divided alike in every home. They are hashes of what stands in the manifest
+    and tell no more. Groups that hold the same samples are told apart by their pseudonyms; they are the same to any model.
+
+    Args:
+        groups, devices, contents, labels: One entry per sample; `contents` are the manifest's `content_hash`.
+    """
+    of_device = _named(devices, [f"{content}/{label}" for content, label in zip(contents, labels, strict=True)])
+    facts = [f"{content}/{label}/{of_device[device]}" for content, label, device in zip(contents, labels, devices, strict=True)]
+    return _named(groups, facts), of_device
+
+
+def _named(ids: Sequence[str], facts: Sequence[str]) -> dict[str, str]:
+    held: dict[str, list[str]] = defaultdict(list)
+    for one, fact in zip(ids, facts, strict=True):
+        held[one].append(fact)
+    hashed = {one: hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest() for one, found in held.items()}
+    again: Counter[str] = Counter()
+    names: dict[str, str] = {}
+    for one in sorted(hashed):
+        names[one] = f"{hashed[one]}-{again[hashed[one]]}"
+        again[hashed[one]] += 1
+    return names
+
+
 def validation_share(rule: Split) -> float:
     """Share of the samples that are not test which validate."""
     return rule.val / (rule.train + rule.val) if rule.train + rule.val > 0 else 0.0
@@ -34,7 +64,7 @@ def validation_groups(groups: Sequence[str], labels: Sequence[int | None], devic
     At least `FEWEST` groups are taken, and no class is taken from training or left out of validation where that can be helped.
 
     Args:
-        groups, labels, devices: One entry per sample that is not test; a label of None counts as a class of its own.
+        groups, labels, devices: One entry per sample that is not test, by `public_names`; a label of None counts as a class of its own.
         share: Of the samples that should validate, in [0, 1).
         key: Seeds the draws.
 
@@ -74,12 +104,14 @@ def roles(manifest: pd.DataFrame, spec: DiseaseSpec, fold: int) -> NDArray[np.ob
     if not test.any():
         raise DataError("no such fold", where=f"{spec.name}: fold", got=fold, allowed=", ".join(str(n) for n in fold_numbers(manifest)) or "none")
     rest = manifest.iloc[others]
+    groups, devices, labels = rest["group_id"].tolist(), rest["device_key"].tolist(), strata(rest)
+    names, of_device = public_names(groups, devices, rest["content_hash"].tolist(), labels)
     chosen = validation_groups(
-        rest["group_id"].tolist(), strata(rest), rest["device_key"].tolist(), share=validation_share(spec.split), key=f"{spec.name}/{fold}"
+        [names[g] for g in groups], labels, [of_device[d] for d in devices], share=validation_share(spec.split), key=f"{spec.name}/{fold}"
     )
     found = np.full(len(manifest), None, dtype=object)
     found[test] = "test"
-    found[others] = np.where(rest["group_id"].isin(chosen), "val", "train")
+    found[others] = np.where(rest["group_id"].map(names).isin(chosen), "val", "train")
     return found
 
 

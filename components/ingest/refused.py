@@ -2,7 +2,7 @@
 
     DXFLOW_HOME/refused/<disease>-<8 characters of the input>.csv    file, reason, offset
 
-Paths are written as in `quarantine.parquet`; `dxflow quarantine SOURCE --list FILE` says what they are called in the source.
+Paths are written as in `quarantine.parquet`; `dxflow quarantine SOURCE FILE` says what they are called in the source.
 """
 
 from __future__ import annotations

@@ -24,11 +24,11 @@ def drawn(labels: NDArray[np.int64], split: str, group: str) -> NDArray[np.int64
 
     Args:
         labels: (n,), 1 for tumour.
-        group: Seeds the draw, so that the same slide gives the same tiles in every run.
+        group: The slide's name; seeds the draw, so that the same slide gives the same tiles in every run, whatever key makes the pseudonyms.
     """
     if split != "train":
         return np.arange(len(labels))
-    draw = np.random.default_rng(int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big"))
+    draw = np.random.default_rng(int.from_bytes(hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()[:8], "big"))
     tumour, normal = np.flatnonzero(labels == 1), np.flatnonzero(labels != 1)
     kept = draw.permutation(tumour)[:TUMOUR_TILES]
     wanted = min(NORMAL_TILES, max(LEAST_NORMAL, len(kept)))

@@ -11,8 +11,10 @@ as in CAMELYON16; `train` and `test` name the folders as well. An annotation bel
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import posixpath
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +23,6 @@ from typing import TypeVar
 from components.core.errors import DataError
 from components.core.imaging.errors import NotUsable
 from components.core.imaging.slides import SUFFIXES
-from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
 from components.ingest.names import Names
 from components.ingest.source import Source
@@ -79,19 +80,21 @@ def slides(source: Source) -> Iterator[Found]:
         if not item.path.lower().endswith(SUFFIXES) or is_mask(item.path):
             continue
         split, stem = split_of(item.path), _stem(item.path)
-        notes, words = _said(annotations, split, stem), _said(labels, split, stem)
-        of_reader, mpp = _said(scores, split, stem), _said(sizes, split, stem)
-        if not words and (folder := posixpath.basename(posixpath.dirname(item.path)).lower()) in NORMAL | TUMOUR:
-            words = [_label(folder)]
-        contradicting = len(notes) > 1 or any(len(set(said)) > 1 for said in (words, of_reader, mpp))
-        yield Found(
-            number, split, next(iter(notes), None), next(iter(words), None), next(iter(of_reader), None), contradicting, next(iter(mpp), None)
-        )  # fmt: skip
+        drawn, label = _said(annotations, split, stem), _said(labels, split, stem)
+        score, mpp = _said(scores, split, stem), _said(sizes, split, stem)
+        if not label and (folder := posixpath.basename(posixpath.dirname(item.path)).lower()) in NORMAL | TUMOUR:
+            label = [_label(folder)]
+        contradicting = len(drawn) > 1 or any(len(set(said)) > 1 for said in (label, score, mpp))
+        yield Found(number, split, _first(drawn), _first(label), _first(score), contradicting, _first(mpp))
 
 
 def _said(names: dict[str, Names[T]], split: str, stem: str) -> list[T]:
-    """What a table of the slide's own folder says of it, else what one above says."""
-    return next((said for place in (split, "") if (said := names[place].of(stem))), [])
+    """All that is said of a slide, under its own split or else beside the splits."""
+    return names[split].of(stem) or names[""].of(stem)
+
+
+def _first(said: list[T]) -> T | None:
+    return said[0] if said else None
 
 
 def split_of(path: str) -> str:
@@ -124,35 +127,45 @@ def truth(found: Found, outlines: int | None) -> int:
     return int(bool(outlines))
 
 
-def assign(slides: list[tuple[str, str, str, int]], spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> dict[str, str]:
-    """{group: split}; `test` stays where folders say so, the rest is dealt by a keyed hash, the same mix of devices and labels in each.
+def assign(slides: list[tuple[str, str, str, int]], spec: DiseaseSpec, names: dict[str, str]) -> dict[str, str]:
+    """{group: split}; `test` stays where folders say so, the rest is dealt by a hash of its name, the same mix of devices and labels in each.
 
     Args:
         slides: (group, split of the folders, device, label).
+        names: {group: its slide's path}, which is never written; so the same slides are divided alike whatever key made their pseudonyms.
     """
     rule = spec.split
+    order = {
+        group: hashlib.sha256(f"dxflow/split/{spec.name}/{public(name)}".encode("utf-8", "surrogatepass")).hexdigest()
+        for group, name in names.items()
+    }
     strata: dict[tuple[str, str, int], list[str]] = {}
     for group, split, device, label in slides:
         strata.setdefault((split, device, label), []).append(group)
     given: dict[str, str] = {}
     carried: dict[str, dict[str, float]] = {}
-    for (split, _, _), groups in sorted(strata.items()):
+    for (split, _, _), groups in sorted(strata.items(), key=lambda pair: (pair[0][0], min(order[group] for group in pair[1]))):
         if split == "test":
             given |= dict.fromkeys(groups, "test")
             continue
-        names = ("train", "val") if split == "train" else ("train", "val", "test")
-        total = sum(getattr(rule, name) for name in names)
-        shares = {name: getattr(rule, name) / total for name in names} if total else {}
+        kinds = ("train", "val") if split == "train" else ("train", "val", "test")
+        total = sum(getattr(rule, name) for name in kinds)
+        shares = {name: getattr(rule, name) / total for name in kinds} if total else {}
         if not shares:
             raise DataError("no share of the training slides for training", where="split", got=0)
-        debt = carried.setdefault(split, dict.fromkeys(names, 0.0))  # over strata, so that many small ones do not round the same way
-        for group in sorted(groups, key=lambda g: pseudonymiser.id("split", spec.name, g)):
-            for name in names:
+        debt = carried.setdefault(split, dict.fromkeys(kinds, 0.0))  # over strata, so that many small ones do not round the same way
+        for group in sorted(groups, key=order.__getitem__):
+            for name in kinds:
                 debt[name] += shares[name]
-            chosen = max(names, key=lambda name: debt[name])
+            chosen = max(kinds, key=lambda name: debt[name])
             debt[chosen] -= 1
             given[group] = chosen
     return given
+
+
+def public(path: str) -> str:
+    """A slide's name as its draws know it: the same on file systems that spell names in other Unicode forms."""
+    return unicodedata.normalize("NFC", path)
 
 
 def _table(source: Source, number: int, name: str) -> Iterator[tuple[str, str]]:

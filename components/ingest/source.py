@@ -171,7 +171,7 @@ def _names(root: str) -> tuple[list[str], Links]:
     real = os.path.realpath(root)
     read: dict[tuple[int, int], str] = {}  # folders by device and inode
     waiting = [""]
-    linked: list[tuple[bytes, str]] = []  # a heap: the same one of two links in every run
+    linked: list[tuple[int, bytes, str, bool]] = []  # a heap of links and of folders below them: the nearest first, so that it has its own name
     again: dict[str, str] = {}
     folders = leaving = unreadable = 0
 
@@ -179,8 +179,8 @@ def _names(root: str) -> tuple[list[str], Links]:
         return not Path(os.path.realpath(os.path.join(root, name))).is_relative_to(real)
 
     while waiting or linked:
-        by_link = not waiting
-        place = heapq.heappop(linked)[1] if by_link else waiting.pop()
+        below = not waiting
+        place, by_link = heapq.heappop(linked)[2:] if below else (waiting.pop(), False)
         try:
             facts = os.stat(os.path.join(root, place))
             identity = facts.st_dev, facts.st_ino
@@ -203,8 +203,8 @@ def _names(root: str) -> tuple[list[str], Links]:
             if not os.path.isdir(entry):  # not entry.is_dir(): a link to itself would raise
                 found.append(name)
                 leaving += link and leaves(name)
-            elif link:
-                heapq.heappush(linked, (os.fsencode(name), name))
+            elif link or below:
+                heapq.heappush(linked, (name.count("/"), os.fsencode(name), name, link))
             else:
                 waiting.append(name)
     return found, Links(folders, leaving, unreadable, again)

@@ -23,7 +23,7 @@ from components.core.cores import available_cores
 from components.core.dataset import SPLITS
 from components.core.dataset_writer import Sample, write_dataset
 from components.core.errors import DataError, DxflowError
-from components.core.folds import validation_groups, validation_share
+from components.core.folds import public_names, validation_groups, validation_share
 from components.core.home import home, work_dir
 from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
 from components.core.spec import DiseaseSpec
@@ -78,7 +78,7 @@ def ingest(spec: DiseaseSpec, source: str, *, dataset: Path, features: Path, wor
                 reader(job)
                 _check(one, job, key)
                 if part.external is None:
-                    places = _places(spec, one.journal, pseudonymiser)
+                    places = _places(spec, one.journal)
                     profiled = {sample: place.split != "test" for sample, place in places.items()}
                     profiles = measure(spec, one.journal, pool, quality, profiled=profiled)
                 else:
@@ -221,20 +221,22 @@ def _listed(one: _Read, key: str) -> str:
         return f"no list: {type(error).__name__}"
 
 
-def _places(spec: DiseaseSpec, journal: Journal, pseudonymiser: Pseudonymiser) -> dict[str, _Place]:
+def _places(spec: DiseaseSpec, journal: Journal) -> dict[str, _Place]:
     """{sample_id: place}."""
-    rows = [(r["sample_id"], r["group_id"], r["device_key"], _stratum(r), r.get("given_split")) for _, _, r in journal.samples()]
+    rows = [(r["sample_id"], r["group_id"], r["device_key"], _stratum(r), r.get("given_split"), r["content_hash"]) for _, _, r in journal.samples()]
     if spec.split.given:
         if missing := sum(row[4] not in SPLITS for row in rows):
             raise DataError("samples without a given split", where="split.given", got=f"{missing} of {len(rows)}", allowed=", ".join(SPLITS))
         if spec.split.grouping != "none":
             _uncut(rows)
         return {row[0]: _Place(str(row[4])) for row in rows}
-    ids, groups, devices, labels, _ = zip(*rows, strict=True)
+    ids, groups, devices, labels, _, contents = zip(*rows, strict=True)
+    names, of_device = public_names(groups, devices, contents, labels)
+    groups, devices = [names[group] for group in groups], [of_device[device] for device in devices]
     if spec.split.folds == 1:
-        of = split.assign(groups, devices, labels, rule=spec.split, name=spec.name, pseudonymiser=pseudonymiser)
+        of = split.assign(groups, devices, labels, rule=spec.split, name=spec.name)
         return {sample: _Place(of[group]) for sample, group in zip(ids, groups, strict=True)}
-    fold = split.assign_folds(groups, devices, labels, folds=spec.split.folds, name=spec.name, pseudonymiser=pseudonymiser)
+    fold = split.assign_folds(groups, devices, labels, folds=spec.split.folds, name=spec.name)
     val = validation_groups(groups, labels, devices, share=validation_share(spec.split), key=f"{spec.name}/registered")
     return {sample: _Place("val" if group in val else "train", fold[group]) for sample, group in zip(ids, groups, strict=True)}
 

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from components.core import models
+from components.core import code, models
 from components.core.atomic import atomic_dir
 from components.core.cores import available_cores, wait_asleep
 from components.core.dataset import Dataset
@@ -100,8 +100,9 @@ def train(spec: DiseaseSpec, *, family: str, seed: int, dataset: Path, features:
 
 
 def _key(spec: DiseaseSpec, family: str, seed: int, dataset: Path, features: Path) -> str:
-    """Hash of all inputs: the spec, the family, the seed, the dataset's manifest (which holds a hash of every sample), the profiles."""
+    """Hash of all inputs: the spec, the family, the seed, the dataset's manifest (which holds a hash of every sample), the profiles, the code."""
     digest = hashlib.sha256(json.dumps([spec.to_json(), family, seed]).encode())
+    digest.update(code.digest(Path(__file__).resolve().parents[2], ("components/core", "components/train", "feature_store")).encode())
     files = [dataset / "dataset.json", dataset / "manifest.parquet", *sorted(features.rglob("*.parquet"))]
     for file in files:
         if file.is_file():

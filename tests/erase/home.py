@@ -38,7 +38,7 @@ NUMBER, OTHER = 5, 6
 IDS = {NUMBER: "HOSP 4711-Q", OTHER: "HOSP 4712-R"}
 SITES = {NUMBER: "palms/soles", OTHER: "back"}
 """Covariates: a word that stands nowhere else."""
-KEY = b"0123456789abcdef0123456789abcdef"  # fixed, since it decides which samples are among the simulated ones
+KEY = b"2123456789abcdef0123456789abcdef"  # fixed, since it decides which samples are among the simulated ones
 AT = datetime(2026, 3, 2, 8, tzinfo=UTC)
 
 

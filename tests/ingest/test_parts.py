@@ -170,20 +170,20 @@ def test_folds_are_balanced_and_keyed():
     groups = [f"g{n // 3}" for n in range(300)]
     labels = [int(n // 3 % 4 == 0) for n in range(300)]
     devices = [f"d{n // 3 % 2}" for n in range(300)]
-    found = assign_folds(groups, devices, labels, folds=5, name="x", pseudonymiser=PSEUDONYMISER)
+    found = assign_folds(groups, devices, labels, folds=5, name="x")
     for fold in range(5):
         own = [n for n in range(300) if found[groups[n]] == fold]
         assert len(own) == pytest.approx(60, abs=6)
         assert sum(labels[n] for n in own) == pytest.approx(15, abs=3)
-    assert found == assign_folds(groups[::-1], devices[::-1], labels[::-1], folds=5, name="x", pseudonymiser=PSEUDONYMISER)
-    assert found != assign_folds(groups, devices, labels, folds=5, name="y", pseudonymiser=PSEUDONYMISER)
+    assert found == assign_folds(groups[::-1], devices[::-1], labels[::-1], folds=5, name="x")
+    assert found != assign_folds(groups, devices, labels, folds=5, name="y")
 
 
 def test_more_folds_than_groups_is_one_line():
     with pytest.raises(DataError, match=r"more folds than groups: 5 folds, 4 groups|split\.folds"):
-        assign_folds(["a", "b", "c", "d"], ["d"] * 4, [0, 1, 0, 1], folds=5, name="x", pseudonymiser=PSEUDONYMISER)
+        assign_folds(["a", "b", "c", "d"], ["d"] * 4, [0, 1, 0, 1], folds=5, name="x")
     with pytest.raises(DataError, match="one fold for each group"):
-        assign_folds([f"g{n}" for n in range(101)], ["d"] * 101, [0] * 101, folds="group", name="x", pseudonymiser=PSEUDONYMISER)
+        assign_folds([f"g{n}" for n in range(101)], ["d"] * 101, [0] * 101, folds="group", name="x")
 
 
 def test_validation_is_not_one_odd_subject():

@@ -9,7 +9,6 @@ import pytest
 
 from components.core.spec import Split
 from components.ingest.split import assign
-from tests.ingest.made import PSEUDONYMISER
 
 RULE = Split(grouping="patient", train=0.55, val=0.15, test=0.30)
 
@@ -26,7 +25,7 @@ def samples(seed: int, groups: int) -> list[tuple[str, str, int | None]]:
 
 def split(rows: list[tuple[str, str, int | None]], name: str = "lung") -> dict[str, str]:
     groups, devices, labels = zip(*rows, strict=True)
-    return assign(groups, devices, labels, rule=RULE, name=name, pseudonymiser=PSEUDONYMISER)
+    return assign(groups, devices, labels, rule=RULE, name=name)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -31,7 +31,7 @@ from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected
 from components.ingest.slide_sampling import drawn
-from components.ingest.slide_source import Found, assign, is_mask, slides, truth
+from components.ingest.slide_source import Found, assign, is_mask, public, slides, truth
 
 LABEL_SHARE = 0.5
 MASKS = "a drawing over a slide"
@@ -49,7 +49,7 @@ def read(job: Job) -> None:
     usable = {number: body for group in job.journal.groups("slide") for number, body in job.journal.found("slide", group)}
     rows = [(body["group"], body["split"], body["device"], body["label"]) for _, body in sorted(usable.items())]
     if job.context.external is None:
-        splits = assign(rows, spec, job.context.pseudonymiser)
+        splits = assign(rows, spec, {body["group"]: source.items[number].path for number, body in usable.items()})
     else:  # no training touches a test set, so its slides are whole
         splits = dict.fromkeys((row[0] for row in rows), "test" if job.context.external.role == "test" else "train")
     tasks = (Task(f"tiles-{one.number:06d}", (one, splits[usable[one.number]["group"]])) for one in found if one.number in usable)
@@ -119,7 +119,7 @@ def read_tiles(context: Context, task: Task) -> Outcome:
                 "acq_rows": slide.height,
                 "acq_columns": slide.width,
             }
-            for n in drawn(labels, split, group):
+            for n in drawn(labels, split, public(context.source.items[one.number].path)):
                 x, y = (int(v) for v in corners[n])
                 row = {
                     "sample_id": context.pseudonymiser.id("sample", group, str(x), str(y)),
