@@ -109,5 +109,4 @@ def test_ingest_and_server_make_the_same_samples(name: str, tmp_path: Path, monk
     assert len(dataset) == len(contents), dataset.quarantine
     trained = sorted(np.ascontiguousarray(one).tobytes() for one in dataset.read(range(len(dataset))))
     assert trained == sorted(served(spec, content, None).tobytes() for content in contents)
-    if spec.input.reader == "image-csv":
-        assert dataset.info["provenance"]["notes"]["further pictures in one file, not read"] == 2
+    assert dataset.info["provenance"]["notes"]["further pictures in one file, not read"] == 2

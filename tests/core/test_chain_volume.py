@@ -91,6 +91,20 @@ def test_one_wrong_slice_is_an_error_that_names_a_file(tmp_path: Path, name: str
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_a_series_whose_files_lie_there_twice_is_read_once(tmp_path: Path):
+    folder = series(tmp_path / "s")
+    plain = read(folder)
+    for path in sorted(folder.glob("*.dcm")):
+        (folder / f"again-{path.name}").write_bytes(path.read_bytes())
+    twice = read(folder)
+    np.testing.assert_array_equal(twice.hu, plain.hu)
+    assert twice.files == plain.files
+    assert twice.ignored == {**plain.ignored, "a byte-equal copy of another file": len(plain.files)}
+    change(folder / "again-003.dcm", lambda d: setattr(d, "RescaleIntercept", "-1000"))
+    with pytest.raises(DataError, match="two images under one SOP instance UID"):
+        read(folder)
+
+
 def test_a_missing_slice_is_an_error_that_names_the_one_after_it(tmp_path: Path):
     folder = series(tmp_path / "s", key="gamma")
     (folder / "002.dcm").unlink()

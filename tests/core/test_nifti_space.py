@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 from typing import Any
 
@@ -151,3 +152,14 @@ def test_values_too_large_to_differ_are_one_line(offset: float):
     raw[112:120] = np.array([1, offset], "<f4").tobytes()
     with pytest.raises(DataError, match=r"values too large for their differences|one value throughout"):
         bodies.read(None, Body(bytes(raw)), disease(BRAIN), PSEUDONYMISER)
+
+
+def test_a_small_head_may_pack_into_as_little_as_it_will():
+    """Below 8 MiB any head is read, packed or not, at the server as at ingest."""
+    raw = bytearray(small_bodies.nifti())
+    voxels = np.frombuffer(raw, "<i2", offset=352).copy()
+    raw[352:] = (voxels > 300).astype("<i2").tobytes()  # no noise: packs over a hundred times
+    packed = gzip.compress(bytes(raw), 9)
+    assert len(raw) > 100 * len(packed)
+    found = [bodies.read(None, Body(data), disease(BRAIN), PSEUDONYMISER)[0].array for data in (bytes(raw), packed)]
+    np.testing.assert_array_equal(found[0], found[1])

@@ -13,6 +13,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from components.core.imaging import picture_kinds
 from components.core.imaging.codestreams import MOST_SCANS, announced
@@ -312,3 +313,15 @@ def test_the_decoder_is_silent_about_what_it_reads(caplog: pytest.LogCaptureFixt
     assert reason(bytes(odd)) == "not an image, or a damaged one"
     assert caplog.text == ""
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_an_orientation_in_xmp_counts_as_pillow_counts_it(orientation: int):
+    marks = PngInfo()
+    text = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="{orientation}"/></x:xmpmeta>'
+    marks.add_itxt("XML:com.adobe.xmp", text)
+    data = file(RGB, "PNG", pnginfo=marks)
+    with Image.open(io.BytesIO(data)) as image:
+        wanted = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(decoded(data).pixels, wanted)
+    np.testing.assert_array_equal(wanted, turned(RGB, orientation))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from numpy.typing import NDArray
 
 from components.core import aggregates
@@ -22,6 +24,7 @@ from serving.bodies.body import Body
 from serving.cloud_events import Event
 from serving.collected import Collected
 from serving.predictor import Predictor, Query, Tiles
+from serving.queries import from_document, from_raw, from_tensor
 from tests.serving import small_bodies
 from tests.serving.fuzzing import PSEUDONYMISER
 from tests.serving.small_bodies import TILES, disease
@@ -36,6 +39,35 @@ def spec_of(method: str, **options: Any) -> DiseaseSpec:
 
 def queries(content: bytes | Path) -> list[Query]:
     return bodies.read("image/tiff", Body(content), disease(TILES), PSEUDONYMISER)
+
+
+def test_a_resolution_is_told_by_header_field_or_parameter(tmp_path: Path):
+    """Of a slide that does not say it: the same tiles as of one that does; none, or one that cannot be meant, is refused by name."""
+    spec, whole = disease(TILES), queries(small_bodies.slide(tmp_path))[0]
+    with tifffile.TiffFile(tmp_path / "slide.tif", mode="r+b") as tiff:
+        for page in tiff.pages:
+            page.tags["ResolutionUnit"].overwrite(1)  # pyright: ignore[reportAttributeAccessIssue]
+    mute = (tmp_path / "slide.tif").read_bytes()
+    text = base64.b64encode(mute).decode()
+
+    def by_header(mpp: str) -> list[Query]:
+        return from_raw(mute, {"content-type": "image/tiff", "x-dxflow-mpp": mpp}, spec, PSEUDONYMISER)
+
+    told = [
+        by_header("1.0"), from_document({"instances": [{"file_base64": text, "mpp": 1.0}]}, spec, PSEUDONYMISER),
+        from_tensor([1], "BYTES", [text], None, {"mpp": 1.0}, spec, PSEUDONYMISER),
+    ]  # fmt: skip
+    assert whole.tiles is not None
+    for found in told:
+        assert found[0].tiles is not None
+        np.testing.assert_array_equal(found[0].tiles.arrays, whole.tiles.arrays)
+    with pytest.raises(DataError, match="no resolution"):
+        queries(mute)
+    for mpp, says in (("353", "a resolution beyond"), ("0.001", "a resolution beyond"), ("nan", "header X-Dxflow-Mpp: not a number")):
+        with pytest.raises(DataError, match=says):
+            by_header(mpp)
+    with pytest.raises(DataError, match="a resolution that the slide contradicts"):
+        bodies.read("image/tiff", Body(small_bodies.slide(tmp_path), mpp=0.5), spec, PSEUDONYMISER)
 
 
 def by_hand(arrays: NDArray[Any]) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.imaging.errors import NotUsable
+from components.core.imaging.inflate import UNPACKED_FREELY
 
 MAGIC_GZIP = b"\x1f\x8b"
 NIFTI1, NIFTI2 = 348, 540
@@ -63,7 +64,7 @@ def read_volume(handle: BinaryIO, *, most_voxels: int, frames: Frames = "refuse"
         handle: Seekable, at its start.
         most_voxels: Over all frames; checked on the header.
         frames: What becomes of a file with several volumes over time.
-        most_expansion: How many times its own length a gzipped file may unpack to; checked on the header. None: any number of times.
+        most_expansion: How many times its own length a gzipped file may unpack to beyond 8 MiB; checked on the header. None: any number of times.
 
     Raises:
         NotUsable: Not NIfTI, damaged, without a place in space, with impossible voxels, or with values that are not finite.
@@ -78,7 +79,7 @@ def read_volume(handle: BinaryIO, *, most_voxels: int, frames: Frames = "refuse"
         if int(np.prod(shape, dtype=np.float64)) > most_voxels:
             raise NotUsable("more voxels than limits.pixels_per_image")
         affine = _affine(header)
-        data = _data(stream, header, shape, size, most=length * most_expansion if packed and most_expansion else np.inf)
+        data = _data(stream, header, shape, size, most=max(UNPACKED_FREELY, length * most_expansion) if packed and most_expansion else np.inf)
         if len(stream.read(BEHIND + 1)) > BEHIND:  # nothing was there to read on for: at the end of a gzip stream its checksum is asked for
             raise NotUsable("more voxels than the header says")
     except (EOFError, zlib.error, gzip.BadGzipFile):

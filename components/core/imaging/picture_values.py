@@ -69,7 +69,8 @@ def values(image: Any) -> NDArray[Any]:
     grey = image.mode in GREY
     if image.mode in TRANSPARENT or "transparency" in image.info:
         return _on_black(np.asarray(image.convert("LA" if grey else "RGBA")))
-    return np.asarray(image.convert("L" if grey else "RGB"))
+    wanted = "L" if grey else "RGB"
+    return np.asarray(image if image.mode == wanted else image.convert(wanted))
 
 
 def _native(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -151,10 +151,8 @@ def read_images(context: Context, task: Task) -> Outcome:
                 if found is None:
                     raise NotUsable(f"a row without its image{context.source.why_absent(values[0].strip())}")
                 file, path = found, context.source.items[found].path
-                picture = load_picture(context, found)
+                picture = load_picture(context, found, out)
                 image = picture.pixels
-                if picture.others:
-                    out.notes[OTHERS] = out.notes.get(OTHERS, 0) + picture.others
                 if facts["device_key"] == UNKNOWN_DEVICE:
                     facts |= camera_columns(picture, facts, context.pseudonymiser)
                 sample = context.pseudonymiser.id("sample", path)
@@ -223,11 +221,14 @@ class Repeats:
             return reason.reason
 
 
-def load_picture(context: Context, number: int) -> Picture:
-    """One file of the source."""
+def load_picture(context: Context, number: int, out: Outcome) -> Picture:
+    """One file of the source; pictures behind it are noted in `out`."""
     context.item(number)
     with context.source.open(number) as handle:
-        return decode_picture(handle, most_pixels=context.spec.limits.pixels_per_image, most_expansion=MOST_EXPANSION)
+        found = decode_picture(handle, most_pixels=context.spec.limits.pixels_per_image, most_expansion=MOST_EXPANSION)
+    if found.others:
+        out.notes[OTHERS] = out.notes.get(OTHERS, 0) + found.others
+    return found
 
 
 def camera_columns(picture: Picture, facts: dict[str, Any], pseudonymiser: Pseudonymiser) -> dict[str, Any]:

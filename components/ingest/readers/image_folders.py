@@ -78,7 +78,7 @@ def read_images(context: Context, task: Task) -> Outcome:
                 if split is None:
                     raise NotUsable("no split, which the spec takes as given")
                 label = _label(path, spec)
-                image = load_picture(context, number).pixels
+                image = load_picture(context, number, out).pixels
                 array = fit(image, spec.input)
                 if take_val and split == "train" and _drawn(array, spec):
                     split = "val"
