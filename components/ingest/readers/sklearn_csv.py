@@ -64,7 +64,7 @@ def read_table(context: Context, task: Task) -> Outcome:
                     "sample_id": sample, "group_id": sample, "patient_id": sample, "series_id": sample, "device_key": UNKNOWN_DEVICE,
                     "software": "", "label": classes[int(place)], "synthetic": False,
                 }  # fmt: skip
-                arrays.add(facts, feature_values(row[:-1], np.dtype(context.spec.input.dtype)))
+                arrays.add(facts, feature_values(row[:-1], np.dtype(context.spec.input.dtype), context.spec.input.range))
             except NotUsable as reason:
                 out.rejected.append(Rejected(number, reason.reason, lines.line_num))
     return out

@@ -59,7 +59,7 @@ def read_rows(context: Context, task: Task) -> Outcome:
                 row = dict(zip(header, values, strict=True))
                 facts = row_facts(context.spec, row, context.pseudonymiser) | label(row)
                 words.update(row[name].strip() for name in group_columns(row))
-                array = feature_values([values[n] for n in columns], np.dtype(context.spec.input.dtype))
+                array = feature_values([values[n] for n in columns], np.dtype(context.spec.input.dtype), context.spec.input.range)
                 sample = context.pseudonymiser.id("sample", path, str(line))
                 group = facts.pop("group") or sample
                 ids = {"sample_id": sample, "group_id": group, "patient_id": facts["patient_id"] or group, "series_id": sample}
