@@ -77,8 +77,8 @@ class Likeness:
         part = np.random.default_rng(0).permutation(count)[group] % min(PARTS, count)
         left_out = np.empty(len(x))
         for k in np.unique(part):
-            left_out[part == k] = _distances(x[part == k], *_fit(x[part != k], group[part != k], device[part != k], floor))
-        scale, centres, whitening = _fit(x, group, device, floor)
+            left_out[part == k] = _distances(x[part == k], *_fit(x[part != k], group[part != k], device[part != k], floor, copies))
+        scale, centres, whitening = _fit(x, group, device, floor, copies)
         return cls(tuple(names), scale, centres, whitening, _bound(left_out, group, level), n, count)
 
     def distance(self, x: Floats) -> Floats:
@@ -136,7 +136,9 @@ class Likeness:
             raise DataError("not a measure of likeness", where=where, allowed="JSON") from None
 
 
-def _fit(x: Floats, group: NDArray[np.int64], device: NDArray[np.str_], floor: Floats) -> tuple[Floats, Floats, Floats]:
+def _fit(
+    x: Floats, group: NDArray[np.int64], device: NDArray[np.str_], floor: Floats, copies: int
+) -> tuple[Floats, Floats, Floats]:  # fmt: skip
     """Scale, centres and whitening of rows (n, d)."""
     keys, own = np.unique(device, return_inverse=True)
     several = np.array([len(np.unique(group[own == k])) for k in range(len(keys))])
@@ -151,7 +153,7 @@ def _fit(x: Floats, group: NDArray[np.int64], device: NDArray[np.str_], floor: F
     s = rest.T @ rest / n
     mean = np.trace(s) / d
     spread = ((s - mean * np.eye(d)) ** 2).sum()
-    chance = ((rest**2).sum(axis=1) ** 2).sum() / n**2 - (s**2).sum() / n
+    chance = copies * (((rest**2).sum(axis=1) ** 2).sum() / n**2 - (s**2).sum() / n)  # copies of a sample are no further samples
     shrunk = float(np.clip(chance / spread, 0, 1)) if spread > 0 else 1.0
     s = (1 - shrunk) * s + (shrunk * max(mean, RIDGE) + RIDGE) * np.eye(d)
     return scale, means / scale, np.linalg.inv(np.linalg.cholesky(s))

@@ -35,7 +35,8 @@ JUDGED, SWITCHED_OFF, OLDER, TOO_FEW = (
 )  # fmt: skip
 """What `Outside.check` says."""
 QUALITY = {
-    "noise_sd": ("high", "more noise"), "noise_share": ("high", "more noise"), "sharpness": ("low", "less sharp"), "fineness": ("low", "less sharp"),
+    "noise_sd": ("high", "more noise"), "noise_share": ("high", "more noise"), "noise_of_range": ("high", "more noise"),
+    "sharpness": ("low", "less sharp"), "fineness": ("low", "less sharp"),
     "clipped_low": ("high", "more clipped at the dark end"), "clipped_high": ("high", "more clipped at the bright end"),
     "blockiness": ("high", "more compressed"), "sd": ("low", "less contrast"),
 }  # fmt: skip
@@ -43,7 +44,8 @@ QUALITY = {
 WORDS = {
     "block": "what lies where", "rough": "where the structure lies", "octave": "how much is fine and how much coarse",
     "tails": "the histogram", "lean": "the histogram", "middle": "the histogram", "skewness": "the histogram",
-    "light": "contrast", "sd": "contrast", "tint": "how much colour there is", "together": "how colours go together", "red": "colour", "blue": "colour",
+    "light": "contrast", "sd": "contrast", "tint": "how much colour there is", "together": "how colours go together", "red": "colour",
+    "blue": "colour",
     "shown": "how much of the field is lit", "level": "levels of the channels", "swing": "swing of the channels",
     "mean": "brightness", "p01": "brightness", "p50": "brightness", "p99": "brightness", "clipped": "clipped values", "blockiness": "compression",
     "noise": "noise", "sharpness": "sharpness", "fineness": "sharpness", "steps": "sharpness",

@@ -151,7 +151,7 @@ def _collection(home: Path, spec: DiseaseSpec, *, unseen: bool) -> Asked:
     with redirect_stdout(StringIO()):
         if not (folder / "dataset").exists():
             people = PEOPLE.get(spec.name, 220)
-            generator(spec.phantom.generator)(folder / "source", patients=people, seed=spec.phantom.seed + 7, unseen=unseen, workers=1)
+            generator(spec.phantom.generator)(folder / "source", patients=people, seed=spec.phantom.seed + 7, unseen=unseen)
             ingest(spec, str(folder / "source"), dataset=folder / "dataset", features=folder / "features", workers=1)
     data = Dataset(folder / "dataset", expect=spec)
     rows = np.flatnonzero(~data.manifest["split"].astype(str).str.startswith(("external", "pretrain")))
