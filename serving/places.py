@@ -18,6 +18,7 @@ import numpy as np
 
 from components.core.engines import Wanted
 from components.core.errors import DataError, DxflowError, ServiceError, SpecError
+from components.core.outside import JUDGED, sentence
 from components.core.package import ModelPackage
 from serving import bodies
 from serving.aside import aside
@@ -169,6 +170,8 @@ class Places:
         package = predictor.package
         note = ", trained on SYNTHETIC data" if package.synthetic else ""
         print(f"loaded {package.name} {package.version} as {package.disease}, {predictor.arithmetic}{note}", file=sys.stdout, flush=True)
+        if predictor.check != JUDGED:
+            print(f"{package.name} {package.version}: {sentence(predictor.check, package.spec)}", file=sys.stderr, flush=True)
 
     def reason(self, name: str) -> str | None:
         place = self.by_name.get(name)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from components.core import calibration, devices, image_quality
 from components.core.engines import Wanted, open_engine, told
 from components.core.errors import DataError, ServiceError
-from components.core.outside import OUTSIDE, UNSEEN, Limits
+from components.core.outside import OUTSIDE, UNSEEN, Outside
 from components.core.package import ModelPackage
 from components.core.pseudonym import UNKNOWN_DEVICE
 from components.core.uncertainty import Uncertainty
@@ -144,7 +144,8 @@ class Predictor:
         self._aggregate = slide_answer.aggregator(package)
         self._projection = package.projection
         reference = package.reference
-        self._limits, self._uncertainty = Limits.learn(self.spec, reference), Uncertainty.learn(self.spec, reference)
+        self._outside, self._uncertainty = Outside.of(package), Uncertainty.learn(self.spec, reference)
+        self.check = self._outside.check  # whether images of something else are told, or why not
         groups = package.groups
         self._of_slides = Uncertainty.learn(self.spec, reference[:0] if groups is None else groups)
         known = reference.groupby("device_key")[["manufacturer", "model"]].first()
@@ -180,7 +181,8 @@ class Predictor:
             model, version, digest, disease, synthetic, engine; `probabilities` {class: p}, empty on abstention; `uncertainty`
             (`components/core/uncertainty.py`), None on abstention; `decision`, None on abstention; `positive` {classes, name}, what the interval is
             about, or None; `abstain`, `reasons`; `device` {key, manufacturer, model, status: known, unseen, stale, or unknown where nobody said
-            which device it is, profile}; `operating_point`; `part` where the sample is one of several in its file; `recording` {seconds, judged_s,
+            which device it is, profile}; `checks` {outside: whether images of something else are told, or why not};
+            `operating_point`; `part` where the sample is one of several in its file; `recording` {seconds, judged_s,
             windows, windows_missing, not_judged_s {reason: seconds}} of a window's; `covariates` {used, not_used} where the spec names any.
         """
         return [one.answer for one in self.work(queries)]
@@ -188,8 +190,10 @@ class Predictor:
     def work(self, queries: Sequence[Query]) -> list[Answered]:
         """The answers, and what the log keeps beside them; each as if it had been asked alone."""
         arrays = np.stack([query.array for query in queries])  # of bytes where they came as bytes: those need no look for what is not finite
-        figures = self._figures(arrays)
-        states = [self._device(query, own) for query, own in zip(queries, figures, strict=True)]
+        table = image_quality.figures(arrays, self.spec)
+        figures = [{name: float(values[n]) for name, values in table.items()} for n in range(len(arrays))]  # raw, before any normalisation
+        beyond = self._outside.reasons(arrays, table, [query.acquisition for query in queries])
+        states = [self._device(query, own) for query, own in zip(queries, beyond, strict=True)]
         whole = [n for n, state in enumerate(states) if not state.abstain and queries[n].tiles is not None]
         asked = [n for n, state in enumerate(states) if not state.abstain and queries[n].tiles is None]
         p: dict[int, NDArray[np.float64]] = {}
@@ -236,6 +240,7 @@ class Predictor:
                     "abstain": state.abstain,
                     "reasons": state.reasons,
                     "device": state.described,
+                    "checks": {"outside": self.check},
                     "operating_point": self._decision.to_dict(),
                 }
                 | covariates.answered(self._fusion, queries[n].covariates, asked=n in p)
@@ -253,7 +258,7 @@ class Predictor:
         if self._projection is None or not embeddings:
             return []
         columns = np.stack(list(self._projection.columns([embeddings.get(n) for n in asked]).values()), 1)
-        return [n for n, row in zip(asked, columns, strict=True) if self._limits.far(row)]
+        return [n for n, far in zip(asked, self._outside.far(columns), strict=True) if far]
 
     def explain(self, query: Query) -> Explained | None:
         """Answer one sample and say where in it the answer comes from; None where the model answers about rows of a table."""
@@ -268,7 +273,7 @@ class Predictor:
             assert heat is not None
             overlay = overlay_png(query.tiles.view.transpose(2, 0, 1), heat, self.spec)
             return Explained(answered, heat, slide_answer.METHOD, names, overlay, query.tiles.view_um)
-        profile = self._device(query, answered.figures).profile
+        profile = self._device(query, ()).profile
         x = devices.normalise(np.asarray(query.array, dtype=np.float32)[None], self.spec, [profile], self.package.reference_profile)[0]
         heat, method = self._explainer.heat(x, self._explained(answered.answer))
         return Explained(answered, heat, method, names, overlay_png(query.array, heat, self.spec))
@@ -314,13 +319,12 @@ class Predictor:
         assert self._aggregate is not None
         return slide_answer.of_slide(self.package, self._aggregate, found, query.tiles.places)[0]
 
-    def _figures(self, arrays: NDArray[Any]) -> list[dict[str, float]]:
-        """The image figures of each sample, for the log: raw, before any normalisation."""
-        table = image_quality.figures(arrays, self.spec)
-        return [{name: float(values[n]) for name, values in table.items()} for n in range(len(arrays))]
+    def _device(self, query: Query, beyond: Sequence[str]) -> _State:
+        """What is known of a sample's device and of the sample before the model is asked, and what follows for the answer.
 
-    def _device(self, query: Query, figures: Mapping[str, float]) -> _State:
-        """What is known of a sample's device and of the sample before the model is asked, and what follows for the answer."""
+        Args:
+            beyond: Why the sample lies outside of what the model was tested on.
+        """
         key = query.device_key
         maker, model = self._devices.get(key, (None, None))
         described: dict[str, Any] = {"key": key, "manufacturer": query.manufacturer or maker, "model": query.device_model or model}
@@ -361,7 +365,7 @@ class Predictor:
         elif self.spec.input.layout != "table" and np.ptp(query.array) == 0:  # a row of equal values is a row
             abstain = True
             reasons.append(CONSTANT)
-        elif beyond := self._limits.reasons(figures, query.acquisition):
+        elif beyond:
             abstain = True
             reasons += beyond
         return _State(described | {"status": status, "profile": state}, profile, abstain, reasons)

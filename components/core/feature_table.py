@@ -31,14 +31,16 @@ def feature_columns(spec: DiseaseSpec, header: list[str], first: list[str], deci
     return found
 
 
-def feature_values(texts: list[str], dtype: np.dtype, decimal: str = ".") -> NDArray:
-    """(n,) numbers. Raises NotUsable where one is missing or no finite number of this type."""
+def feature_values(texts: list[str], dtype: np.dtype, decimal: str = ".", within: tuple[float, float] | None = None) -> NDArray:
+    """(n,) numbers. Raises NotUsable where one is missing, no finite number of this type, or not `within` the lowest and the highest allowed."""
     values = [number(text, decimal) for text in texts]
     if any(not text.strip() for text in texts):
         raise NotUsable("a missing value")
     plain = np.array([math.nan if value is None else value for value in values])
     if not np.isfinite(plain).all():
         raise NotUsable("a value that is not a finite number")
+    if within is not None and ((plain < within[0]) | (plain > within[1])).any():
+        raise NotUsable("a value outside input.range")
     limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
     if (plain < float(limits.min)).any() or (plain > float(limits.max)).any() or (dtype.kind != "f" and (plain != np.round(plain)).any()):
         raise NotUsable("a value that input.dtype cannot hold")

@@ -4,6 +4,7 @@
     spec.json model.safetensors model.onnx model.json preprocessing.json calibration.json operating_point.json metrics.json
     reference.parquet features.json card.md
     engine.json                               the precision to serve in; what less than float32 changes on validation; model.int8.onnx where accepted
+    outside.json                              how far a sample may lie from those of training and test; older packages lack it
     simulated.parquet embedding.json          tables have neither, models without an embedding no embedding.json; older packages lack them
     fusion.json                               where the spec names covariates
     groups.parquet                            where the spec aggregates; older packages lack it
@@ -53,6 +54,7 @@ REQUIRED = (
 )
 SIMULATED = "simulated.parquet"
 EMBEDDING = "embedding.json"
+OUTSIDE = "outside.json"
 ENGINE = "engine.json"
 FUSION = "fusion.json"
 GROUPS = "groups.parquet"
@@ -204,6 +206,11 @@ class ModelPackage:
         from components.core.embedding import Projection
 
         return Projection.from_json(self._text(EMBEDDING), where=f"{self.name}/{EMBEDDING}") if EMBEDDING in self.info["files"] else None
+
+    @cached_property
+    def outside(self) -> dict[str, Any] | None:
+        """`image` and `network`: measures as `components/core/likeness.py` keeps them, or None. None where the package is older than this."""
+        return self._json(OUTSIDE) if OUTSIDE in self.info["files"] else None
 
     def accepted_precisions(self, engine: str) -> tuple[str, ...]:
         """What register measured of an engine and accepted; none in older packages."""

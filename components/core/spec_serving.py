@@ -19,14 +19,14 @@ class Abstain(_Part):
     """When there is no decision although the model could give one.
 
     Args:
-        outside: How far beyond the reference a sample may lie, in multiples of the reference's own distance from its median to its first or
-            last percentile (`components/core/outside.py`); 0 switches it off.
+        outside: How far from the samples of training and test one may lie, in multiples of the limit that registration learned from them
+            (`components/core/outside.py`); 0 switches it off.
         unseen_device: Whether a device that is not in the reference gets no decision, also where no profile of it is needed.
         acquisition: Parameter of `components/core/acquisition.py` that is a number -> lowest and highest value that the model is meant for; what a
             sample does not declare is not judged.
     """
 
-    outside: Annotated[float, Field(ge=0, le=100)] = 4.0
+    outside: Annotated[float, Field(ge=0, le=100)] = 1.0
     unseen_device: bool = False
     acquisition: dict[str, tuple[float, float]] = {}
 

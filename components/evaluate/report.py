@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from components.core import outside as something_else
 from components.core.gates import LEAKS, Gate, Judgement
 from components.core.operating_point import Decision
 from components.core.pseudonym import UNKNOWN_DEVICE
@@ -83,7 +84,7 @@ def render(
         abstained=any(d["abstained"] for d in figures["devices"].values()),
         data_facts=_data_facts(spec, figures, facts),
         model_facts=_model_facts(figures, decision, facts),
-        limits=limits(spec, figures, synthetic=synthetic),
+        limits=[*limits(spec, figures, synthetic=synthetic), _of_something_else(spec, facts["dataset"].get("counts", {}))],
     )
 
 
@@ -125,6 +126,11 @@ def limits(spec: DiseaseSpec, figures: dict[str, Any], *, synthetic: bool) -> li
         else "A device that is not listed here has not been tested; its images are treated as if they came from the training pool."
     )
     return lines
+
+
+def _of_something_else(spec: DiseaseSpec, counts: Mapping[str, Any]) -> str:
+    """What the server will do with an image of something else."""
+    return something_else.sentence(something_else.told(spec, int(counts.get("samples") or 0), int(counts.get("groups") or 0)), spec)
 
 
 def _plots(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.gates import Judgement
+from components.core.outside import sentence
 from components.core.package import name_of
 from components.core.spec import DiseaseSpec
 
@@ -15,7 +16,7 @@ def render(spec: DiseaseSpec, judgement: Judgement, *, synthetic: bool, facts: d
 
     Args:
         facts: `dataset` (dataset.json), `validation` (its verdict), `model` (model.json), `figures` (metrics.json), `operating`, `features`,
-            `onnx` (what the export found), `engine` (what less than float32 changes).
+            `onnx` (what the export found), `engine` (what less than float32 changes), `outside` (whether images of something else are told).
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -28,7 +29,7 @@ def render(spec: DiseaseSpec, judgement: Judgement, *, synthetic: bool, facts: d
         judgement=judgement,
         name=name_of(spec.name, synthetic=synthetic),
         package={"synthetic": synthetic},
-        limits=_limits(spec, facts["figures"], synthetic=synthetic),
+        limits=[*_limits(spec, facts["figures"], synthetic=synthetic), sentence(facts["outside"], spec)],
         **(facts | {"model": model}),
     )
 

@@ -17,9 +17,9 @@ from components.core.covariates import NUMBERS, PREFIX
 from components.core.dataset import Dataset
 from components.core.errors import DataError
 from components.core.operating_point import Decision
-from components.core.package import EMBEDDING, GROUPS
+from components.core.package import EMBEDDING, GROUPS, OUTSIDE
 from components.core.spec import DiseaseSpec
-from components.register import onnx_embedding
+from components.register import onnx_embedding, outside_measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,12 +38,16 @@ def write(
     decision: Decision,
     embedded: onnx_embedding.Embedded | None = None,
     groups: pd.DataFrame | None = None,
-) -> None:
+) -> str:
     """Write `reference.parquet` (device, label, `score_<class>`, decision, image figures in the spec's unit, acquisition, `cov_*` of the covariates
     that the spec names; sorted by sample) and,
     where samples can be acquired differently, `simulated.parquet` (`acquisition_changes.simulated` of some of them, evenly over the reference).
     With `embedded` the reference also has its columns, and `embedding.json` says how they are made. With `groups`, the predictions of groups where
-    `predictions` are of their samples, `groups.parquet` says what the served model answered about each of them.
+    `predictions` are of their samples, `groups.parquet` says what the served model answered about each of them. `outside.json` is what tells
+    images of something else.
+
+    Returns:
+        Whether such images are told, or why not (`components/core/outside.py`).
     """
     reference = build(spec, dataset, features, predictions, decision)
     if embedded is not None:
@@ -54,6 +58,7 @@ def write(
         _write(folder / GROUPS, of_groups(spec, dataset, groups, decision))
     if acquisition_changes.possible(spec):
         _write(folder / "simulated.parquet", simulated(spec, dataset, reference))
+    return outside_measure.write(folder / OUTSIDE, spec, dataset, reference)
 
 
 def splits(spec: DiseaseSpec) -> tuple[str, ...]:

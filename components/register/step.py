@@ -121,7 +121,7 @@ def _pack(
     if onnx["embedding"] is not None:
         answered = [val if name == "val" else load_split(spec, dataset, features, name, reference) for name in drift_reference.splits(spec)]
         embedded = onnx_embedding.embedded(drafts / "model.onnx", onnx["feature_name"], train, answered)
-    drift_reference.write(drafts, spec, dataset, features, predictions, Decision.from_dict(operating), embedded, groups)
+    outside = drift_reference.write(drafts, spec, dataset, features, predictions, Decision.from_dict(operating), embedded, groups)
     figures, profiles = _read(evaluation / "metrics.json"), _profiles(features)
     known = {
         "dataset": info,
@@ -132,6 +132,7 @@ def _pack(
         "features": profiles,
         "onnx": onnx,
         "engine": engine,
+        "outside": outside,
     }
     text = card.render(spec, judgement, synthetic=synthetic, facts=known)
     preprocessing = {

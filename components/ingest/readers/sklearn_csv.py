@@ -68,7 +68,8 @@ def read_table(context: Context, task: Task) -> Outcome:
                     "sample_id": sample, "group_id": sample, "patient_id": sample, "series_id": sample, "device_key": UNKNOWN_DEVICE,
                     "software": "", "label": classes[place], "synthetic": False,
                 }  # fmt: skip
-                arrays.add(facts, feature_values(row[:-1], np.dtype(context.spec.input.dtype), handle.dialect.decimal))
+                values = feature_values(row[:-1], np.dtype(context.spec.input.dtype), handle.dialect.decimal, context.spec.input.range)
+                arrays.add(facts, values)
             except NotUsable as reason:
                 out.rejected.append(Rejected(number, reason.reason, lines.line_num + handle.dialect.skipped))
     if (rows := len(out.samples) + len(out.rejected)) != announced:

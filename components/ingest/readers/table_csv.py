@@ -64,7 +64,7 @@ def read_rows(context: Context, task: Task) -> Outcome:
                 facts = row_facts(context.spec, row, context.pseudonymiser, out.notes) | label(row)
                 words.update(row[name].strip() for name in group_columns(row))
                 persons.add(person_of(row))
-                array = feature_values([values[n] for n in columns], np.dtype(context.spec.input.dtype), decimal)
+                array = feature_values([values[n] for n in columns], np.dtype(context.spec.input.dtype), decimal, context.spec.input.range)
                 sample = context.pseudonymiser.id("sample", path, str(line))
                 group = facts.pop("group") or sample
                 ids = {"sample_id": sample, "group_id": group, "patient_id": facts["patient_id"] or group, "series_id": sample}
