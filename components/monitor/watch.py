@@ -46,6 +46,7 @@ from components.monitor import (
 from components.monitor.case_mix import CaseMix
 from components.monitor.detect import WATCH, WINDOWS, Change, Detector, Judged
 from components.monitor.performance import Learned, estimate, learn
+from components.monitor.silence import DAY_S, misses, usual
 from components.monitor.sketch import BINS, Sketch, hashes
 from components.monitor.state import State, opened
 from components.monitor.telling import Teller
@@ -55,16 +56,12 @@ from components.monitor.watched import NO_SLIDES, Watched, patients, probabiliti
 if TYPE_CHECKING:
     import pandas as pd
 
-DAY_S = 86_400
 LATE_S = 3_600
 """How long after its end a window still takes events."""
 SKEW_S = 300
 """How far ahead of the monitor a server's clock may be."""
 CARRIED = 14
 """Windows after which events that never became enough are given up."""
-QUIET = 7
-"""Windows over which a device's usual number of events is taken."""
-SILENT_P = 0.01
 MOST_VERSIONS = 64
 """Software versions of a device that are remembered: a version is a keyed hash that a client may make up."""
 REQUEST = "request"
@@ -430,7 +427,7 @@ class _Run:
     def _found(self, when: alarms.Window, judged: Mapping[str, Judged]) -> Iterable[alarms.Found]:
         gone = [device for device in self.names if device not in self.heard]  # heard: also among those that are counted together
         absent = [device for device in gone if device not in judged or judged[device].status == "silent"]
-        silent = [device for device in absent if self._misses(device, when)]
+        silent = [device for device in absent if misses(self.memory, device, when.start, self.schedule.window_s)]
         for device, result in judged.items():
             label = self.teller.label(device)
             if device == OTHERS:
@@ -457,7 +454,7 @@ class _Run:
         if text := unknown_devices.told(*self.others, earlier=len(self.dropped)):
             yield alarms.Found("unseen", OTHERS, unknown_devices.LABEL, text, when.start)
         for device in silent:
-            text = f"no answers, {self._usual(device, when):.0f} usual in a window"
+            text = f"no answers, {usual(self.memory, device, when.start, self.schedule.window_s):.0f} usual in a window"
             yield alarms.Found("silent", device, self.teller.label(device), text, when.start)
         for device, versions in self.software.items():
             for version, at in versions.items():
@@ -471,29 +468,6 @@ class _Run:
             return False
         known = table.loc[table["device_key"].astype(str) == device, "software"].dropna().astype(str)
         return len(known) > 0 and version not in set(known)
-
-    def _usual(self, device: str, when: alarms.Window) -> float:
-        """Mean events of the device's last `QUIET` windows."""
-        first = min(self.memory.windows(), default=when.start)
-        starts = [when.start - k * self.schedule.window_s for k in range(1, QUIET + 1)]
-        counts = [self._n(device, start) for start in starts if start >= first]
-        return float(np.mean(counts)) if counts else 0.0
-
-    def _n(self, device: str, start: int) -> int:
-        found = self.memory.sketch(start, device)
-        return found[0].n if found else 0
-
-    def _misses(self, device: str, when: alarms.Window) -> bool:
-        """Poisson: would so quiet a window come less than once in a hundred? Once silent, a device stays so until it answers.
-
-        A day on which the device was silent a week ago, too, is its day off.
-        """
-        if any(a["open"] and a["kind"] == "silent" and a["device_key"] == device for a in self.memory.alarms()):
-            return True
-        week_ago = when.start - 7 * DAY_S
-        if self.schedule.window_s == DAY_S and not self._n(device, week_ago) and self.memory.merged(device, 0, week_ago) is not None:
-            return False
-        return float(np.exp(-self._usual(device, when))) < SILENT_P
 
     def summary(self, tally: Tally) -> dict[str, Any]:
         """What summary.json says."""
