@@ -26,6 +26,7 @@ from components.core import inference_log, registry
 from components.core.erasure import Ids, read, rows_of
 from components.core.errors import DataError, ServiceError, SpecError
 from components.core.home import home
+from components.core.inference_log.erasure import unsearched
 from components.core.pseudonym import Pseudonymiser, load_pseudonymiser
 from components.core.storage import Store, open_store
 from components.monitor.erasure import erase_labels, erase_memory
@@ -162,6 +163,7 @@ def _work(plan: Plan, *, dry: bool) -> dict[str, Any]:
         "fitted": plan.fitted,
         "unknown": plan.unknown,
     }
+    found["left"] += [f"{path}/{name} (cannot be read: nobody knows whom it holds)" for path in plan.logs for name in unsearched(path)]
     if not dry:
         for name in plan.fitted:
             model, _, version = name.rpartition(":")

@@ -71,6 +71,14 @@ def others(home: Home) -> list[pd.DataFrame]:
     return [table.reset_index(drop=True) for table in tables]
 
 
+def test_a_segment_that_nobody_can_read_stops_no_erasure_and_is_named(home: Home):
+    segment = next((home.root / "inference-log").glob("*.parquet"))
+    segment.write_bytes(segment.read_bytes()[:-40])
+    found = run(home)
+    assert found["records"] > 0
+    assert found["left"] == [f"{segment} (cannot be read: nobody knows whom it holds)"]
+
+
 def test_no_byte_of_the_patient_stays_and_nobody_else_loses_any(home: Home):
     before = others(home)
     for name, needle in home.needles.items():

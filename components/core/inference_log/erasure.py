@@ -143,6 +143,8 @@ def _identities(folder: Path) -> Iterator[dict[str, Any]]:
 def unsearched(path: str | Path) -> list[str]:
     """Names of compacted segments that cannot be read: nobody knows whom they hold. They are the operator's, to restore or to delete."""
     folder, found = Path(path), list[str]()
+    if not folder.is_dir():
+        return found
     known = manifest.read(folder)
     for number in numbers(folder, PARQUET):
         try:
