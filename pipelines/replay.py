@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from components.core.acquisition import possible
 from components.core.dataset import Dataset
 from components.core.errors import DataError
 from components.core.home import home
@@ -90,6 +91,6 @@ def _instance(x: np.ndarray, row: Mapping[Any, Any], covariates: Mapping[str, An
     out: dict[str, Any] = {"array": x.tolist()} | ({"covariates": covariates} if covariates else {})
     out |= {name: value for name, value in known.items() if isinstance(value, str) and value and (name == "device_key" or value != UNKNOWN_DEVICE)}
     figures = {name: value for name, value in row.items() if name.startswith("acq_")}
-    told: dict[str, Any] = {k: float(v) for k, v in figures.items() if isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v)}
+    told: dict[str, Any] = {k: float(v) for k, v in figures.items() if possible(k, v)}  # a header may declare what cannot be
     told |= {k: v for k, v in figures.items() if isinstance(v, str) and v}
     return out | ({"acquisition": told} if told else {})
