@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from components.core import scratch
+from components.core.acquisition import possible
 from components.core.dataset import Dataset
 from components.core.errors import DataError, SpecError
 from components.core.imaging.deidentify import device_identity
@@ -162,6 +163,6 @@ def _instance(x: np.ndarray, row: Mapping[Any, Any], covariates: Mapping[str, An
     if device is not None and "device_key" not in out:
         out["device"] = device
     figures = {name: value for name, value in row.items() if name.startswith("acq_")}
-    told: dict[str, Any] = {k: float(v) for k, v in figures.items() if isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v)}
+    told: dict[str, Any] = {k: float(v) for k, v in figures.items() if possible(k, v)}  # a header may declare what cannot be
     told |= {k: v for k, v in figures.items() if isinstance(v, str) and v}
     return out | ({"acquisition": told} if told else {})

@@ -219,6 +219,10 @@ def monitor_text(found: dict[str, Any], folder: Path) -> str:
         lines.append(f"log        {found['lost']} records lost, {found['damaged']} damaged")
     if found["verdicts"]:
         lines.append(f"labels     {found['verdicts']} new from the reading page")
+    if found["verdicts_refused"]:
+        lines.append(f"labels     {found['verdicts_refused']} from the reading page refused, kept as *.refused in {folder / 'inbox'}")
+    if found["strange_names"]:
+        lines.append(f"names      {found['strange_names']} acquisition parameters that nobody knows, left out")
     lines.append(f"window     the next one begins {found['next_window']}" if found["next_window"] else "window     none is over yet")
     for alarm in found["open_alarms"]:
         lines.append(f"alarm      {alarm['kind'].replace('_', ' ')}, {alarm['label']}: {alarm['evidence']}, since {alarm['since'][:10]}")
