@@ -60,7 +60,7 @@ class Home:
 def build(root: Path) -> Home:
     """Fill `root`, which is DXFLOW_HOME. Two patients have every kind of record; the first one is to be erased."""
     spec, made = example("real")
-    root.mkdir()
+    root.mkdir(exist_ok=True)
     (root / "pseudonym.key").write_bytes(KEY)
     pseudonymiser, _ = load_pseudonymiser()
     steps = root / "pipeline_root" / "lung-nodule-1"
