@@ -46,7 +46,7 @@ def resolved(source: str, listed: Path) -> list[dict[str, Any]]:
     for row in rows:
         hashed = row["file"].split("/")
         unknown = any(part.startswith("path-") and part not in clear for part in hashed)
-        found.append({**row, "file": "/".join(clear.get(part, part) for part in hashed), "unknown": unknown})
+        found.append({**row, "file": "/".join(str(clear.get(part, part)) for part in hashed), "unknown": unknown})
     return found
 
 

@@ -83,12 +83,10 @@ def folders(rng: random.Random, folder: Path) -> tuple[DiseaseSpec, int, int]:
 
 
 def table(rng: random.Random, folder: Path) -> tuple[DiseaseSpec, int, int]:
-    spec = spec_of(
-        "breast-cytology", input={"reader": "table-csv", "shape": [2], "columns": ["a", "b"], "range": [0, 1000]}, split={"grouping": "none"}
-    )
+    spec = spec_of("breast-cytology", input={"reader": "table-csv", "shape": [2], "columns": ["a", "b"], "range": [0, 1000]})
     cells = [(rng.choice(["0", "1.0", "9"]), rng.choice(["1", "2", "x", ""]), str(n)) for n in range(40)]
     folder.mkdir()
-    (folder / "t.csv").write_text("label,a,b\n" + "".join(f"{','.join(row)}\n" for row in cells) + "1,2\n")
+    (folder / "t.csv").write_text("label,a,b,patient\n" + "".join(f"{','.join(row)},P\n" for row in cells) + "1,2\n")
     return spec, 41, sum(label != "9" and a in ("1", "2") for label, a, _ in cells)
 
 
