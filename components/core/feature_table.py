@@ -39,9 +39,9 @@ def feature_values(texts: list[str], dtype: np.dtype, decimal: str = ".", within
     plain = np.array([math.nan if value is None else value for value in values])
     if not np.isfinite(plain).all():
         raise NotUsable("a value that is not a finite number")
-    if within is not None and ((plain < within[0]) | (plain > within[1])).any():
-        raise NotUsable("a value outside input.range")
     limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
     if (plain < float(limits.min)).any() or (plain > float(limits.max)).any() or (dtype.kind != "f" and (plain != np.round(plain)).any()):
         raise NotUsable("a value that input.dtype cannot hold")
+    if within is not None and ((plain < within[0]) | (plain > within[1])).any():
+        raise NotUsable("a value outside input.range")
     return plain.astype(dtype)

@@ -79,7 +79,7 @@ class Likeness:
         for k in np.unique(part):
             left_out[part == k] = _distances(x[part == k], *_fit(x[part != k], group[part != k], device[part != k], floor, copies))
         scale, centres, whitening = _fit(x, group, device, floor, copies)
-        return cls(tuple(names), scale, centres, whitening, _bound(left_out, group, level), n, count)
+        return cls(tuple(names), scale, centres, whitening, bound(left_out, group, level), n, count)
 
     def distance(self, x: Floats) -> Floats:
         """(n,) root mean square over the d directions, of rows (n, d); infinite for a row with a value that is not finite."""
@@ -164,7 +164,7 @@ def _distances(x: Floats, scale: Floats, centres: Floats, whitening: Floats) -> 
     return np.sqrt(np.stack([((white - one) ** 2).mean(axis=1) for one in around]).min(axis=0))
 
 
-def _bound(distances: Floats, group: NDArray[np.int64], level: float) -> float:
+def bound(distances: Floats, group: NDArray[np.int64], level: float) -> float:
     """What `MOST_OF` the distances of the next group stay below, with probability `level`: a prediction bound on logarithms."""
     from scipy.stats import t
 

@@ -50,8 +50,10 @@ WORDS = {
     "mean": "brightness", "p01": "brightness", "p50": "brightness", "p99": "brightness", "clipped": "clipped values", "blockiness": "compression",
     "noise": "noise", "sharpness": "sharpness", "fineness": "sharpness", "steps": "sharpness",
 }  # fmt: skip
+BLURRED = f"{LOW_QUALITY}: less fine structure than in the samples that the model was tested on"
 NAMED = 3  # figures of a reason
 TINY = 1e-3  # of the range
+SMOOTH = 2.05  # octaves: differences of what is smooth are half as large at half the distance
 UNITS = ("mean", "p01", "p50", "p99")
 FLOORS = dict.fromkeys(UNITS, 0.02) | {
     "noise_sd": 0.1,
@@ -99,6 +101,14 @@ def vector(arrays: NDArray[Any], image: Mapping[str, Floats], spec: DiseaseSpec)
     return tuple(out), np.stack(list(out.values()), axis=1)
 
 
+def smoothness(image: Mapping[str, Floats]) -> Floats:
+    """(n,) how near a sample comes to one without any fine structure, where `fineness` ends: 20 for one that is smooth throughout.
+
+    Blur has an end that noise has not, so in a distance that looks both ways it hides behind the noise of devices.
+    """
+    return 1 / np.maximum(SMOOTH + np.asarray(image["fineness"], dtype=np.float64), 1e-3)
+
+
 def floors(names: Sequence[str]) -> Floats:
     """(d,) the least spread that a figure is taken to have."""
     return np.array([1e-3 if name.startswith("column_") else FLOORS.get(name, FLOOR) for name in names])
@@ -123,12 +133,14 @@ class Outside:
     Args:
         image: Over figures of the sample; None where there is no measure.
         network: Over the columns of the projected embedding; None where there is none.
+        smoothest: Largest `smoothness`; None where there is no limit.
         check: `JUDGED`, or why not.
     """
 
     spec: DiseaseSpec
     image: Likeness | None = None
     network: Likeness | None = None
+    smoothest: float | None = None
     check: str = JUDGED
     _factor: float = field(default=1.0)
 
@@ -144,7 +156,10 @@ class Outside:
         image, network = (None if raw.get(name) is None else Likeness.from_dict(raw[name], where=where) for name in ("image", "network"))
         if image is not None and image.names != vector(*_example(spec), spec)[0]:
             raise DataError("measure of another spec", where=where, got=f"{len(image.names)} figures")
-        return cls(spec, image, network, TOO_FEW if image is None else JUDGED, spec.abstain.outside)
+        smoothest = raw.get("smoothest")
+        if not (smoothest is None or (isinstance(smoothest, float) and 0 < smoothest < np.inf)):
+            raise DataError("not a limit of smoothness", where=where, allowed="a number above 0")
+        return cls(spec, image, network, smoothest, TOO_FEW if image is None else JUDGED, spec.abstain.outside)
 
     def reasons(self, arrays: NDArray[Any], figures: Mapping[str, Floats], acquisition: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         """For each of n samples, why it should get no decision before the model is asked. No reason holds a value: only limits and names of figures.
@@ -159,6 +174,9 @@ class Outside:
             for n, distance in enumerate(self.image.distance(rows)):
                 if not distance <= self._factor * self.image.limit:
                     out[n].append(self._words(self.image, names, rows[n], float(distance)))
+        if self.smoothest is not None:
+            for n in np.flatnonzero(~(smoothness(figures) <= self._factor * self.smoothest)).tolist():
+                out[n].append(BLURRED)
         return out
 
     def far(self, columns: Floats) -> NDArray[np.bool_]:
@@ -209,9 +227,9 @@ def sentence(check: str, spec: DiseaseSpec) -> str:
     return f"{kind} of something else are answered as if they were in order, for nothing tells them apart ({check})."
 
 
-def to_json(image: Likeness | None, network: Likeness | None) -> str:
+def to_json(image: Likeness | None, network: Likeness | None, smoothest: float | None = None) -> str:
     """The content of `outside.json`."""
-    return json.dumps({"image": image and image.to_dict(), "network": network and network.to_dict()})
+    return json.dumps({"image": image and image.to_dict(), "network": network and network.to_dict(), "smoothest": smoothest})
 
 
 def _column(spec: DiseaseSpec, number: int) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from components.core import image_quality, outside
 from components.core.dataset import Dataset
 from components.core.embedding import PREFIX
-from components.core.likeness import Likeness
+from components.core.likeness import Likeness, bound
 from components.core.spec import DiseaseSpec
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ CHUNK = 128
 STRENGTH = {"image": 1.25, "tiles": 1.25, "volume": 1.75, "window": 1.5}
 """Of `acquisition_jitter`, where 1 is about what two makers differ by. MR has no unit, and worn sensors slip and are put on anew."""
 LEVEL = 0.94
+SMOOTH_LEVEL = 0.99
 TABLE_LEVEL = 0.99  # no devices to allow for
 NETWORK_SLACK = 2.0  # of the embedding's limit: what a new device does to it is not simulated
 
@@ -41,15 +42,16 @@ def write(path: Path, spec: DiseaseSpec, dataset: Path, reference: pd.DataFrame)
     Returns:
         What the server will say of the check (`outside.Outside.check`).
     """
-    image = learn(spec, Dataset(dataset, expect=spec)) if spec.abstain.outside else None
-    path.write_text(outside.to_json(image, _network(reference) if image is not None else None), encoding="utf-8")
+    data = Dataset(dataset, expect=spec)
+    image = learn(spec, data) if spec.abstain.outside else None
+    judged = image is not None
+    path.write_text(outside.to_json(image, _network(reference) if judged else None, smoothest(spec, data) if judged else None), encoding="utf-8")
     return outside.SWITCHED_OFF if not spec.abstain.outside else outside.TOO_FEW if image is None else outside.JUDGED
 
 
 def learn(spec: DiseaseSpec, data: Dataset) -> Likeness | None:
     """The measure over figures of samples, or of a table's columns."""
-    own = np.flatnonzero(~data.manifest["split"].astype(str).str.startswith(("external", "pretrain")))
-    rows = own[np.unique(np.linspace(0, len(own) - 1, min(MOST, len(own))).astype(np.int64))] if len(own) else own
+    rows = _rows(data)
     if not len(rows):
         return None
     x = data.read(rows)
@@ -67,6 +69,21 @@ def learn(spec: DiseaseSpec, data: Dataset) -> Likeness | None:
     return Likeness.fit(
         names, np.concatenate(parts), groups.tolist(), devices.tolist(), floor=outside.floors(names), level=level, copies=len(looks)
     )  # fmt: skip
+
+
+def smoothest(spec: DiseaseSpec, data: Dataset) -> float | None:
+    """The limit of `outside.smoothness`, from samples as they are; None for a table."""
+    rows = _rows(data)
+    if spec.input.layout == "table" or not len(rows):
+        return None
+    figures = [image_quality.figures(data.read(rows[start : start + CHUNK]), spec) for start in range(0, len(rows), CHUNK)]
+    found = np.concatenate([outside.smoothness(one) for one in figures])
+    return bound(found, np.unique(data.manifest["group_id"].astype(str).to_numpy()[rows], return_inverse=True)[1], SMOOTH_LEVEL)
+
+
+def _rows(data: Dataset) -> NDArray[np.int64]:
+    own = np.flatnonzero(~data.manifest["split"].astype(str).str.startswith(("external", "pretrain")))
+    return own[np.unique(np.linspace(0, len(own) - 1, min(MOST, len(own))).astype(np.int64))] if len(own) else own
 
 
 def as_other_devices(x: NDArray[np.generic], spec: DiseaseSpec, seed: int) -> NDArray[np.generic]:

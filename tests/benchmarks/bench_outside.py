@@ -3,7 +3,8 @@
 Each disease of the catalogue that has a phantom is trained on it as `dxflow run` does, at the spec's own size; its package answers, by
 `serving/predictor.py`, what no training saw: images of the other diseases brought to its format, noise and single colours; new people at its own
 devices and at one that it never met; and its own images spoilt in five ways at five strengths. A table has no phantom: breast-cytology's measure is
-learned from four fifths of its rows. Counted are refusals by this check alone. With DXFLOW_BENCH_HOME the trained packages are kept and used again.
+learned from four fifths of its rows. The measure's strengths were chosen on people of the same unseen devices (decision 0230). Counted are
+refusals by this check alone. With DXFLOW_BENCH_HOME the trained packages are kept and used again.
 """
 
 from __future__ import annotations

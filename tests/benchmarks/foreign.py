@@ -128,4 +128,4 @@ def _along(x: NDArray[np.float32], axis: int, places: NDArray[np.float64]) -> ND
     below = np.clip(places.astype(int), 0, max(0, x.shape[axis] - 2))
     share = np.clip(places - below, 0, 1).astype(np.float32).reshape(-1, *[1] * (x.ndim - axis - 1))
     above = np.minimum(below + 1, x.shape[axis] - 1)
-    return np.take(x, below, axis) * (1 - share) + np.take(x, above, axis) * share
+    return (np.take(x, below, axis) * (1 - share) + np.take(x, above, axis) * share).astype(np.float32)

@@ -108,6 +108,15 @@ def test_the_reason_names_what_is_bad_or_what_is_other() -> None:
     assert all("lies" in one[0] and one[0].startswith(OUTSIDE) for one in elsewhere)
 
 
+def test_blur_is_low_quality_for_every_kind_of_image() -> None:
+    """Three pixels of it, where the samples have noise of their own; sharp ones are not called blurred."""
+    for disease in ("lung-nodule", "skin-lesion", "breast-metastasis"):
+        spec = SPECS[disease]
+        check, x = Outside(spec, smoothest=outside_measure.smoothest(spec, Some(spec, 60))), samples(spec, 40, 8)  # type: ignore[arg-type]
+        assert reasons(check, foreign.spoilt("blurred", x, 2, spec)) == [[outside.BLURRED]] * 40, disease
+        assert sum(map(bool, reasons(check, x))) <= 2
+
+
 def test_another_device_of_what_training_simulates_is_inside() -> None:
     """Draws of the simulated devices that the measure did not see."""
     for disease in ("lung-nodule", "skin-lesion", "alzheimer-smri"):

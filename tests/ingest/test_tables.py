@@ -29,7 +29,7 @@ def cytology(**changes: dict[str, Any]) -> DiseaseSpec:
 
 
 def small(shape: int = 2, **changes: dict[str, Any]) -> DiseaseSpec:
-    own = {"reader": "table-csv", "shape": [shape], **changes.pop("input", {})}
+    own = {"reader": "table-csv", "shape": [shape], "range": [-5000, 5000], **changes.pop("input", {})}
     return cytology(**{"input": own, "split": {"folds": 1}, "limits": {"quarantine_share": 1}, **changes})
 
 
@@ -65,6 +65,14 @@ def test_breast_cancer_of_scikit_learn_is_what_scikit_learn_loads(tmp_path: Path
     assert np.array_equal(rows["label"].to_numpy()[order], target)
     assert (int((rows["label"] == 0).sum()), len(set(rows["group_id"])), len(found.quarantine)) == (212, 569, 0)
     assert sorted(set(rows["fold"])) == list(range(10))
+
+
+def test_a_value_outside_the_range_of_the_spec_is_no_sample(tmp_path: Path):
+    """As at the server, which gives such a row no decision: 300 is the end of the range, 99999 and -1 are beyond it."""
+    rows = [*plain(8), ["Jane8", "benign", 300, 1], ["Jane9", "benign", 99999, 1], ["Jane10", "malignant", -1, 1]]
+    rows = [[name, label, a, abs(b)] for name, label, a, b in rows]
+    found = run(table(tmp_path / "source", HEADER, rows), tmp_path, small(input={"range": [0, 300]}))
+    assert (len(found.manifest), found.quarantine["reason"].tolist()) == (9, ["a value outside input.range"] * 2)
 
 
 def test_package_source_is_listed_digested_and_kept_inside_its_package():
