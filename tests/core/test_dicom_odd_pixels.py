@@ -227,9 +227,9 @@ def measured(spacings: list[list[float] | None], *, shared: list[float] | None =
 
 def test_the_spacing_is_the_frames_own_or_there_is_none():
     assert read(measured([[0.7, 0.8]] * 3)).header.pixel_mm == (0.7, 0.8)
-    assert read(measured([[0.7, 0.8]] * 3, shared=[2, 2], top=[3, 3])).header.pixel_mm == (0.7, 0.8)
-    assert read(measured([None] * 3, shared=[2, 2], top=[3, 3])).header.pixel_mm == (2, 2)
-    assert read(measured([None] * 3, top=[3, 3])).header.pixel_mm == (3, 3)
+    assert read(measured([[0.7, 0.8]] * 3, shared=[2, 2], top=[1.5, 1.5])).header.pixel_mm == (0.7, 0.8)
+    assert read(measured([None] * 3, shared=[2, 2], top=[1.5, 1.5])).header.pixel_mm == (2, 2)
+    assert read(measured([None] * 3, top=[1.5, 1.5])).header.pixel_mm == (1.5, 1.5)
     for spacings in ([[0.7, 0.8], [0.7, 0.8], [0.7, 0.81]], [None, None, [0.7, 0.7]], [[2, 2], None, None]):
         assert refused(measured(spacings, shared=[0.9, 0.9])).reason == "frames of several pixel spacings"
 

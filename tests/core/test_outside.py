@@ -90,7 +90,8 @@ def test_own_kind_is_inside_and_other_kinds_are_out_for_every_disease(disease: s
         if spec.input.layout != "window":
             others["a recording"] = foreign.brought(samples(SPECS["parkinson-fog"], 40, 4), SPECS["parkinson-fog"], spec)
         if spec.input.layout != "window" and spec.input.shape[-1] > 8:
-            others["moved"] = foreign.spoilt("shifted", samples(spec, 40, 4), 4, spec)
+            if spec.input.layout != "volume":  # the conversion puts every head into the middle of its grid, so that none comes moved
+                others["moved"] = foreign.spoilt("shifted", samples(spec, 40, 4), 4, spec)
             others["inverted"] = foreign.spoilt("inverted", samples(spec, 40, 4), 4, spec)
     for kind, x in others.items():
         found = reasons(check, x.astype(spec.input.dtype))
