@@ -21,6 +21,7 @@ NUMBER, TEXT = {"type": "number"}, {"type": "string"}
 WORD = {"type": "string", "minLength": 1, "maxLength": MOST, "description": "what the hospital calls it; the server hashes it at once"}
 HASH = {"type": "string", "pattern": "^[0-9a-f]{16}$", "description": "keyed hash, as ingest makes it of the word"}
 SHARE = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
+AMOUNT = {"type": "number", "minimum": 0}
 
 
 def page(offered: Mapping[str, Sequence[str]], version: str) -> bytes:
@@ -118,6 +119,11 @@ def _answer() -> dict[str, Any]:
         "request_id": TEXT, "model": TEXT, "version": TEXT, "digest": TEXT, "disease": TEXT, "synthetic": {"type": "boolean"}, "engine": TEXT,
         "probabilities": {"type": "object", "additionalProperties": SHARE}, "decision": {"type": ["string", "null"]},
         "abstain": {"type": "boolean"}, "reasons": names, "operating_point": {"type": "object"},
+        "checks": some({"outside": TEXT}, "whether images of something else are told, or why not"),
+        "recording": some(
+            {"seconds": AMOUNT, "judged_s": AMOUNT, "windows": count, "windows_missing": count,
+             "not_judged_s": {"type": "object", "additionalProperties": AMOUNT}}, "how much of its recording windows judge, and why not the rest",
+        ),
         "uncertainty": some(uncertainty, "low and high: the interval of observed once more, null where this probability does not lie in it"),
         "positive": some({"classes": names, "name": TEXT}, "what the interval is about"),
         "device": {"type": "object", "properties": {**device, "status": {"enum": ["known", "unseen", "stale", "unknown"]}}},

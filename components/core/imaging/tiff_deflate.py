@@ -5,17 +5,19 @@ JPEG, JPEG 2000, LZW and plain strips have no checksum, nor has a TIFF's directo
 
 from __future__ import annotations
 
-import struct
 import zlib
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from components.core.imaging.errors import NotUsable
 
 DEFLATE = (8, 32946)
 MOST_DIRECTORIES = 256
 MOST_PIECES = 1 << 22  # tiles of a level: 245,000 pixels a side in tiles of 128
-SIZES = {1: ("B", 1), 3: ("H", 2), 4: ("I", 4), 13: ("I", 4), 16: ("Q", 8), 18: ("Q", 8)}
+TYPES = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
 
 
 @dataclass
@@ -25,8 +27,8 @@ class _Level:
     width: int
     height: int
     side: tuple[int, int]
-    offsets: tuple[int, ...]
-    counts: tuple[int, ...]
+    offsets: NDArray[Any]
+    counts: NDArray[Any]
     planes: int
     most_bytes: int
     good: set[int]
@@ -54,7 +56,7 @@ class DeflatedPieces:
                 self._big = version == 43
                 if version in (42, 43):
                     self._read(self._number(head[8:16] if self._big else head[4:8]))
-        except (struct.error, ValueError, OverflowError):
+        except (ValueError, OverflowError):
             self._levels = []  # whoever decodes it says what is wrong
 
     def check(self, width: int, height: int, x: float = 0, y: float = 0, wide: float | None = None, high: float | None = None) -> None:
@@ -83,15 +85,16 @@ class DeflatedPieces:
                         self._piece(level, piece)
 
     def _piece(self, level: _Level, piece: int) -> None:
-        if level.counts[piece]:  # an empty one was never scanned
-            self._handle.seek(level.offsets[piece])
+        offset, count = int(level.offsets[piece]), int(level.counts[piece])
+        if count:  # an empty one was never scanned
+            self._handle.seek(offset)
             unpacker = zlib.decompressobj()
             try:
-                found = unpacker.decompress(self._handle.read(level.counts[piece]), level.most_bytes + 1)
+                found = unpacker.decompress(self._handle.read(count), level.most_bytes + 1)
             except zlib.error:
                 found = None
             if found is None or not unpacker.eof or len(found) > level.most_bytes:
-                raise NotUsable("damaged TIFF: a checksum of its pixels does not hold", offset=level.offsets[piece])
+                raise NotUsable("damaged TIFF: a checksum of its pixels does not hold", offset=offset)
         level.good.add(piece)
 
     def _read(self, at: int) -> None:
@@ -113,32 +116,36 @@ class DeflatedPieces:
                 self._levels.append(level)
 
     def _level(self, tags: dict[int, bytes]) -> _Level | None:
-        def values(tag: int, otherwise: int = 0) -> tuple[int, ...]:
-            return self._values(tags[tag]) if tag in tags else (otherwise,)
+        def values(tag: int) -> NDArray[Any]:
+            return self._values(tags[tag]) if tag in tags else np.zeros(1, np.uint8)
 
-        if values(259, 1)[0] not in DEFLATE:
+        def first(tag: int, otherwise: int = 0) -> int:
+            return int(values(tag)[0]) if tag in tags else otherwise
+
+        if first(259, 1) not in DEFLATE:
             return None
-        (width, *_), (height, *_) = values(256), values(257)
+        width, height = first(256), first(257)
         tiled = 322 in tags
-        side = (values(322)[0], values(323)[0]) if tiled else (width, min(height, values(278, height)[0]))
+        side = (first(322), first(323)) if tiled else (width, min(height, first(278, height)))
         if min(width, height, *side) < 1:
             return None
-        samples, bits = values(277, 1)[0], max(values(258, 1))
-        planes = samples if values(284, 1)[0] == 2 else 1
+        samples, bits = first(277, 1), int(values(258).max()) or 1
+        planes = samples if first(284, 1) == 2 else 1
         row = -(-side[0] * (samples // planes) * bits // 8)
         offsets, counts = values(324 if tiled else 273), values(325 if tiled else 279)
         return _Level(width, height, side, offsets, counts, planes, row * side[1], set()) if len(offsets) == len(counts) else None
 
-    def _values(self, entry: bytes) -> tuple[int, ...]:
+    def _values(self, entry: bytes) -> NDArray[Any]:
+        """(count,) whole numbers of an entry, as they lie in the file: a slide has a million of them."""
         kind, place = self._number(entry[2:4]), 12 if self._big else 8
-        count, (letter, size) = self._number(entry[4:place]), SIZES.get(kind, ("B", 1))
-        if count > MOST_PIECES:
-            raise ValueError("more values than any slide has tiles")
+        count, dtype = self._number(entry[4:place]), np.dtype(f"{self._order}{TYPES.get(kind, 'u1')}")
+        if not 1 <= count <= MOST_PIECES:
+            raise ValueError("no values, or more than any slide has tiles")
         data = entry[place:]
-        if count * size > len(data):
+        if count * dtype.itemsize > len(data):
             self._handle.seek(self._number(data))
-            data = self._handle.read(count * size)
-        return struct.unpack(f"{self._order}{count}{letter}", data[: count * size])
+            data = self._handle.read(count * dtype.itemsize)
+        return np.frombuffer(data, dtype, count)
 
     def _number(self, data: bytes) -> int:
         if len(data) not in (2, 4, 8):
