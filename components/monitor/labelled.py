@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from components.core.class_words import class_of
 from components.core.errors import DataError
 from components.core.inference_log import read_log
+from components.core.labels import class_of
 from components.core.package import ModelPackage
 from components.core.spec import Target
 from components.monitor.late_labels import Answers, Label, LabelStore, Taken

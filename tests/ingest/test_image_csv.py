@@ -109,7 +109,7 @@ def test_rows_that_cannot_be_used_are_named_by_their_line(tmp_path: Path):
     found = run(source, tmp_path, BY_PATIENT)
     assert len(found) == 1
     assert [tuple(row) for row in found.quarantine.fillna(-1).itertuples(index=False)] == [
-        (hidden("images/5.png"), "not an image, or a damaged one", -1),
+        (hidden("images/5.png"), "damaged PNG: it ends early", 33),
         ("labels.csv", "a label outside the spec's classes", 3),
         ("labels.csv", "a row without its image", 6),
         ("labels.csv", "a row without its image", 8),

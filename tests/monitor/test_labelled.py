@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core import metrics
-from components.core.class_words import class_of
 from components.core.erasure import Ids
 from components.core.errors import DataError
 from components.core.inference_log import InferenceLog
+from components.core.labels import class_of
 from components.core.package import ModelPackage
 from components.core.spec import DiseaseSpec
 from components.monitor.erasure import erase_labels

@@ -27,7 +27,7 @@ from components.core.imaging.errors import NotUsable
 from components.core.imaging.fit import fit
 from components.core.imaging.inflate import MOST_EXPANSION
 from components.core.imaging.pictures import Picture, decode_picture
-from components.core.labels import class_index
+from components.core.labels import class_index, words_of
 from components.core.pseudonym import UNKNOWN_DEVICE, Pseudonymiser
 from components.core.spec import DiseaseSpec
 from components.ingest import remarks
@@ -96,14 +96,14 @@ def label_rule(spec: DiseaseSpec, header: list[str]) -> Callable[[dict[str, str]
         DataError: No column fits.
     """
     classes = [name.lower() for name in spec.target.classes]
-    places = {name: i for i, name in enumerate(classes)} | {word.lower(): classes.index(name.lower()) for word, name in spec.target.aliases.items()}
+    words = words_of(spec.target)
     if spec.target.kind == "multilabel":
         if missing := [name for name in classes if name not in header]:
             raise DataError("no column for a class", where="labels.csv", got=f"{len(missing)} missing", allowed=", ".join(spec.target.classes))
         return lambda row: {"labels": [_flag(row[name]) for name in classes]}
 
     def named(row: dict[str, str]) -> dict[str, Any]:
-        place = class_index(row["label"], places)
+        place = class_index(row["label"], words)
         if place is None or place >= len(classes):
             raise NotUsable("a label outside the spec's classes")
         return {"label": place}

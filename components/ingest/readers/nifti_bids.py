@@ -31,7 +31,7 @@ from components.core.imaging.inflate import MOST_EXPANSION
 from components.core.imaging.nifti import Volume, read_volume
 from components.core.imaging.orientation import codes
 from components.core.imaging.resample import head_on_grid
-from components.core.labels import class_index
+from components.core.labels import class_index, words_of
 from components.core.spec import DiseaseSpec
 from components.ingest import bids, remarks
 from components.ingest.bids import Named, Table
@@ -109,9 +109,7 @@ def label_of(spec: DiseaseSpec, row: dict[str, str]) -> int:
     word = next((row[name] for name in LABELS if row.get(name)), "").lower()
     if word in {other.lower() for other in spec.target.left_out}:
         raise NotUsable("a class that is left out", skipped=True)
-    places = {name.lower(): k for k, name in enumerate(spec.target.classes)}
-    places |= {alias.lower(): places[name.lower()] for alias, name in spec.target.aliases.items()}
-    place = class_index(word, places)
+    place = class_index(word, words_of(spec.target))
     if place is None or place >= len(spec.target.classes):
         raise NotUsable("a label outside the spec's classes")
     return place
