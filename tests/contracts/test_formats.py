@@ -66,7 +66,7 @@ def test_the_server_reads_every_kind_as_its_pixels(name: str, tmp_path: Path):
         assert told is not None
         path = tmp_path / "without-a-suffix"
         path.write_bytes(content)
-        assert client._body(path)[1] == {"Content-Type": told.content_type}
+        assert client._body(path, None)[1] == {"Content-Type": told.content_type}
         assert kinds.sniffed(content[: kinds.HEAD]) == told.content_type
         found = served(spec, content, None)
         for kind in (told.content_type, *told.others):
