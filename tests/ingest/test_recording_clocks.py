@@ -46,12 +46,12 @@ def test_wild_stamps_cost_the_windows_that_judge_them_and_no_other(rate: float, 
 @given(RATES, st.integers(2, 50), st.booleans())
 def test_a_batch_under_one_stamp_is_spread(rate: float, size: int, last: bool):
     """Radio links stamp a batch: nothing runs backwards, the rate is that of the rows, and the windows are those of an even clock, a batch late at
-    most. What it may cost is a last batch that is cut."""
+    most. What it may cost is a last batch that is cut: its rows seem to lie too close, or a gap before them."""
     made = walk(30, rate)
     batched(made, size, last=last)
     found, reading = read(made.text())
-    assert all(reason == table.CLOCK and ms > made.rows[-1, 0] - 1000 * 2 * size / rate for reason, ms in reading.table.broken)
-    assert 1 / reading.table.period_s == pytest.approx(rate, rel=0.01)
+    assert all(reason in (table.CLOCK, table.MISSING) and ms > made.rows[-1, 0] - 1000 * 2 * size / rate for reason, ms in reading.table.broken)
+    assert 1 / reading.table.period_s == pytest.approx(rate, rel=0.012)  # a cut batch of a second and a half, of thirty, shows
     assert abs(len(found) - windows_of(30)) <= 1
     late = min(abs(w.start_s - 1 - k * STRIDE_S) for k, w in enumerate(found[:1]))
     assert late <= (size + 1) / rate
