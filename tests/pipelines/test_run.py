@@ -167,9 +167,14 @@ def test_a_second_run_of_the_same_input_is_refused_while_the_first_goes_on(colle
 
 
 def test_a_failed_step_is_one_line_and_exit_2(tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    done = subprocess.run(command(empty), env=environment(tmp_path / "home"), capture_output=True, text=True, timeout=60, check=False)
+    source = tmp_path / "source"
+    source.mkdir()
+    done = subprocess.run(command(source), env=environment(tmp_path / "home"), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "the source holds no file" in done.stderr
+    assert "state" not in newest(tmp_path / "home")  # nothing was begun
+    (source / "notes.txt").write_text("nothing of use")
+    done = subprocess.run(command(source), env=environment(tmp_path / "home"), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr + done.stdout
     assert newest(tmp_path / "home")["state"] == "failed"

@@ -101,7 +101,7 @@ def test_a_table_has_a_reference_and_no_simulated_changes(tmp_path: Path):
     decision = Decision("highest", tuple(spec.target.classes))
     (tmp_path / "package").mkdir()
     drift_reference.write(tmp_path / "package", spec, tmp_path / "dataset", tmp_path / "features", predictions, decision)
-    assert [p.name for p in (tmp_path / "package").iterdir()] == ["reference.parquet"]
+    assert sorted(p.name for p in (tmp_path / "package").iterdir()) == ["outside.json", "reference.parquet"]
     table = pd.read_parquet(tmp_path / "package/reference.parquet")
     assert set(table["split"]) == {"val"}  # it has folds
     assert np.isfinite(table[list(image_quality.names(spec))].to_numpy(dtype=float)).all()
