@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from components.core.errors import DataError
-from pipelines.terminal import answer_text
+from pipelines.answer_text import answer_text
 from serving import queries, wire
 from serving.model import outputs
 from serving.predictor import Predictor
@@ -85,8 +85,9 @@ def test_a_recording_without_a_window_says_where_its_time_went(predictor: Predic
 def test_the_command_prints_it(predictor: Predictor):
     made = walk(30, 64)
     wild(made, [1000], [0.0])
-    text = answer_text(asked(predictor, made, "v1"))
-    assert "recording  25.5 of 30.0 s judged in 18 windows, 2 missing; not judged: before the first whole window 2.5 s, " in text
+    answers = [answer | {"request_id": f"{'0' * 32}-{n}"} for n, answer in enumerate(asked(predictor, made, "v1"))]
+    text = " ".join(answer_text(answers).split())
+    assert "recording 25.5 of 30.0 s judged in 18 windows, 2 missing; not judged: before the first whole window 2.5 s, " in text
     assert f"{CLOCK} 1.3 s" in text
 
 
