@@ -67,7 +67,7 @@ def replay(url: str, model: str, source: Path, timeout_s: float, *, disease: str
             _recordings(url, model, source, spec, timeout_s, device) if _whole(spec) else _samples(url, model, source, spec, timeout_s, device)
         )
     except DataError as error:
-        where = "FILE" if error.where == "--source" else error.where  # as `dxflow run` calls it
+        where = error.where.replace("--source", "FILE") if error.where else None  # as `dxflow run` calls it
         raise DataError(error.what, where=where, got=error.got, allowed=error.allowed) from None
     return _summed(answered)
 
@@ -116,10 +116,10 @@ def _samples(url: str, model: str, source: Path, spec: DiseaseSpec, timeout_s: f
     with scratch.room("replay") as room:
         with redirect_stdout(StringIO()):  # the step's events
             ingest(spec, str(source), dataset=room / "dataset", features=room / "features")
-        data = Dataset(room / "dataset", expect=spec)
+            data = Dataset(room / "dataset", expect=spec)
+            file_of = files_of(spec, source, data.manifest, load_pseudonymiser()[0])
         rows = data.manifest.to_dict("records")
         known = told(room / "features", data.manifest, spec.covariates)
-        file_of = files_of(source, data.manifest, load_pseudonymiser()[0])
         at_once = max(1, min(64, VALUES // int(np.prod(spec.input.shape))))
         for start in range(0, len(rows), at_once):
             chosen = np.arange(start, min(start + at_once, len(rows)))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from components.core.errors import DataError
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
+from components.ingest.parts import Part, parts
 from components.ingest.source import open_source
 from serving.kinds import DICOM, HEAD, NIFTI, sniffed
 
@@ -44,24 +45,37 @@ def _kind(path: Path) -> str:
         return ""
 
 
-def files_of(source: Path, manifest: pd.DataFrame, pseudonymiser: Pseudonymiser) -> dict[str, str]:
+def files_of(spec: DiseaseSpec, source: Path, manifest: pd.DataFrame, pseudonymiser: Pseudonymiser) -> dict[str, str]:
     """Sample id -> path within the folder, of a DICOM series its folder; samples whose file cannot be told are not in it."""
-    listed = open_source(str(source))
+    found: dict[str, str] = {}
+    for part in parts(spec, open_source(str(source))):
+        own = manifest[manifest["split"] == part.name] if part.external else manifest[~manifest["split"].isin([e.split for e in spec.external])]
+        found |= {sample: part.prefix + path for sample, path in _files_of(part, own, pseudonymiser).items()}
+    return found
+
+
+def _files_of(part: Part, manifest: pd.DataFrame, pseudonymiser: Pseudonymiser) -> dict[str, str]:
+    items = part.source.items
     samples, series = set(manifest["sample_id"].astype(str)), manifest.set_index("sample_id")["series_id"].astype(str).to_dict()
-    by_series = {pseudonymiser.id("series", item.path): item.path for item in listed.items}
+
+    def sample_of(*names: str) -> str:
+        own = pseudonymiser.id("sample", *names)
+        return own if part.external is None else pseudonymiser.id("sample", part.name, own)  # as ingest hashes an external set's
+
+    by_series = {pseudonymiser.id("series", item.path): item.path for item in items}
     folders: dict[str, str] = {}
-    for item in listed.items:  # one file of each folder tells its series
+    for item in items:  # one file of each folder tells its series
         folders.setdefault(os.path.dirname(item.path), item.path)
     for folder, path in folders.items():
-        if (uid := _series(Path(listed.root) / path)) is not None:
+        if (uid := _series(Path(part.source.root) / path)) is not None:
             by_series[pseudonymiser.id("series", uid)] = folder or path
     found = {str(sample): by_series[key] for sample, key in series.items() if key in by_series}
-    for item in listed.items:
-        if (own := pseudonymiser.id("sample", item.path)) in samples:
+    for item in items:
+        if (own := sample_of(item.path)) in samples:
             found[own] = item.path
         if item.path.lower().endswith(".csv"):  # a row of a table
             for line in range(1, 2 * len(samples) + 2):
-                if (own := pseudonymiser.id("sample", item.path, str(line))) in samples:
+                if (own := sample_of(item.path, str(line))) in samples:
                     found[own] = f"{item.path}:{line}"
     return found
 

@@ -11,6 +11,7 @@ from components.core.errors import DataError
 from components.core.pseudonym import Pseudonymiser
 from components.ingest.step import ingest
 from pipelines import catalog
+from pipelines.phantom import write
 from pipelines.sample_files import WANTED, files_of, fitting
 from tests.serving import small_bodies
 
@@ -38,9 +39,23 @@ def test_a_photograph_is_its_file(tmp_path: Path):
         lines.append(f"images/Eye {n}.png,{n % 2},p{n},SITE-2")
     (source / "labels.csv").write_text("\n".join(lines) + "\n")
     manifest = manifest_of("retinopathy-screening", source, tmp_path)
-    found = files_of(source, manifest, Pseudonymiser(KEY.encode()))
+    found = files_of(catalog.load("retinopathy-screening"), source, manifest, Pseudonymiser(KEY.encode()))
     assert sorted(found.values()) == sorted(f"images/Eye {n}.png" for n in range(12))
     assert set(found) == set(manifest["sample_id"])
+
+
+@pytest.mark.parametrize("name", ["retinopathy-screening", "alzheimer-smri"])
+def test_a_file_of_an_external_set_is_named_too(name: str, tmp_path: Path):
+    """Its samples have ids of their own, and its files may be called as those of the main part are."""
+    spec = catalog.load(name)
+    write(spec, tmp_path / "source", patients=6, seed=5)
+    manifest = manifest_of(name, tmp_path / "source", tmp_path)
+    found = files_of(spec, tmp_path / "source", manifest, Pseudonymiser(KEY.encode()))
+    assert set(found) == set(manifest["sample_id"]) and len(set(found.values())) == len(manifest)
+    folder = manifest["sample_id"].map(found).str.split("/").str[0]
+    for external in spec.external:
+        own = manifest["split"] == external.split
+        assert own.sum() > 0 and set(folder[own]) == {external.source} and external.source not in set(folder[~own])
 
 
 def test_a_row_of_a_table_is_its_file_and_line(tmp_path: Path):
@@ -51,7 +66,7 @@ def test_a_row_of_a_table_is_its_file_and_line(tmp_path: Path):
     text = local_path(catalog_source()).read_text()
     (source / "table.csv").write_text(text)
     manifest = manifest_of("breast-cytology", source, tmp_path)
-    found = files_of(source, manifest, Pseudonymiser(KEY.encode()))
+    found = files_of(catalog.load("breast-cytology"), source, manifest, Pseudonymiser(KEY.encode()))
     assert set(found) == set(manifest["sample_id"])
     assert len(set(found.values())) == len(manifest) == 569
     assert all(value.startswith("table.csv:") for value in found.values())
