@@ -76,8 +76,7 @@ def smoothest(spec: DiseaseSpec, data: Dataset) -> float | None:
     rows = _rows(data)
     if spec.input.layout == "table" or not len(rows):
         return None
-    figures = [image_quality.figures(data.read(rows[start : start + CHUNK]), spec) for start in range(0, len(rows), CHUNK)]
-    found = np.concatenate([outside.smoothness(one) for one in figures])
+    found = np.concatenate([outside.smoothness(data.read(rows[start : start + CHUNK]), spec) for start in range(0, len(rows), CHUNK)])
     return bound(found, np.unique(data.manifest["group_id"].astype(str).to_numpy()[rows], return_inverse=True)[1], SMOOTH_LEVEL)
 
 

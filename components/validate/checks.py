@@ -48,7 +48,7 @@ PRIVATE_TEXT = {
     "an e-mail address": re.compile(r"[\w.+-]+@[\w-]+\.[a-z]{2,}", re.IGNORECASE),
     "a long number": re.compile(r"(?<![\w.])\d{6,}(?![\w.])"),
 }  # fmt: skip
-PSEUDONYM = re.compile(r"[0-9a-f]{16}|[0-9a-f]{64}")
+PSEUDONYM = re.compile(rf"[0-9a-f]{{16}}|[0-9a-f]{{64}}|{OTHER}[0-9a-f]{{8}}")  # by chance all digits: one keyed name of 43
 
 
 @dataclass(frozen=True)

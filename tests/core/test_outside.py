@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from components.core import image_quality, outside
 from components.core.errors import DataError
@@ -116,6 +119,32 @@ def test_blur_is_low_quality_for_every_kind_of_image() -> None:
         check, x = Outside(spec, smoothest=outside_measure.smoothest(spec, Some(spec, 60))), samples(spec, 40, 8)  # type: ignore[arg-type]
         assert reasons(check, foreign.spoilt("blurred", x, 2, spec)) == [[outside.BLURRED]] * 40, disease
         assert sum(map(bool, reasons(check, x))) <= 2
+
+
+@pytest.mark.parametrize("disease", ["skin-lesion", "lung-nodule", "parkinson-fog", "alzheimer-smri"])
+def test_smoothness_knows_its_ends(disease: str) -> None:
+    """A ramp and one colour have no fine structure; white noise has as much of it as of any other."""
+    spec = SPECS[disease]
+    axis = np.arange(spec.input.shape[-1])
+    ramp = np.broadcast_to(axis if spec.input.dtype != "float32" else axis / 200, (2, *spec.input.shape)).astype(spec.input.dtype)
+    white = foreign.noise("white noise", 8, spec, np.random.default_rng(0))
+    assert np.allclose(outside.smoothness(ramp, spec), 20)
+    assert np.allclose(outside.smoothness(np.full_like(ramp, 1), spec), 20)
+    assert np.allclose(outside.smoothness(white, spec), 1 / outside.SMOOTH, rtol=0.1)
+
+
+@settings(max_examples=15, deadline=None, database=None, derandomize=True)
+@given(st.sampled_from(["skin-lesion", "breast-metastasis", "retinopathy-grading"]), st.integers(0, 2**31), st.floats(10, 60), st.floats(0.3, 2))
+def test_more_blur_is_never_less_smooth_whatever_is_rounded(disease: str, seed: int, contrast: float, noise: float) -> None:
+    """Of a picture that is kept as whole values, blur of 0.75 to 6 pixels: each blur is at least as smooth as the one before it, and as it would be
+    without rounding from three pixels on."""
+    spec, rng = SPECS[disease], np.random.default_rng(seed)
+    side = np.linspace(-1, 1, spec.input.shape[-1])
+    disc = (side[:, None] ** 2 + side**2 < rng.uniform(0.1, 0.4)) * contrast
+    x = 100 + disc + rng.normal(0, noise, (1, *spec.input.shape))
+    found = [outside.smoothness(foreign.spoilt("blurred", np.rint(x), k, spec), spec)[0] for k in range(foreign.STRENGTHS)]
+    assert all(after >= 0.98 * before for before, after in pairwise(found)), found
+    assert min(found[2:]) > 8, found
 
 
 def test_another_device_of_what_training_simulates_is_inside() -> None:

@@ -158,7 +158,8 @@ BAD: dict[str, tuple[list[Change], dict[str, str]]] = {
     "a class that is not in train": ([set_value(TRAIN, label=0)], {"classes_trained": "fail", "class_shares": "warn"}),
     "what only warns": (
         [
-            set_value(range(0, N, 3), manufacturer="other-0a1b2c3d"),
+            set_value(range(0, N, 3), manufacturer="other-0a1b2c3d", model="other-19654118"),  # no long number, no date: a keyed name
+            set_value(range(1, N, 3), model="other-20120131"),
             set_value({4}, acquired_at=pd.Timestamp("1800-01-01", tz="UTC")),
             set_value({5}, acq_kvp=28.0),
             set_value({6}, device_key="unknown"),
