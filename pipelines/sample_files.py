@@ -59,6 +59,9 @@ def files_of(source: Path, manifest: pd.DataFrame, pseudonymiser: Pseudonymiser)
     for item in listed.items:
         if (own := pseudonymiser.id("sample", item.path)) in samples:
             found[own] = item.path
+    for item in listed.items:
+        if len(found) == len(samples):
+            break
         if item.path.lower().endswith(".csv"):  # a row of a table
             for line in range(1, 2 * len(samples) + 2):
                 if (own := pseudonymiser.id("sample", item.path, str(line))) in samples:
