@@ -247,10 +247,14 @@ class CaseStore:
     def _kept(self, name: str, what: str) -> NDArray[Any] | None:
         for path in (self._pixels(name), self._incoming(name), self._pixels(name)):  # it may move meanwhile
             try:
-                with np.load(path, allow_pickle=False) as found:
-                    return found[what]
+                data = path.read_bytes()
             except FileNotFoundError:
                 continue
+            except OSError:
+                return None
+            try:
+                with np.load(io.BytesIO(data), allow_pickle=False) as found:
+                    return found[what]
             except Exception:  # a damaged archive may raise anything
                 return None
         return None
@@ -380,12 +384,14 @@ class _Damaged(Exception):
 
 
 def _row(path: Path) -> dict[str, Any] | None:
-    """None for a file that is gone, or of another folder's owner. Raises _Damaged."""
+    """None for a file that is gone, or that cannot be read now. Raises _Damaged."""
     try:
-        with np.load(path, allow_pickle=False) as found:
-            row = json.loads(found["row"].tobytes())
+        data = path.read_bytes()
     except OSError:
         return None
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as found:
+            row = json.loads(found["row"].tobytes())
     except Exception:  # a damaged archive may raise anything
         raise _Damaged from None
     if not isinstance(row, dict) or row.get("id") != path.stem:
