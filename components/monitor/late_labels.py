@@ -224,7 +224,8 @@ class LabelStore:
 def texts(values: Iterable[Any]) -> NDArray[np.str_]:
     """(n,) whose elements are all as wide as the longest one: a text that is longer than an id can be is its SHA-256."""
     plain = [str(value) for value in values]
-    return np.array([text if len(text) <= MOST_ID else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in plain], dtype=str)
+    short = [text if len(text) <= MOST_ID else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in plain]
+    return np.array(short, dtype=str)
 
 
 def _rows(path: Path) -> Iterator[tuple[Label, datetime]]:
