@@ -96,8 +96,9 @@ def _stretches(answers: Sequence[Mapping[str, Any]]) -> list[str]:
 def _highest(own: Sequence[Mapping[str, Any]]) -> str:
     asked = own[0].get("positive")
     if not asked:
-        return _scores(own[0])
-    p = [sum(a["probabilities"][c] for c in asked["classes"]) for a in own]
+        p, asked = [max(a["probabilities"].values()) for a in own], {"name": "highest"}
+    else:
+        p = [sum(a["probabilities"][c] for c in asked["classes"]) for a in own]
     ends = dict.fromkeys(wording.probability(v) for v in (min(p), max(p)))
     return f"{asked['name']} {' to '.join(ends)}"
 

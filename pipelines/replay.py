@@ -125,11 +125,23 @@ def _samples(url: str, model: str, source: Path, spec: DiseaseSpec, timeout_s: f
             chosen = np.arange(start, min(start + at_once, len(rows)))
             arrays = data.read(chosen).astype(np.float64)
             instances = [_instance(x, rows[n], known[n], device) for x, n in zip(arrays, chosen.tolist(), strict=True)]
-            body = json.dumps({"instances": instances}).encode()
-            answers = client.ask(url, model, body, {"Content-Type": "application/json"}, timeout_s)
-            for n, answer in zip(chosen.tolist(), answers, strict=True):
+            for n, answer in zip(chosen.tolist(), _asked(url, model, instances, timeout_s), strict=True):
                 sample = str(rows[n]["sample_id"])
-                yield answer_rows.row(answer, sample=sample, file=file_of.get(sample)), answer
+                if isinstance(answer, client.Refused):
+                    yield answer_rows.refused(str(answer), sample=sample, file=file_of.get(sample)), None
+                else:
+                    yield answer_rows.row(answer, sample=sample, file=file_of.get(sample)), answer
+
+
+def _asked(url: str, model: str, instances: list[dict[str, Any]], timeout_s: float) -> list[dict[str, Any] | client.Refused]:
+    """An answer, or why there is none, for each: one sample that the server does not take loses no other. Errors as `client.ask`."""
+    try:
+        return list(client.ask(url, model, json.dumps({"instances": instances}).encode(), client.JSON, timeout_s))
+    except client.Refused as error:
+        if len(instances) == 1:
+            return [error]
+    half = len(instances) // 2
+    return _asked(url, model, instances[:half], timeout_s) + _asked(url, model, instances[half:], timeout_s)
 
 
 def _summed(answered: list[Answered]) -> dict[str, Any]:

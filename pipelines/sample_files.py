@@ -73,6 +73,9 @@ def _files_of(part: Part, manifest: pd.DataFrame, pseudonymiser: Pseudonymiser) 
     for item in items:
         if (own := sample_of(item.path)) in samples:
             found[own] = item.path
+    for item in listed.items:
+        if len(found) == len(samples):
+            break
         if item.path.lower().endswith(".csv"):  # a row of a table
             for line in range(1, 2 * len(samples) + 2):
                 if (own := sample_of(item.path, str(line))) in samples:

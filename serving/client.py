@@ -27,7 +27,13 @@ from serving.options import MAX_BODY_BYTES
 DEVICE_HEADER = HEADERS["device"]
 NPY = b"\x93NUMPY"
 KINDS = f"{TAKEN} or .npy, by its first bytes"
+JSON = {"Content-Type": "application/json"}
+UNTAKEN = (400, 413, 415, 422)
 POINTS = ("row", "column", "window", "mpp")
+
+
+class Refused(DataError):
+    """The server answers, and does not take what was sent: another file or another sample it may take."""
 
 
 def predict(
@@ -51,17 +57,17 @@ def predict(
         The answers as `serving/predictor.py` describes them, with `request_id`: several where the file holds several samples.
 
     Raises:
-        DataError: The file, or the server refuses it. SpecError: No such model there. ServiceError: No server, or it fails.
+        DataError: The file; `Refused`: the server does not take it. SpecError: No such model there. ServiceError: No server, or it fails.
     """
     given = {name: value for name, value in zip(POINTS, (row, column, window, mpp), strict=True) if value is not None}
     if "://" in str(file):
         named = {"device": device} if device is not None else {}
         document = {"instances": [{"reference": str(file), **given, **named}]}
-        return ask(url, model, json.dumps(document).encode(), {"Content-Type": "application/json"}, timeout_s)
+        return ask(url, model, json.dumps(document).encode(), JSON, timeout_s)
     own = dict(headers or {}) | {f"X-Dxflow-{name.title()}": repr(value) for name, value in given.items()}
-    if device is not None:
-        own[DEVICE_HEADER] = quoted(device, "--device")
     body, kind = _body(Path(file), device)
+    if device is not None and kind != JSON:  # in JSON the body says it
+        own[DEVICE_HEADER] = quoted(device, "--device")
     return ask(url, model, body, own | kind, timeout_s)
 
 
@@ -107,7 +113,7 @@ def _reply(request: urllib.request.Request, model: str, url: str, timeout_s: flo
             yield reply
     except urllib.error.HTTPError as error:
         raise _refusal(error, model, url) from None
-    except (OSError, ValueError, KeyError, http.client.HTTPException) as error:
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
         through = f" through the proxy {proxy} that the environment names" if proxy else ""
         raise ServiceError(f"no answer from the server{through}", where=url, got=reason) from None
@@ -119,8 +125,7 @@ def proxy_of(url: str) -> str | None:
     host = parts.hostname or ""
     if is_loopback(host) or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
-    proxies = urllib.request.getproxies()
-    named = proxies.get(parts.scheme) or proxies.get("all")
+    named = urllib.request.getproxies().get(parts.scheme)  # not ALL_PROXY, which urllib does not follow
     return named.rpartition("@")[2].rpartition("//")[2].rstrip("/") if named else None  # never a name and password
 
 
@@ -141,9 +146,7 @@ def _body(file: Path, device: str | None) -> tuple[bytes, dict[str, str]]:
             array = np.load(io.BytesIO(data), allow_pickle=False)
         except (ValueError, EOFError):
             raise DataError("a damaged .npy file", where=str(file)) from None
-        return json.dumps({"instances": [{"array": array.tolist()} | ({} if device is None else {"device": device})]}).encode(), {
-            "Content-Type": "application/json"
-        }
+        return json.dumps({"instances": [{"array": array.tolist()} | ({} if device is None else {"device": device})]}).encode(), JSON
     kind = sniffed(data[:HEAD])
     if not kind:
         raise DataError("not a file that a server takes", where=str(file), allowed=KINDS)
@@ -162,4 +165,6 @@ def _refusal(error: urllib.error.HTTPError, model: str, url: str) -> DxflowError
     for name in POINTS:  # the server knows the header, our user the option
         text = text.replace(f"header X-Dxflow-{name.title()}", f"--{name}")
     text = text.replace(f"header {DEVICE_HEADER}", "--device")
+    if error.code in UNTAKEN:
+        return Refused(text)
     return DataError(text) if error.code < 500 else ServiceError(text, where=url)

@@ -20,7 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from serving import wire
+from serving import queries, wire
 from serving.errors import TICKET, NotOffered
 from serving.model import DiseaseModel
 from serving.places import NotReady, Places
@@ -126,7 +126,11 @@ def application(plane: Plane, repository: Repository, port: int, grace_s: float,
         def reply(asked: wire.Asked, outputs: list[wire.Output], version: str) -> wire.Reply:
             return wire.v2_reply(asked, outputs, model=model.name, version=version, request_id=ticket.request_id)
 
-        return _response(await model.v2(ticket, lambda: wire.v2_request(body, headers), reply))
+        def asked() -> wire.Asked:
+            queries.check_headers(headers)
+            return wire.v2_request(body, headers)
+
+        return _response(await model.v2(ticket, asked, reply))
 
     async def explain(request: Request) -> Response:
         # KServe's own returns the request's headers, cookies too, with an explanation.
@@ -173,6 +177,9 @@ def application(plane: Plane, repository: Repository, port: int, grace_s: float,
 def _headers(request: Request) -> dict[str, str]:
     """Names in lower case. Raises InvalidInput for what is not offered."""
     headers = dict(request.headers)
+    own = [name for name in request.headers.keys() if name.startswith("x-dxflow-")]  # noqa: SIM118 - each as often as it was sent
+    if len(own) != len(set(own)):
+        raise InvalidInput("headers X-Dxflow-*: one of them stands there twice; allowed: each of them once")
     if any(name.startswith("ce-") for name in headers):
         raise InvalidInput("headers: cloud events are not offered")
     if headers.get("content-encoding", "identity") != "identity":

@@ -23,7 +23,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as service
 
 from components.core.errors import DataError, ServiceError
-from serving import wire
+from serving import queries, wire
 from serving.endpoints import Plane, Repository
 from serving.errors import GONE, HUNG_UP, TOO_LATE, NotOffered, TooLarge, judge, log, report
 from serving.journal import Journal
@@ -99,7 +99,7 @@ class Servicer(service.GRPCInferenceServiceServicer):
         return await self._call(context, lambda _: self._repository.unload(request.model_name))
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
-        return await self._call(context, lambda ticket: self._infer(request, ticket), disease=request.model_name)
+        return await self._call(context, lambda ticket: self._infer(request, context.invocation_metadata(), ticket), disease=request.model_name)
 
     async def _ready(self, request: Any) -> Any:
         try:
@@ -117,7 +117,7 @@ class Servicer(service.GRPCInferenceServiceServicer):
         await self._repository.load(request.model_name)
         return pb.RepositoryModelLoadResponse(model_name=request.model_name, isLoaded=True)
 
-    async def _infer(self, request: Any, ticket: Ticket) -> Any:
+    async def _infer(self, request: Any, metadata: Any, ticket: Ticket) -> Any:
         most = self._options.max_body_bytes + ENVELOPE
         if request.ByteSize() > most:
             raise TooLarge(f"message: larger than allowed; allowed: {most} bytes")
@@ -128,7 +128,11 @@ class Servicer(service.GRPCInferenceServiceServicer):
             def reply(asked: wire.Asked, outputs: list[wire.Output], version: str) -> Any:
                 return response(asked, outputs, model=model.name, version=version, request_id=ticket.request_id)
 
-            return await model.v2(ticket, lambda: asked(request), reply)
+            def read() -> wire.Asked:
+                queries.check_headers({str(name): "" for name, _ in metadata or ()})
+                return asked(request)
+
+            return await model.v2(ticket, read, reply)
 
     async def _call(self, context: Any, work: Callable[[Ticket], Awaitable[Any]], *, disease: str | None = None) -> Any:
         left = context.time_remaining()

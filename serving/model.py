@@ -134,6 +134,7 @@ class DiseaseModel(kserve.Model):
                 def read(predictor: Predictor) -> list[Query]:
                     if kind != wire.JSON:
                         return queries.from_raw(body, headers, predictor.spec, self._pseudonymiser)
+                    queries.check_headers(headers)
                     return queries.from_document(wire.document(body), predictor.spec, self._pseudonymiser, files)
 
                 yield read

@@ -49,6 +49,8 @@ ARRAY_KEYS = {"array", "manufacturer", "device_model", "patient_key", "software_
 HEADERS = ("X-Dxflow-Row", "X-Dxflow-Column", "X-Dxflow-Window")
 MPP_HEADER = "X-Dxflow-Mpp"
 MICRONS = "microns of a pixel"
+OF_FILES = (*HEADERS, MPP_HEADER, *handles.HEADERS.values(), handles.KEY_HEADER, covariates.HEADER)
+"""Headers that say something of a body that is a file; in JSON and in protocol v2 the same stands in the body."""
 UNIT = {"row": "pixels", "column": "pixels", "window": "a whole number from 0"}
 
 Fetched = Mapping[int, Path]
@@ -108,6 +110,13 @@ def _samples(instance: Any, where: str, spec: DiseaseSpec, pseudonymiser: Pseudo
     mpp = _number(instance.get("mpp"), f"{where}.mpp", MICRONS)
     body = Body(content, f"{where}.{form}", names, row, column, _index(window, names[2]), device, mpp)
     return bodies.read(kind, body, spec, pseudonymiser)
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Of a request whose body says all of it itself: what a header said beside it would be lost. Raises DataError. Args: headers: Names in lower
+    case."""
+    if told := [name for name in OF_FILES if name.lower() in headers]:
+        raise DataError("only beside a body that is a file", where=f"header {told[0]}", allowed="the same in the body, as a field or a parameter")
 
 
 def from_raw(data: bytes, headers: Mapping[str, str], spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Query]:

@@ -22,6 +22,10 @@ def feature_columns(spec: DiseaseSpec, header: list[str], first: list[str], deci
     wanted = [name.strip().lower() for name in spec.input.columns]
     if missing := [name for name in wanted if name not in header]:
         raise DataError("no such column of features", where="input.columns", got=f"{len(missing)} missing", allowed=", ".join(missing[:5]))
+    if twice := [name for name in wanted if header.count(name) > 1]:  # which of them is meant, the table does not say
+        raise DataError(
+            "columns with one name", where="input.columns", got=f"{len(twice)} names", allowed=f"{', '.join(twice[:5])}: each of them once"
+        )
     other = OTHER | {name.lower() for name in spec.device.key} | {name.lower() for name in spec.target.classes}
     found = [header.index(name) for name in wanted] or [
         n for n, name in enumerate(header) if name not in other and n < len(first) and (not first[n].strip() or number(first[n], decimal) is not None)

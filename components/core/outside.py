@@ -179,7 +179,8 @@ class Outside:
         return cls(spec, image, network, smoothest, TOO_FEW if image is None else JUDGED, spec.abstain.outside)
 
     def reasons(self, arrays: NDArray[Any], figures: Mapping[str, Floats], acquisition: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-        """For each of n samples, why it should get no decision before the model is asked. No reason holds a value: only limits and names of figures.
+        """For each of n samples, why it should get no decision before the model is asked. Of figures no value is told, only
+        their names; of acquisition parameters the value and its limits.
 
         Args:
             arrays, figures: As `vector` takes them.

@@ -94,7 +94,7 @@ class ModelPackage:
             raise DataError(f"not a model package: {INDEX} is missing or unreadable", where=str(folder)) from None
         if info.get("schema") != SCHEMA:
             raise DataError("model package of another schema", where=str(folder), got=info.get("schema"), allowed=SCHEMA)
-        own, digest = digest_of(info), digest or _registered(folder)
+        own = digest_of(info)
         if digest is not None and own != digest:
             raise DataError("another package than the one registered", where=str(folder), got=own[:12], allowed=digest[:12])
         _verify(folder, files)
@@ -327,18 +327,6 @@ def write(
 def digest_of(info: Mapping[str, Any]) -> str:
     """SHA-256 of the canonical JSON of `package.json`: it stands for every byte of the package."""
     return hashlib.sha256(json.dumps(info, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _registered(folder: Path) -> str | None:
-    """The digest that the registry gave it: the index has no other checksum. None where no registration says one."""
-    path = folder / "registration.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("digest")
-    except FileNotFoundError:
-        return None
-    except (ValueError, AttributeError):
-        raise DataError("unreadable", where=str(path)) from None
-    return None if found is None else str(found)
 
 
 def _verify(folder: Path, files: dict[str, str]) -> None:

@@ -19,11 +19,14 @@ PIXEL = re.compile(r"pixel_?(\d{1,9})")
 
 
 def pixel_columns(header: list[str], spec: DiseaseSpec) -> list[int]:
-    """Places of the pixels in a row, in the image's order. Raises DataError when they are not as many as `input.shape` says."""
+    """Places of the pixels in a row, in the image's order. Raises DataError when they are not those that `input.shape` says."""
     found = sorted((int(match[1]), place) for place, name in enumerate(header) if (match := PIXEL.fullmatch(name)))
     wanted = int(np.prod(spec.input.shape))
     if len(found) != wanted:
         raise DataError("images of another size", where="columns pixel*", got=len(found), allowed=f"{wanted} = {list(spec.input.shape)}")
+    numbers = [number for number, _ in found]
+    if numbers != list(range(numbers[0], numbers[0] + wanted)):  # pixel1 and pixel01 are one pixel, and another one is not there
+        raise DataError("pixels that are missing or there twice", where="columns pixel*", allowed=f"{wanted} in a row, each of them once")
     return [place for _, place in found]
 
 

@@ -27,7 +27,7 @@ UTF16 = "a table in UTF-16; allowed: UTF-8 (in Excel: CSV UTF-8)"
 _SEP = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_WORDS = ("nan", "inf", "infinity")
+_NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def number(text: str, decimal: str = ".") -> float | None:
     word = text.strip()
     if decimal == ",":
         word = word.replace(".", "_").replace(",", ".")
-    if _NUMBER.fullmatch(word) or word.lstrip("+-").lower() in _WORDS:
+    if _NUMBER.fullmatch(word) or _NOT_FINITE.fullmatch(word):
         return float(word)
     return None
 

@@ -17,7 +17,7 @@ from components.core.spec import DiseaseSpec
 SHORTEST = 3  # characters; a shorter word counts only as a whole part of a name, or every path would be hashed
 LONGEST = 64
 SUFFIX = re.compile(
-    r"(?<=.)\.(dcm|dicom|ima|xml|csv|tsv|png|jpe?g|tiff?|svs|ndpi|mrxs|bmp|webp|pgm|ppm|pnm|npz|nii(\.gz)?|txt|json|md)$", re.IGNORECASE
+    r"(?<=.)\.(dcm|dicom|ima|xml|csv|tsv|png|jpe?g|tiff?|svs|ndpi|scn|bif|mrxs|bmp|webp|pgm|ppm|pnm|pbm|npz|nii(\.gz)?|txt|json|md)$", re.IGNORECASE
 )
 NAMES = frozenset((
     "anat", "annotation", "annotations", "benign", "control", "ct", "data", "dataset", "derivatives", "dicom", "dicomdir", "external", "fundus",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from components.core.atomic import atomic_file
 from components.core.package import ModelPackage
+from components.core.pseudonym import UNKNOWN_DEVICE
 from components.monitor.dashboard_state import PAGE
 from components.monitor.unknown_devices import OTHERS
 
@@ -73,7 +74,7 @@ def update(memory: State, disease: str, found: Iterable[Found], when: Window, se
             continue
         if (alarm["kind"] in LASTING and alarm["device_key"] in settled) or alarm["device_key"] == OTHERS:
             memory.set_alarm(alarm | {"calm": alarm["calm"] + 1, "open": alarm["calm"] + 1 < CALM})
-        elif alarm["kind"] == "silent":
+        elif alarm["kind"] == "silent" or (alarm["kind"], alarm["device_key"]) == ("unseen", UNKNOWN_DEVICE):  # the latter an older monitor's
             memory.set_alarm(alarm | {"open": False})
 
 

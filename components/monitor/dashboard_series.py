@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SINGLE_DAYS, DAILY_DAYS = 2, 60
 SCORES = ("score_mean", "score_low", "score_high", "auc_estimated", "auc_true")
-STATUS_ORDER = ("unseen", "known", "silent")
+STATUS_ORDER = ("unseen", "unknown", "known", "silent")
 LONGEST = 32
 """Characters of a device's name for which the legend of a chart has room; its key, at the end, always stays."""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA_VERSION = 1
-STATUSES = ("known", "unseen", "silent")
+STATUSES = ("known", "unseen", "unknown", "silent")
 VERDICTS = ("drift", "watch", "cannot judge", "no drift found")  # the worst first
 KINDS = {
     "drift": "Drift",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from components.core import embedding
 from components.core.acquisition import PARAMETERS
 from components.core.errors import DataError
+from components.core.pseudonym import UNKNOWN_DEVICE
 from components.monitor import case_mix, two_sample
 from components.monitor.reference import MIN_REFERENCE, POOLED, Baseline, Reference
 from components.monitor.sketch import BINS, MISSING, NEW, Sketch
@@ -41,6 +42,7 @@ Aspect = Literal["location", "any", "scale", "missing", "category"]
 LEAST = {"location": MIN_SHIFT, "scale": MIN_SCALE, "any": MIN_DISTANCE, "missing": MIN_SHARE, "category": MIN_SHARE}
 Past = dict[str, tuple[float, float]]
 """What is remembered of a window: `Change.name` -> p, effect."""
+NOT_TOLD = "nobody told which devices these are, and the reference has no such answers"
 UNHEARD = "a value that the reference does not have"
 KINDS: tuple[Aspect, ...] = ("location", "any", "scale")
 
@@ -112,7 +114,8 @@ class Judged:
     """One device in one window.
 
     Args:
-        status: `known`, `unseen` (no event of it in the reference) or `silent` (expected, but no event).
+        status: `known`, `unseen` (no event of it in the reference), `unknown` (events of which nobody told the device: neither of the two, whatever
+            the reference has) or `silent` (expected, but no event).
         n, patients: Events, and the effective number of patients behind them.
         against: `own` reference, or `pooled`.
         reason: Why it was not judged, or "".
@@ -125,7 +128,7 @@ class Judged:
         unjudged: Which features of which events could not be compared though all others were, and why; or "".
     """
 
-    status: Literal["known", "unseen", "silent"]
+    status: Literal["known", "unseen", "unknown", "silent"]
     n: int
     patients: float
     against: str
@@ -194,10 +197,11 @@ class Detector:
             if sketch is not None and sketch.counts.shape != shape:
                 raise DataError("a window of another reference", where="window", got=list(sketch.counts.shape), allowed=list(shape))
             baseline, against = self.reference.baseline(device)
-            status = "known" if device in self.reference.shares else "unseen"
+            expected = device in self.reference.shares
+            status = "unknown" if device == UNKNOWN_DEVICE else "known" if expected else "unseen"
             n = sketch.n if sketch else 0
             patients = n / sketch.per_patient if sketch and n else 0.0
-            judged = Judged("silent" if not n and status == "known" else status, n, round(patients, 1), against)
+            judged = Judged("silent" if not n and expected else status, n, round(patients, 1), against)
             out[device] = judged
             if not n or sketch is None:
                 judged.reason = "no events"
@@ -205,7 +209,9 @@ class Detector:
                 judged.reason = f"too few events (n={n}, at least {MIN_N})"
             elif patients < MIN_PATIENTS:
                 judged.reason = f"too few patients (about {patients:.0f}, at least {MIN_PATIENTS})"
-            elif status == "known" and against == POOLED:
+            elif status == "unknown" and not expected:  # a mixture of devices, whose shares nobody knows, differs from any reference
+                judged.reason = NOT_TOLD
+            elif expected and against == POOLED:
                 judged.reason = f"its own reference is too small (at least {MIN_REFERENCE} samples)"  # other devices' tags would be news for ever
             else:
                 judged.mix, judged.left_out = _mixed(self.reference, baseline, sketch)
@@ -213,7 +219,7 @@ class Detector:
                 if not judged.reason:
                     found[device] = changes
                     judged.unjudged = unjudged(self.reference, baseline, sketch)
-        for status in ("known", "unseen"):  # an unseen device is expected to differ and must not lend its level to others
+        for status in ("known", "unseen", "unknown"):  # an unseen device is expected to differ and must not lend its level to others
             self._decide({device: (out[device], changes) for device, changes in found.items() if out[device].status == status}, once=once)
         return out
 

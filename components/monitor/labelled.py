@@ -22,7 +22,7 @@ from components.core.inference_log import read_log
 from components.core.labels import class_of
 from components.core.package import ModelPackage
 from components.core.spec import Target
-from components.monitor.late_labels import Answers, Label, LabelStore, Taken
+from components.monitor.late_labels import Answers, Label, LabelStore, Taken, texts
 from components.monitor.true_performance import Snapshot, SnapshotStore, snapshots
 from components.monitor.unknown_devices import OTHERS
 from components.monitor.watched import devices, patients
@@ -153,10 +153,10 @@ def answers_of(log: Path, model: ModelPackage) -> Answers:
     table = table[table["request_id"].notna()].drop_duplicates("request_id").reset_index(drop=True)
     p = np.stack([table[name].to_numpy(np.float64) if name in table else np.full(len(table), np.nan) for name in classes], axis=1)
     p[table["abstain"].to_numpy(bool)] = np.nan
-    version = table["digest"].where(~table["digest"].isin(model.replaces), model.digest).fillna("").to_numpy(str)
+    version = table["digest"].where(~table["digest"].isin(model.replaces), model.digest).fillna("")
     return Answers(
-        sample=table["request_id"].to_numpy(str), time=table["time"].dt.tz_localize(None).to_numpy("datetime64[us]"),
-        device=np.array(devices(table), dtype=str), version=version, group=np.array(patients(table), dtype=str),
+        sample=texts(table["request_id"]), time=table["time"].dt.tz_localize(None).to_numpy("datetime64[us]"),
+        device=texts(devices(table)), version=texts(version), group=texts(patients(table)),
         probabilities=p,
     )  # fmt: skip
 

@@ -39,6 +39,10 @@ REFUSALS = {
 }
 
 
+MOST_ID = 64
+"""Characters of an id: a request's has up to 39, a keyed hash 16, a digest 64."""
+
+
 @dataclass(frozen=True)
 class Label:
     """What somebody found out about one answered sample.
@@ -77,7 +81,7 @@ class Answers:
     def __post_init__(self) -> None:
         n = len(self.sample)
         for name in ("sample", "device", "version", "group"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name)).astype(str))
+            object.__setattr__(self, name, texts(getattr(self, name)))
         object.__setattr__(self, "time", np.asarray(self.time, dtype="datetime64[us]"))
         object.__setattr__(self, "probabilities", np.asarray(self.probabilities, dtype=np.float64))
         lengths = [len(getattr(self, name)) for name in ("time", "device", "version", "group", "probabilities")]
@@ -215,6 +219,13 @@ class LabelStore:
                     with atomic_file(path) as partial:
                         partial.write_text("".join(kept), encoding="utf-8")
         return count
+
+
+def texts(values: Iterable[Any]) -> NDArray[np.str_]:
+    """(n,) whose elements are all as wide as the longest one: a text that is longer than an id can be is its SHA-256."""
+    plain = [str(value) for value in values]
+    short = [text if len(text) <= MOST_ID else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in plain]
+    return np.array(short, dtype=str)
 
 
 def _rows(path: Path) -> Iterator[tuple[Label, datetime]]:

@@ -11,6 +11,7 @@ from components.core.imaging import picture_kinds
 from components.core.imaging.deidentify import camera_identity
 from components.core.imaging.fit import fit
 from components.core.imaging.pictures import decode_picture
+from components.core.imaging.slides import AS_IT_IS
 from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
 from serving.bodies.body import MOST_EXPANSION, Body
@@ -44,6 +45,9 @@ def read(body: Body, spec: DiseaseSpec, pseudonymiser: Pseudonymiser) -> list[Qu
     if spec.input.layout == "tiles" and size != tuple(spec.input.shape[1:]):
         wanted = " x ".join(map(str, spec.input.shape[1:]))
         raise DataError("a tile of another size", got=f"{size[0]} x {size[1]}", allowed=f"{wanted} at {spec.input.microns_per_pixel:g} microns")
+    wanted_mpp = spec.input.microns_per_pixel
+    if body.mpp is not None and wanted_mpp is not None and not abs(body.mpp / wanted_mpp - 1) <= AS_IT_IS:
+        raise DataError("a tile of another resolution", got=f"{body.mpp:g} microns a pixel", allowed=f"{wanted_mpp:g}")
     camera = camera_identity(pseudonymiser, picture.maker, picture.model)
     return [
         Query(

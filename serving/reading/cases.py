@@ -20,7 +20,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -138,14 +138,20 @@ class CaseStore:
                     self._take(path)
                 if come:
                     self._tidy(now())
-            except sqlite3.Error as error:  # locked, or the disk is full: they wait
+            except (sqlite3.Error, OSError) as error:  # locked, or the disk is full: they wait
                 if not _locked(error):
                     log.error("cases wait for the reading page: %s", _kind(error))
                 return False
             return True
 
     def _take(self, path: Path) -> None:
-        row = _row(path)
+        try:
+            row = _row(path)
+        except _Damaged:  # nobody can tell whose it is, so it must not stay
+            self.lost += 1
+            log.error("a case for the reading page was damaged on the disk and is removed")
+            path.unlink(missing_ok=True)
+            return
         if row is None:  # another process has taken it, or it is no case
             return
         name, same = row["id"], None
@@ -241,11 +247,15 @@ class CaseStore:
     def _kept(self, name: str, what: str) -> NDArray[Any] | None:
         for path in (self._pixels(name), self._incoming(name), self._pixels(name)):  # it may move meanwhile
             try:
-                with np.load(path, allow_pickle=False) as found:
-                    return found[what]
+                data = path.read_bytes()
             except FileNotFoundError:
                 continue
-            except (OSError, ValueError, KeyError):
+            except OSError:
+                return None
+            try:
+                with np.load(io.BytesIO(data), allow_pickle=False) as found:
+                    return found[what]
+            except Exception:  # a damaged archive may raise anything
                 return None
         return None
 
@@ -345,7 +355,10 @@ def erase(folder: Path, patients: frozenset[str], requests: frozenset[str], *, d
                 listed += db.execute("select case_id, null, request_id from asks").fetchall() if more else []
             finally:
                 db.close()
-        come = [row for path in (folder / "incoming").glob("*.npz") if (row := _row(path))]
+        come: list[dict[str, Any]] = []
+        for path in (folder / "incoming").glob("*.npz"):
+            with suppress(_Damaged):
+                come += [row] if (row := _row(path)) else []
         return len(_named([*listed, *((row["id"], row["patient"], row["request_id"]) for row in come)], patients, requests))
     store = CaseStore(folder)
     try:
@@ -366,12 +379,24 @@ def _image(shown: NDArray[Any], query: Query, answer: Mapping[str, Any]) -> str:
     return hashlib.sha256(head.encode() + np.ascontiguousarray(shown).tobytes()).hexdigest()
 
 
+class _Damaged(Exception):
+    """Not the file that `add` wrote."""
+
+
 def _row(path: Path) -> dict[str, Any] | None:
+    """None for a file that is gone, or that cannot be read now. Raises _Damaged."""
     try:
-        with np.load(path, allow_pickle=False) as found:
-            return json.loads(found["row"].tobytes())
-    except (OSError, ValueError, KeyError):
+        data = path.read_bytes()
+    except OSError:
         return None
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as found:
+            row = json.loads(found["row"].tobytes())
+    except Exception:  # a damaged archive may raise anything
+        raise _Damaged from None
+    if not isinstance(row, dict) or row.get("id") != path.stem:
+        raise _Damaged
+    return row
 
 
 def _mtime(path: Path) -> int:

@@ -119,7 +119,7 @@ def test_no_flipped_bit_of_a_file_is_opened(tmp_path: Path, name: str):
 def test_a_registration_that_cannot_be_read_is_one_line(tmp_path: Path):
     write(tmp_path / "p")
     (tmp_path / "p/registration.json").write_text("[")
-    with pytest.raises(DataError, match=r"registration\.json: unreadable"):
+    with pytest.raises(DataError, match=r"registration\.json: not what register wrote; got no JSON"):
         ModelPackage.open(tmp_path / "p")
 
 

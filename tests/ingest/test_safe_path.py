@@ -6,6 +6,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from components.core.imaging.slides import SUFFIXES
 from components.ingest.deidentify import NAMES, known_names, path_pseudonym, safe_path, word_hashes
 from tests.ingest.made import PSEUDONYMISER, lung_nodule
 
@@ -51,3 +52,9 @@ def test_no_part_of_any_path_stands_in_clear(parts: list[str]):
 
 def test_words_are_kept_as_hashes_only():
     assert all(len(h) == 16 and int(h, 16) >= 0 for h, _ in WORDS)
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".bmp", ".webp", ".pgm", ".ppm", ".pnm", ".pbm", ".tif", ".jpeg", ".png", ".npz", ".nii.gz", ".csv"])
+def test_the_suffix_of_every_format_that_is_read_stays(suffix: str):
+    """It says which reader would not take the file; what stands before it is hashed."""
+    assert safe_path(f"Jane{suffix.upper()}", set(), PSEUDONYMISER) == f"path-{PSEUDONYMISER.id('path', f'Jane{suffix.upper()}')}{suffix}"

@@ -129,3 +129,14 @@ def test_answers_with_repeated_ids_or_unequal_columns_are_refused() -> None:
 def test_time_of_receipt_needs_a_zone(store: LabelStore) -> None:
     with pytest.raises(DataError, match="time zone"):
         store.add([], answers(), received=datetime(2026, 12, 1))
+
+
+def test_one_endless_id_makes_no_other_as_wide() -> None:
+    """Of an older log, or a foreign collector's: 2,000 answers beside one id of a megabyte were 8 GB."""
+    n = 2000
+    ids = [f"r{k}" for k in range(n - 2)] + ["x" * (1 << 20), "x" * (1 << 20) + "y"]
+    times = np.full(n, np.datetime64(ANSWERED.replace(tzinfo=None), "us"))
+    found = Answers(ids, times, ["d" * (1 << 20)] * n, ["m1"] * n, ids, np.full((n, 2), 0.5))  # pyright: ignore[reportArgumentType]
+    assert found.sample.nbytes + found.device.nbytes + found.group.nbytes < 4 << 20
+    assert found.sample[:2].tolist() == ["r0", "r1"]
+    assert len(set(found.sample.tolist())) == n, "two ids are two"

@@ -23,10 +23,12 @@ from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
 from components.ingest.step import ingest
 from components.monitor.labelled import take
+from pipelines import answer_rows
 from pipelines.answer_rows import SUFFIXES, write
 from pipelines.answer_text import replay_text
-from pipelines.replay import _instance, replay
+from pipelines.replay import _asked, _instance, replay
 from pipelines.serving_verbs import predict
+from serving.client import Refused
 from serving.queries import from_document
 from tests.serving import small_bodies
 from tests.serving.small_package import CATALOGUE, build, lung_nodule, reference
@@ -56,6 +58,13 @@ def test_every_sample_is_answered_under_its_own_keys(tmp_path: Path) -> None:
         one = CliRunner().invoke(predict, [*asked, "--out", str(out[".jsonl"])])
         with pytest.raises(SpecError, match=r"--model: no such model at the server; got 'lung-nodul'; allowed: lung-nodule"):
             replay(server.url, "lung-nodul", tmp_path / "source", 60, disease="lung-nodule")
+        before = sorted((tmp_path / "home").rglob("*"))
+        (tmp_path / "letters").mkdir()
+        for n in range(50):
+            (tmp_path / "letters" / f"{n}.txt").write_text("no image")
+        with pytest.raises(DataError, match=r"FILE: another folder; got none of 50 files in it; allowed: lung-nodule: application/dicom"):
+            replay(server.url, "lung-nodule", tmp_path / "letters", 60)
+        assert sorted((tmp_path / "home").rglob("*")) == before, "ingest began"
     rows_are_answers(found, manifest, tmp_path / "source")
     in_eighty_columns(one.output, json.loads(out[".jsonl"].read_text()))
     assert max(map(len, replay_text(found).splitlines())) <= 80
@@ -157,18 +166,41 @@ def test_recordings_go_as_a_file_each_and_a_damaged_one_loses_no_other(tmp_path:
 
 
 @pytest.mark.usefixtures("key")
-def test_nothing_is_read_before_the_server_and_the_kind_of_folder_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(*_: Any, **__: Any) -> None:
-        raise AssertionError("the folder was read")
-
-    monkeypatch.setattr("pipelines.replay.ingest", read)
+def test_nothing_is_read_before_the_server_is_known(tmp_path: Path) -> None:
+    """A folder that ingest would refuse: what is told is the server, and ingest did not begin."""
+    (tmp_path / "source").mkdir()
     with pytest.raises(ServiceError, match="no answer from the server"):
-        replay(f"http://127.0.0.1:{free_port()}", "lung-nodule", tmp_path, 2)
-    for n in range(50):
-        (tmp_path / f"{n}.txt").write_text("no image")
-    monkeypatch.setattr("pipelines.replay.client.served", lambda *_: None)
-    with pytest.raises(DataError, match=r"FILE: another folder; got none of 50 files in it; allowed: lung-nodule: application/dicom"):
-        replay("http://127.0.0.1:1", "lung-nodule", tmp_path, 2)
+        replay(f"http://127.0.0.1:{free_port()}", "lung-nodule", tmp_path / "source", 2)
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.usefixtures("key")
+def test_a_sample_that_the_server_does_not_take_loses_no_other(tmp_path: Path) -> None:
+    """One refused sample of a request of many cost the answers about all samples of the folder, which the server had given and logged."""
+    spec = DiseaseSpec.from_toml(CATALOGUE / "lung-nodule.toml")
+    generate(tmp_path / "source", patients=4, seed=3, workers=1)
+    ingest(spec, str(tmp_path / "source"), dataset=tmp_path / "dataset", features=tmp_path / "features")
+    manifest = Dataset(tmp_path / "dataset").manifest
+    package = build(tmp_path / "package", lung_nodule(normalise={"method": "range"}), reference({"a" * 16: ("A", "B")}), synthetic=True)
+    port = free_port()
+    code = serving([package.folder], tmp_path / "log", port=port, allow_synthetic=True)
+    good = [_instance(np.full(spec.input.shape, -500.0 + n), row, {}) for n, row in enumerate(manifest.to_dict("records"))]
+    bad = {2, 3, len(good) - 1}
+    sent = [one | ({"patient_key": "no hash"} if n in bad else {}) for n, one in enumerate(good)]
+    with started(code, tmp_path, port=port, ready="/v2/health/ready") as server:
+        answers = _asked(server.url, "lung-nodule", sent, 60)
+        alone = [_asked(server.url, "lung-nodule", [one], 60)[0] for one in sent[:3]]
+        with pytest.raises(SpecError, match="no such model"):
+            _asked(server.url, "lungs", sent, 60)
+    assert {n for n, one in enumerate(answers) if isinstance(one, Refused)} == bad
+    assert str(answers[2]).startswith("instances[0].patient_key: not a keyed hash")
+    for one, same in zip(answers[:2], alone[:2], strict=True):
+        assert not isinstance(one, Refused)
+        assert not isinstance(same, Refused)
+        assert one["probabilities"] == same["probabilities"]
+        assert one["request_id"] != same["request_id"]
+    rows = [answer_rows.refused(str(one)) if isinstance(one, Refused) else answer_rows.row(one) for one in answers]
+    assert [r["request_id"] is None for r in rows] == [n in bad for n in range(len(good))]
 
 
 @pytest.mark.parametrize("name", ["answers.xlsx", "answers", "nowhere/answers.csv"])

@@ -19,6 +19,7 @@ from components.core.spec import DiseaseSpec
 from components.ingest.step import ingest
 from serving import bodies
 from serving.bodies.body import Body
+from tests.ingest.test_tables import small
 from tests.serving import small_bodies
 from tests.serving.fuzzing import PSEUDONYMISER, mutants, outcome, seeds
 from tests.serving.small_bodies import BRAIN, FUNDUS, GAIT, PIXELS, TABLE, TILES, disease
@@ -117,6 +118,35 @@ def test_a_row_of_pixels_is_the_image():
     found = read("text/csv", small_bodies.pixel_table(), disease(PIXELS))
     first = np.array(small_bodies.pixel_table().split(b"\n")[1].split(b",")[:64], dtype=np.uint8)
     np.testing.assert_array_equal(found[0].array, first.reshape(1, 8, 8))
+
+
+@pytest.mark.parametrize(("name", "instead"), [(b"pixel0005", b"pixel0004"), (b"pixel0005", b"pixel4"), (b"pixel0063", b"pixel0100")])
+def test_pixels_that_are_missing_or_there_twice_are_refused_though_their_number_is_right(name: bytes, instead: bytes):
+    """Each was read as an image whose later pixels had moved by one."""
+    with pytest.raises(DataError, match=r"pixels that are missing or there twice; allowed: 64 in a row"):
+        read("text/csv", small_bodies.pixel_table().replace(name, instead, 1), disease(PIXELS))
+
+
+def test_a_feature_that_two_columns_are_called_is_refused():
+    """The first one was taken, whichever was meant."""
+    spec = small(3)
+    raw = spec.model_dump()
+    raw["input"] |= {"columns": ["a", "b", "c"]}
+    spec = DiseaseSpec.model_validate(raw)
+    assert read("text/csv", b"a,b,c\n1,2,3\n", spec)[0].array.tolist() == [1, 2, 3]
+    with pytest.raises(DataError, match="columns with one name; got 1 names; allowed: b: each of them once"):
+        read("text/csv", b"a,b,B,c\n1,2,9,3\n", spec)
+
+
+def test_a_tile_of_which_another_resolution_is_told_is_refused():
+    spec = disease(TILES)
+    side = spec.input.shape[-1]
+    tile = small_bodies.picture(height=side, width=side)
+    wanted = spec.input.microns_per_pixel
+    assert wanted is not None
+    assert len(read("image/png", tile, spec, mpp=wanted)) == len(read("image/png", tile, spec)) == 1
+    with pytest.raises(DataError, match=r"a tile of another resolution; got 0.25 microns a pixel; allowed: 1"):
+        read("image/png", tile, spec, mpp=0.25)
 
 
 def test_the_camera_is_the_device_unless_the_client_names_one():

@@ -17,8 +17,11 @@ import grpc
 import numpy as np
 import pytest
 
+from components.core.imaging.deidentify import device_identity
 from components.core.package import ModelPackage
+from components.core.pseudonym import Pseudonymiser
 from serving.grpc_face import ENVELOPE
+from serving.queries import OF_FILES
 from serving.sources import from_folder
 from tests.serving import triton_client
 from tests.serving.live_server import Gated, Live, running
@@ -121,6 +124,53 @@ def test_kserves_grpc_client_gets_the_answers(live: Live) -> None:
     assert answer["device"]["key"] == DEVICE
     assert answer["digest"] == live.places.by_name[MODEL].holder().package.digest
     assert answer["request_id"] in set(live.records()["request_id"])
+
+
+KEY = Pseudonymiser(b"a key of the tests only")
+WORD, PATIENT = "Gerät 7", "Miller^Jane"
+
+
+def test_a_hospitals_own_words_by_grpc_are_hashed_as_ingest_hashes_them_and_stand_nowhere(live: Live) -> None:
+    from kserve import InferenceGRPCClient, InferInput, InferRequest
+
+    tensor = InferInput("x", list(X.shape), "FP32")
+    tensor.set_data_from_numpy(X)
+
+    async def ask(request: Any, **more: Any) -> Any:
+        async with InferenceGRPCClient(live.grpc) as client:
+            return await client.infer(request, **more)
+
+    reply = asyncio.run(ask(InferRequest(MODEL, [tensor], parameters={"device": WORD, "patient": PATIENT, "study": "S 9"})))
+    found = [json.loads(text) for text in {o.name: o for o in reply.outputs}["answer"].as_numpy()]
+    assert {one["device"]["key"] for one in found} == {device_identity(KEY, key=(WORD,)).key}
+    log = live.records()
+    rows = log[log["request_id"].isin([one["request_id"] for one in found])]
+    assert (set(rows["patient"]), set(rows["study"])) == ({KEY.id("patient", PATIENT)}, {KEY.id("study", "S 9")})
+    assert all(word.encode() not in path.read_bytes() for word in (WORD, PATIENT) for path in live.log.iterdir())
+    for parameters in ({"device": ""}, {"device": WORD, "device_key": DEVICE}, {"device_key": WORD}, {"patient": "a\nb"}):
+        with pytest.raises(grpc.RpcError) as error:
+            asyncio.run(ask(InferRequest(MODEL, [tensor], parameters=parameters)))
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # pyright: ignore[reportAttributeAccessIssue]
+        assert WORD not in str(error.value)
+    with pytest.raises(grpc.RpcError) as error:  # said where nobody looks: it would be lost, and erase would not find the patient
+        asyncio.run(ask(InferRequest(MODEL, [tensor]), headers=(("x-dxflow-patient", PATIENT),)))
+    assert "header X-Dxflow-Patient: only beside a body that is a file" in str(error.value)
+
+
+@pytest.mark.parametrize("name", OF_FILES)
+@pytest.mark.parametrize(("path", "body"), [(PREDICT, v1()), (PREDICT.replace("predict", "explain"), v1()), (INFER, v2())])
+def test_what_a_header_says_beside_numbers_is_refused_and_not_lost(live: Live, name: str, path: str, body: dict[str, Any]) -> None:
+    """A patient who was named so could not be found again to be erased, and a device so named was nobody's."""
+    reply = live.http.post(path, json=body, headers={name: '"7"'})
+    assert reply.status_code == 400
+    assert reply.json()["error"] == f"header {name}: only beside a body that is a file; allowed: the same in the body, as a field or a parameter"
+    assert live.http.post(path, json=body).status_code == 200
+
+
+def test_a_header_that_stands_twice_is_refused(live: Live) -> None:
+    headers = [*DICOM.items(), ("X-Dxflow-Patient", "one"), ("x-dxflow-patient", "another")]
+    reply = live.http.post(PREDICT, content=ct_slice(image(0)), headers=headers)
+    assert (reply.status_code, reply.json()["error"]) == (400, "headers X-Dxflow-*: one of them stands there twice; allowed: each of them once")
 
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])

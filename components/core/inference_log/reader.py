@@ -70,7 +70,7 @@ class Tally:
         if facts is None:
             self.unread.append(Unread(segment, why, None))
             return
-        records = facts.records - facts.erased - given
+        records = max(0, facts.records - facts.erased - given)  # erased ones may be among those that were given
         self.unread.append(Unread(segment, why, records))
         self.damaged += facts.damaged + records
         self.lost += facts.lost

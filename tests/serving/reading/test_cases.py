@@ -8,9 +8,10 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -260,3 +261,35 @@ def test_a_locked_list_holds_no_answer_and_loses_no_case(tmp_path: Path) -> None
         text = httpx.get(f"{server.url}/read", timeout=60).text
         assert "1-12 of 12" in text
         assert "not on the list yet" not in text
+
+
+SHARE = st.floats(0, 1, exclude_max=True)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None, phases=(Phase.explicit, Phase.generate))
+@given(st.integers(0, 2), st.one_of(SHARE, st.lists(st.tuples(SHARE, st.integers(0, 7)), min_size=1, max_size=4)))
+def test_a_case_that_the_disk_changed_stops_neither_the_list_nor_an_erasure(which: int, damage: float | list[tuple[float, int]]) -> None:
+    """Cut or with flipped bits: it is counted, and does not stay, since nobody can say whose it is. It stopped the list for ever."""
+    with TemporaryDirectory() as folder:
+        store = CaseStore(Path(folder))
+        with locked(store.folder):
+            for n in range(3):
+                store.add(query(n), answer(n), ["malignant"], now())
+            path = sorted((store.folder / "incoming").glob("*.npz"))[which]
+            content = bytearray(path.read_bytes())
+            if isinstance(damage, float):
+                content = content[: int(damage * len(content))]
+            else:
+                for at, bit in damage:
+                    content[int(at * len(content))] ^= 1 << bit
+            path.write_bytes(bytes(content))
+        erase(store.folder, frozenset({"f" * 16}), frozenset(), dry=True)
+        cases = store.list()
+        assert len(cases) + store.lost == 3
+        assert store.waiting() == 0
+        for case in cases:
+            with suppress(DataError):  # the pixels may be what was damaged
+                store.get(case.id)
+        assert erase(store.folder, frozenset(f"{n:016x}" for n in range(7)), frozenset(), dry=False) == len(cases)
+        assert not list(store.folder.rglob("*.npz"))
+        store.close()
