@@ -48,7 +48,7 @@ def files_of(source: Path, manifest: pd.DataFrame, pseudonymiser: Pseudonymiser)
     """Sample id -> path within the folder, of a DICOM series its folder; samples whose file cannot be told are not in it."""
     listed = open_source(str(source))
     samples, series = set(manifest["sample_id"].astype(str)), manifest.set_index("sample_id")["series_id"].astype(str).to_dict()
-    by_series = {pseudonymiser.id("series", item.path): item.path for item in listed.items}
+    by_series = {pseudonymiser.id(domain, item.path): item.path for item in listed.items for domain in ("recording", "slide-file")}
     folders: dict[str, str] = {}
     for item in listed.items:  # one file of each folder tells its series
         folders.setdefault(os.path.dirname(item.path), item.path)
@@ -59,7 +59,7 @@ def files_of(source: Path, manifest: pd.DataFrame, pseudonymiser: Pseudonymiser)
     for item in listed.items:
         if (own := pseudonymiser.id("sample", item.path)) in samples:
             found[own] = item.path
-        if item.path.lower().endswith(".csv"):  # a row of a table
+        if item.path.lower().endswith(".csv") and len(found) < len(samples):  # a row of a table
             for line in range(1, 2 * len(samples) + 2):
                 if (own := pseudonymiser.id("sample", item.path, str(line))) in samples:
                     found[own] = f"{item.path}:{line}"
