@@ -260,3 +260,20 @@ def test_a_locked_list_holds_no_answer_and_loses_no_case(tmp_path: Path) -> None
         text = httpx.get(f"{server.url}/read", timeout=60).text
         assert "1-12 of 12" in text
         assert "not on the list yet" not in text
+
+
+@pytest.mark.parametrize("left", ["incoming", "pixels"])
+def test_files_without_their_list_are_erased_too(tmp_path: Path, left: str) -> None:
+    """What a kill leaves before the first list is made, and what stays where a damaged list was taken away."""
+    store = CaseStore(tmp_path / "a")
+    with locked(tmp_path / "a"):
+        for n in (3, 4):
+            store.add(query(n), answer(n), ["malignant"], now())
+        shutil.copytree(tmp_path / "a" / "incoming", tmp_path / "b" / left)
+    store.close()
+    patient = frozenset({f"{3:016x}"})
+    assert erase(tmp_path / "b", patient, frozenset(), dry=True) == 1
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == [left]
+    assert erase(tmp_path / "b", patient, frozenset(), dry=False) == 1
+    assert erase(tmp_path / "b", patient, frozenset(), dry=False) == 0
+    assert len(list((tmp_path / "b").rglob("*.npz"))) == 1
