@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from components.core.errors import DataError
+from pipelines.answer_rows import shown
 
 COLUMNS = ["file", "reason", "offset"]
 
@@ -25,7 +26,7 @@ def quarantine(source: str, listed: Path, as_json: bool) -> None:
         click.echo(json.dumps(rows))
         return
     for row in rows:
-        click.echo(f"{_shown(row['file'])}{'' if row['offset'] is None else ', ' + str(row['offset'])}: {row['reason']}")
+        click.echo(f"{shown(row['file'])}{'' if row['offset'] is None else ', ' + str(row['offset'])}: {row['reason']}")
     unknown = sum(row["unknown"] for row in rows)
     click.echo(f"{len(rows)} entries" + (f", of {unknown} a part is in no path of the source, or was hashed with another key" if unknown else ""))
 
@@ -50,11 +51,6 @@ def resolved(source: str, listed: Path) -> list[dict[str, Any]]:
         unknown = any(part.startswith("path-") and part not in clear for part in hashed)
         found.append({**row, "file": "/".join(str(clear.get(part, part)) for part in hashed), "unknown": unknown})
     return found
-
-
-def _shown(name: str) -> str:
-    """A file's name as a terminal can show it; what it cannot, or would obey, is escaped."""
-    return name if name.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
 
 
 def _rows(listed: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -35,6 +35,7 @@ from pipelines.sample_files import files_of, fitting
 from serving import client
 from serving.handles import HEADERS, KEY_HEADER, quoted
 
+JSON = {"Content-Type": "application/json"}
 VALUES = 200_000
 """Numbers in one request: about 2 MB of JSON."""
 
@@ -126,15 +127,25 @@ def _samples(url: str, model: str, source: Path, spec: DiseaseSpec, timeout_s: f
             chosen = np.arange(start, min(start + at_once, len(rows)))
             arrays = data.read(chosen).astype(np.float64)
             instances = [_instance(x, rows[n], known[n], device) for x, n in zip(arrays, chosen.tolist(), strict=True)]
-            body = json.dumps({"instances": instances}).encode()
-            answers = client.ask(url, model, body, {"Content-Type": "application/json"}, timeout_s)
+            answers = _each(instances, lambda some: client.ask(url, model, json.dumps({"instances": some}).encode(), JSON, timeout_s))
             for n, answer in zip(chosen.tolist(), answers, strict=True):
                 sample = str(rows[n]["sample_id"])
-                yield answer_rows.row(answer, sample=sample, file=file_of.get(sample)), answer
+                if isinstance(answer, DataError):
+                    yield answer_rows.refused(str(answer), sample=sample, file=file_of.get(sample)), None
+                else:
+                    yield answer_rows.row(answer, sample=sample, file=file_of.get(sample)), answer
         for one in resolved(str(source), room / "dataset"):
             if not one["skipped"]:
                 line = one["offset"] if one["file"].lower().endswith((".csv", ".tsv")) else None
                 yield answer_rows.refused(one["reason"], file=one["file"] + (f":{line}" if line is not None else "")), None
+
+
+def _each(instances: list[Any], ask: Callable[[list[Any]], list[dict[str, Any]]]) -> list[dict[str, Any] | DataError]:
+    """An answer, or why there is none, for each: where a server refuses a request, one sample of it loses no other."""
+    try:
+        return list(ask(instances))
+    except DataError as error:
+        return [error] if len(instances) == 1 else [found for one in instances for found in _each([one], ask)]
 
 
 def _summed(answered: list[Answered]) -> dict[str, Any]:

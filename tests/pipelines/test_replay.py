@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,9 +24,9 @@ from components.core.pseudonym import Pseudonymiser
 from components.core.spec import DiseaseSpec
 from components.ingest.step import ingest
 from components.monitor.labelled import take
-from pipelines.answer_rows import SUFFIXES, write
+from pipelines.answer_rows import SUFFIXES, refused, write
 from pipelines.answer_text import replay_text
-from pipelines.replay import _instance, replay
+from pipelines.replay import _each, _instance, replay
 from pipelines.serving_verbs import predict
 from serving.queries import from_document
 from tests.serving import small_bodies
@@ -96,6 +97,31 @@ def test_what_ingest_cannot_use_of_a_folder_is_a_row_too(tmp_path: Path) -> None
     assert (found["refused"], found["reasons"]["empty file"]) == (1, 1)
     assert found["samples"] == found["abstained"] + sum(found["decisions"].values()) + 1
     assert "empty file" in replay_text(found)
+
+
+def test_a_sample_that_the_server_refuses_loses_no_other() -> None:
+    asked: list[int] = []
+
+    def ask(some: list[int]) -> list[dict[str, Any]]:
+        asked.append(len(some))
+        if 3 in some:
+            raise DataError("not a sample", where="instances")
+        return [{"n": n} for n in some]
+
+    assert _each([0, 1], ask) == [{"n": 0}, {"n": 1}]
+    found = _each([2, 3, 4], ask)
+    assert [str(one) for one in found] == ["{'n': 2}", "instances: not a sample", "{'n': 4}"]
+    assert asked == [2, 3, 1, 1, 1]
+
+
+def test_names_that_are_no_utf_8_are_in_every_table(tmp_path: Path) -> None:
+    """As Linux keeps them: any bytes."""
+    odd = os.fsdecode(b"caf\xe9\x1b.png")
+    rows = [refused("r", file=odd), refused("r", file="plain é.png")]
+    for suffix in SUFFIXES:
+        write(tmp_path / f"t{suffix}", rows)
+    assert pd.read_parquet(tmp_path / "t.parquet")["file"].tolist() == ["caf\\udce9\\x1b.png", "plain é.png"]
+    assert rows[0]["file"].encode().isascii()
 
 
 def rows_are_answers(found: dict[str, Any], manifest: pd.DataFrame, source: Path) -> None:
