@@ -31,7 +31,7 @@ def row(answer: Mapping[str, Any], *, sample: str | None = None, file: str | Non
     sure = answer.get("uncertainty") or {}
     seen = sure.get("observed") or {}
     return {
-        "request_id": answer["request_id"], "sample": sample, "file": file, "part": part(answer), "decision": answer["decision"],
+        "request_id": answer["request_id"], "sample": sample, "file": file and shown(file), "part": part(answer), "decision": answer["decision"],
         "abstain": answer["abstain"], "probabilities": dict(answer["probabilities"]), "set": sure.get("set"),
         **{name: seen.get(name) for name in ("share", "low", "high", "n")}, "reasons": list(answer["reasons"]),
         "device": answer["device"]["key"], "device_status": answer["device"]["status"],
@@ -42,7 +42,12 @@ def row(answer: Mapping[str, Any], *, sample: str | None = None, file: str | Non
 def refused(reason: str, *, sample: str | None = None, file: str | None = None) -> dict[str, Any]:
     """The row of what the server did not take."""
     empty = dict.fromkeys(("request_id", "part", "decision", "set", "share", "low", "high", "n", "device", "device_status", "model", "digest"))
-    return {**empty, "sample": sample, "file": file, "abstain": True, "probabilities": {}, "reasons": [reason]}
+    return {**empty, "sample": sample, "file": file and shown(file), "abstain": True, "probabilities": {}, "reasons": [reason]}
+
+
+def shown(name: str) -> str:
+    """A file's name as tables and terminals can hold it: bytes that are no UTF-8, and what a terminal would obey, are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
 
 
 def part(answer: Mapping[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import ServiceError
+from components.core.errors import DataError, ServiceError
 
 LABEL = "dxflow.run"
 USER = 1000  # of the images; taken when the run's own user is root
@@ -27,11 +27,28 @@ def runner(run: Path, request: dict[str, Any]) -> Any:
     return local.DockerRunner(
         # The values come through the environment, not the request file: one of them is the pseudonym key.
         environment={name: os.environ[f"DXFLOW_CONTAINER_{name}"] for name in request["environment"]},
-        mounts=[] if source.startswith("s3://") else [Mount(target=source, source=source, type="bind", read_only=True)],
+        mounts=[Mount(target=place, source=place, type="bind", read_only=True) for place in places(source)],
         network_mode="host",
         user=f"{user}:{group}",
         labels={LABEL: run.name},
     )
+
+
+def places(source: str) -> list[str]:
+    """What is mounted for a source, each at its own path: nothing for addresses and for files of installed packages, which are in the images.
+
+    Where the source is called by a link, its links may name its own place too.
+    """
+    return list(dict.fromkeys((source, os.path.realpath(source)))) if os.path.isabs(source) else []
+
+
+def mountable(source: str) -> None:
+    """Raises DataError for a source with links that lead out of it: they would lead nowhere within a container."""
+    from components.ingest.source import open_source
+
+    if places(source) and (n := open_source(source).links.leaving):
+        allowed = "a source without such links, or --runner subprocess"
+        raise DataError("links of the source lead out of it, where no container can follow", where="--source", got=f"{n} links", allowed=allowed)
 
 
 def check() -> None:

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from components.core import inference_log, registry
+from components.core import inference_log, registry, scratch
 from components.core.erasure import Ids, read, rows_of
 from components.core.errors import DataError, ServiceError, SpecError
 from components.core.home import home
@@ -34,7 +34,6 @@ from components.register.erasure import drop_incomplete, erase_from_store
 from pipelines import erase_record
 from pipelines.erase_files import erase_files, erase_partials
 from pipelines.erase_plan import KEY, Plan, folder, keys_of, made, match_of, pending, registered
-from pipelines.erase_scratch import sweep
 from pipelines.run import records
 from serving.pacs.ledger import erase as erase_ledger
 from serving.reading.cases import erase as erase_cases
@@ -91,7 +90,7 @@ def erase(patient: str | None, key: str | None, *, logs: Sequence[Path], state: 
             erase_record.ready(heads)
             plan.save()
             found = _carry_out(plan, heads)
-        found["scratch"] = sweep(home() / "scratch", dry=dry)
+        found["scratch"] = scratch.sweep(dry=dry)
         found |= {"dry_run": dry, "resumed": len(resumed), "pending": len(left_over) if dry else 0, "remarks": list(REMARKS)}
     return found
 
@@ -174,13 +173,13 @@ def _work(plan: Plan, *, dry: bool) -> dict[str, Any]:
 def _packages(store: Store, root: Path | None, plan: Plan, *, dry: bool) -> dict[str, Any]:
     if root is not None and not root.exists():
         return {"packages": [], "incomplete": []}
-    scratch = folder() / "packages"
-    shutil.rmtree(scratch, ignore_errors=True)  # of an erasure that was killed
+    own = folder() / "packages"
+    shutil.rmtree(own, ignore_errors=True)  # of an erasure that was killed
     try:
-        changed = [e.to_dict() for e in erase_from_store(store, registered(), plan.ids, dry=dry, scratch=scratch)]
+        changed = [e.to_dict() for e in erase_from_store(store, registered(), plan.ids, dry=dry, scratch=own)]
         incomplete = drop_incomplete(store, plan.ids, dry=dry) + (erase_partials(root, plan.ids, dry=dry) if root else [])
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(own, ignore_errors=True)
         if dry and not any(folder().glob("*")):
             shutil.rmtree(folder(), ignore_errors=True)
     return {"packages": changed, "incomplete": incomplete}

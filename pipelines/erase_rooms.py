@@ -36,7 +36,7 @@ ROOMS = (
     Room("pacs", "owned", "serving.pacs.ledger"),
     Room("reading", "owned", "serving.reading.cases"),
     Room("store", "owned", "components.register.erasure"),
-    Room("scratch", "owned", "pipelines.erase_scratch"),
+    Room("scratch", "owned", "components.core.scratch"),
     *(
         Room(name, "swept", "pipelines.erase_files")
         for name in (

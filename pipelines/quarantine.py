@@ -10,6 +10,9 @@ from typing import Any
 import click
 
 from components.core.errors import DataError
+from pipelines.answer_rows import shown
+
+COLUMNS = ["file", "reason", "offset"]
 
 
 @click.command()
@@ -23,13 +26,13 @@ def quarantine(source: str, listed: Path, as_json: bool) -> None:
         click.echo(json.dumps(rows))
         return
     for row in rows:
-        click.echo(f"{row['file']}{'' if row['offset'] is None else ', ' + str(row['offset'])}: {row['reason']}")
+        click.echo(f"{shown(row['file'])}{'' if row['offset'] is None else ', ' + str(row['offset'])}: {row['reason']}")
     unknown = sum(row["unknown"] for row in rows)
     click.echo(f"{len(rows)} entries" + (f", of {unknown} a part is in no path of the source, or was hashed with another key" if unknown else ""))
 
 
 def resolved(source: str, listed: Path) -> list[dict[str, Any]]:
-    """`file` in clear, `reason`, `offset` (byte or line, None without), `unknown` where a part was not found.
+    """`file` in clear, `reason`, `offset` (byte or line, None without), of a dataset `skipped`, `unknown` where a part was not found.
 
     Raises:
         DataError: No such source or list.
@@ -57,14 +60,17 @@ def _rows(listed: Path) -> list[dict[str, Any]]:
         allowed = "a dataset folder, quarantine.parquet, or a .csv of DXFLOW_HOME/refused"
         raise DataError("no such list", where="LISTED", got=str(listed), allowed=allowed)
     if path.suffix == ".csv":
-        with open(path, newline="", encoding="utf-8") as handle:
-            rows = list(csv.DictReader(handle))
-        if any(set(row) != {"file", "reason", "offset"} for row in rows):
-            raise DataError("not a list of what ingest refused", where=str(path), allowed="columns file, reason, offset")
-        return [{**row, "offset": int(row["offset"]) if row["offset"] else None} for row in rows]
+        try:
+            with open(path, newline="", encoding="utf-8") as handle:
+                rows = list(csv.DictReader(handle))
+            if any(set(row) != set(COLUMNS) or None in row.values() for row in rows):
+                raise ValueError
+            return [{**row, "offset": int(row["offset"]) if row["offset"] else None} for row in rows]
+        except (ValueError, csv.Error):
+            raise DataError("not a list of what ingest refused", where=str(path), allowed=f"columns {', '.join(COLUMNS)}") from None
     from components.core.erasure import read
 
     table = read(path)
-    if set(table.column_names) != {"file", "reason", "offset"}:
-        raise DataError("not a list of what ingest refused", where=str(path), allowed="columns file, reason, offset")
+    if not set(COLUMNS) <= set(table.column_names):
+        raise DataError("not a list of what ingest refused", where=str(path), allowed=f"columns {', '.join(COLUMNS)}")
     return table.to_pylist()

@@ -30,10 +30,12 @@ from components.ingest.source import open_source
 from components.ingest.step import ingest
 from feature_store.covariates import told
 from pipelines import answer_rows, catalog
+from pipelines.quarantine import resolved
 from pipelines.sample_files import files_of, fitting
 from serving import client
 from serving.handles import HEADERS, KEY_HEADER, quoted
 
+JSON = {"Content-Type": "application/json"}
 VALUES = 200_000
 """Numbers in one request: about 2 MB of JSON."""
 
@@ -48,9 +50,9 @@ def replay(url: str, model: str, source: Path, timeout_s: float, *, disease: str
         device: What the hospital calls the device of what names none.
 
     Returns:
-        `rows`, one an answer (`answer_rows.py`); counts of them: `samples`, `decisions` {class: n}, `abstained`, `refused`, `reasons` {reason: n},
-        `devices` {device_key: n}; `recordings`, one each (file, windows, decisions, abstained); `model`, `version`, `synthetic`, and `positive` as
-        the answers have it.
+        `rows`, one an answer or for what ingest or server refused (`answer_rows.py`); counts of them: `samples`, `decisions` {class: n}, `abstained`,
+        `refused`, `reasons` {reason: n}, `devices` {device_key: n}; `recordings`, one each (file, windows, decisions, abstained); `model`,
+        `version`, `synthetic`, and `positive` as the answers have it.
 
     Raises:
         DataError: The source, or the server refuses every sample. SpecError: No such disease or model. ServiceError: No server, or it fails.
@@ -131,6 +133,10 @@ def _samples(url: str, model: str, source: Path, spec: DiseaseSpec, timeout_s: f
                     yield answer_rows.refused(str(answer), sample=sample, file=file_of.get(sample)), None
                 else:
                     yield answer_rows.row(answer, sample=sample, file=file_of.get(sample)), answer
+        for one in resolved(str(source), room / "dataset"):
+            if not one["skipped"]:
+                line = one["offset"] if one["file"].lower().endswith((".csv", ".tsv")) else None
+                yield answer_rows.refused(one["reason"], file=one["file"] + (f":{line}" if line is not None else "")), None
 
 
 def _asked(url: str, model: str, instances: list[dict[str, Any]], timeout_s: float) -> list[dict[str, Any] | client.Refused]:

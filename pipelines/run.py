@@ -140,6 +140,7 @@ def execute(
         if "python3" in place:  # kfp's local runner rewrites that word in every argument
             raise DataError("the path must not contain 'python3'", where="--source" if place == source else "DXFLOW_HOME", got=place)
     if options.runner == "docker":
+        containers.mountable(source)
         containers.check()
     digest = source_digest(options.source)
     pseudonymiser, made = load_pseudonymiser()

@@ -62,7 +62,7 @@ def _files_of(part: Part, manifest: pd.DataFrame, pseudonymiser: Pseudonymiser) 
         own = pseudonymiser.id("sample", *names)
         return own if part.external is None else pseudonymiser.id("sample", part.name, own)  # as ingest hashes an external set's
 
-    by_series = {pseudonymiser.id("series", item.path): item.path for item in items}
+    by_series = {pseudonymiser.id(domain, item.path): item.path for item in items for domain in ("recording", "slide-file")}
     folders: dict[str, str] = {}
     for item in items:  # one file of each folder tells its series
         folders.setdefault(os.path.dirname(item.path), item.path)
@@ -73,10 +73,8 @@ def _files_of(part: Part, manifest: pd.DataFrame, pseudonymiser: Pseudonymiser) 
     for item in items:
         if (own := sample_of(item.path)) in samples:
             found[own] = item.path
-    for item in listed.items:
-        if len(found) == len(samples):
-            break
-        if item.path.lower().endswith(".csv"):  # a row of a table
+    for item in items:
+        if item.path.lower().endswith(".csv") and len(found) < len(samples):  # a row of a table
             for line in range(1, 2 * len(samples) + 2):
                 if (own := sample_of(item.path, str(line))) in samples:
                     found[own] = f"{item.path}:{line}"

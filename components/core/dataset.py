@@ -2,7 +2,7 @@
 
     manifest.parquet    one row per sample, columns `MANIFEST`, sorted by sample_id
     shards/00000.npy    (n, *input.shape) decoded samples; opened memory-mapped, read at random
-    quarantine.parquet  file, reason, offset: what ingest could not use
+    quarantine.parquet  file, reason, offset, skipped: what ingest could not use, and what it was not meant to
     dataset.json        schema version, spec digest, counts, provenance, synthetic or real
 
 The folder appears whole or not at all. The same input and key give the same bytes: no clock, no machine, no random id in it.
@@ -76,7 +76,8 @@ MANIFEST: dict[str, str] = {
     "shard": "int32",
     "offset": "int64",
 }
-QUARANTINE: dict[str, str] = {"file": "string", "reason": "string", "offset": "int64"}
+# skipped: in order, but not meant here, e.g. a byte-equal copy; no damage
+QUARANTINE: dict[str, str] = {"file": "string", "reason": "string", "offset": "int64", "skipped": "bool"}
 
 
 def arrow_schema(columns: dict[str, str]) -> Any:
@@ -120,7 +121,9 @@ class Dataset:
     def quarantine(self) -> pd.DataFrame:
         import pyarrow.parquet as pq
 
-        return pq.read_table(self.path / "quarantine.parquet").to_pandas()
+        found = pq.read_table(self.path / "quarantine.parquet").to_pandas()
+        told = found.get("skipped", False)  # older datasets do not say it
+        return found.assign(skipped=np.equal(told, True).astype(bool))
 
     @cached_property
     def _shards(self) -> list[NDArray[Any]]:

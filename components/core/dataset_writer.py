@@ -97,7 +97,8 @@ def write_dataset(
                 "samples": len(rows),
                 "groups": len({row["group_id"] for row in rows}),
                 "devices": len({row["device_key"] for row in rows}),
-                "quarantined": len(quarantine),
+                "quarantined": sum(not row.get("skipped") for row in quarantine),
+                "skipped": sum(bool(row.get("skipped")) for row in quarantine),
                 **{split: sum(row["split"] == split for row in rows) for split in spec.manifest_splits},
             },
         }

@@ -44,23 +44,38 @@ def room(what: str) -> Iterator[Path]:
         os.close(lock)
 
 
-def sweep() -> int:
-    """Remove what killed processes left; returns how many folders went."""
-    count = 0
-    for path in sorted(_top().glob(f"*{LOCK}")):
+def sweep(*, dry: bool = False) -> list[str]:
+    """Remove what killed processes left, and whatever else lies there without a lock; returns the names, sorted. `dry`: tell, and leave it."""
+    gone: list[str] = []
+    for name in sorted({entry.name.removesuffix(LOCK) for entry in _top().iterdir()} if _top().is_dir() else ()):
+        entry = _top() / name
+        path = entry.with_name(name + LOCK)
         try:
             lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        except OSError:  # gone meanwhile
+        except FileNotFoundError:  # a room's lock is there before its folder and goes after it: this one is nobody's, or gone meanwhile
+            if entry.exists() or entry.is_symlink():
+                gone.append(name)
+                _remove(entry, dry)
+            continue
+        except OSError:
             continue
         try:
             if _take(lock) and _names(path, lock):
-                folder = path.with_name(path.name.removesuffix(LOCK))
-                count += folder.exists()
-                shutil.rmtree(folder, ignore_errors=True)
-                path.unlink(missing_ok=True)
+                gone.append(name)
+                _remove(entry, dry)
+                _remove(path, dry)
         finally:
             os.close(lock)
-    return count
+    return gone
+
+
+def _remove(path: Path, dry: bool) -> None:
+    if dry:
+        return
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _top() -> Path:

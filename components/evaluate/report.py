@@ -268,7 +268,9 @@ def _data_facts(spec: DiseaseSpec, figures: dict[str, Any], facts: dict[str, Any
     ]
     reasons = sorted(facts["quarantine"].items(), key=lambda pair: (-pair[1], pair[0]))
     total = sum(facts["quarantine"].values())
-    lines.append(("quarantined files", f"{total}" + (": " + "; ".join(f"{reason} ({count})" for reason, count in reasons[:3]) if total else "")))
+    text = f"{total}" + (": " + "; ".join(f"{reason} ({count})" for reason, count in reasons[:3]) if total else "")
+    skipped = counts.get("skipped")
+    lines.append(("quarantined files", text + (f"; {skipped} others were not meant, or repeat one" if skipped else "")))
     noted = [str(c.get("says", c.get("id"))) for c in facts["validation"].get("checks", []) if c.get("status") == "warn"]
     lines.append(("data validation", str(facts["validation"].get("verdict", "not known")) + (f"; not held: {'; '.join(noted)}" if noted else "")))
     for name, facts_of in provenance.get("external", {}).items():

@@ -304,9 +304,10 @@ def _fits(spec: DiseaseSpec, model: Path, facts: dict[str, Any], numbers: list[i
 
 def _facts(dataset: Path, model: Path, validation: Path) -> dict[str, Any]:
     data = Dataset(dataset)
+    damage = data.quarantine.loc[~data.quarantine["skipped"], "reason"]
     return {
         "dataset": data.info,
-        "quarantine": {str(reason): int(count) for reason, count in data.quarantine["reason"].value_counts().items()},
+        "quarantine": {str(reason): int(count) for reason, count in damage.value_counts().items()},
         "validation": _read_json(validation / "validation.json"),
         "model": _read_json(model / "model.json"),
         "history": _read_json(model / "history.json"),

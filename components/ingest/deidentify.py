@@ -67,7 +67,7 @@ def _safe_part(part: str, words: set[tuple[str, int]], pseudonymiser: Pseudonymi
     suffix = SUFFIX.search(part)
     name = part.removesuffix(suffix[0]) if suffix else part
     usual = name.isascii() and name.lower() in NAMES
-    if (usual or _squeezed(name) in known) and not _holds(name, words, pseudonymiser):
+    if (usual or (name.isprintable() and _squeezed(name) in known)) and not _holds(name, words, pseudonymiser):
         return part
     return path_pseudonym(part, pseudonymiser)
 

@@ -22,12 +22,13 @@ def keep(disease: str, key: str, rows: Iterable[dict[str, Any]]) -> Path:
 
     Args:
         key: Hash of the input.
-        rows: `file`, `reason`, `offset`.
+        rows: `file`, `reason`, `offset`, as in `quarantine.parquet`.
     """
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
     out.writerow(("file", "reason", "offset"))
-    out.writerows(sorted((row["file"], row["reason"], "" if row["offset"] is None else row["offset"]) for row in rows))
+    ordered = sorted(rows, key=lambda row: (row["file"], row["reason"], -1 if row["offset"] is None else row["offset"]))
+    out.writerows((row["file"], row["reason"], row["offset"]) for row in ordered)
     path = home() / "refused" / f"{disease}-{key[:8]}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text.getvalue())

@@ -123,7 +123,7 @@ class _Read:
         known = known_names(self.context.spec)
         for r in self.journal.rejected():
             path = safe_path(self.part.prefix + items[r.file].path, words, self.context.pseudonymiser, known)
-            yield {"file": path, "reason": r.reason, "offset": r.offset}
+            yield {"file": path, "reason": r.reason, "offset": r.offset, "skipped": r.skipped}
 
 
 def _remove_abandoned(*outputs: Path) -> None:

@@ -36,7 +36,7 @@ def update(memory: State, disease: str, tally: Tally, now: int, window_s: int) -
     if tally.lost.n > told["lost"]:
         text = f"{tally.lost.n - told['lost']} answers are not in the log: it could not be written, last at {tally.lost.until}"
         _open(memory, disease, f"lost {tally.lost.n}", text, now)
-        told["lost"] = tally.lost.n
+    told["lost"] = tally.lost.n  # also where it fell with a segment that says how many: the next loss would else be taken for an old one
     for alarm in memory.alarms():
         if alarm["kind"] == KIND and alarm["open"]:
             over = now - int(datetime.fromisoformat(alarm["since"]).timestamp()) >= CALM * window_s

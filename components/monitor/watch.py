@@ -63,7 +63,8 @@ SKEW_S = 300
 CARRIED = 14
 """Windows after which events that never became enough are given up."""
 MOST_VERSIONS = 64
-"""Software versions of a device that are remembered: a version is a keyed hash that a client may make up."""
+"""Software versions of a device that are remembered, those that came last: a version is a keyed hash that a client may make up, and a new one is told
+all the same. One that comes back after so many others counts as new."""
 REQUEST = "request"
 
 
@@ -251,10 +252,10 @@ class _Run:
         self.teller.remember(device, events)
         told = events[events["software"].notna().to_numpy()]
         versions = self.software.setdefault(device, {})
-        first = sorted((at, str(version)) for version, at in told.groupby("software")["second"].min().items())
-        for at, version in first:
-            if len(versions) < MOST_VERSIONS:
-                versions.setdefault(version, int(at))
+        for version, at in told.groupby("software")["second"].min().items():
+            versions.setdefault(str(version), int(at))
+        for version in sorted(versions, key=lambda name: (versions[name], name))[:-MOST_VERSIONS]:
+            del versions[version]
 
     # ---- windows that are over
 

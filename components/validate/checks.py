@@ -413,12 +413,13 @@ def _spread(data: Data) -> NDArray[np.int64]:
 
 def set_aside(data: Data) -> Finding:
     """Files that ingest could not use; ingest itself stops over the spec's limit."""
-    n, limit = len(data.quarantine), data.spec.limits.quarantine_share
+    damage = data.quarantine[~data.quarantine["skipped"]]
+    n, skipped, limit = len(damage), len(data.quarantine) - len(damage), data.spec.limits.quarantine_share
     share = n / max(1, n + len(data.manifest))
-    reason = data.quarantine["reason"]
+    reason = damage["reason"]
     reasons = reason[~reason.map(lambda r: any(p.search(str(r)) for p in PRIVATE_TEXT.values()))].value_counts().head(3)
     text = f"{n} files" + (": " + ", ".join(f"{reason} ({k})" for reason, k in reasons.items()) if n else "")
-    return Finding(share <= limit, text, {"files": n})
+    return Finding(share <= limit, text + (f"; {skipped} others were not meant, or repeat one" if skipped else ""), {"files": n, "skipped": skipped})
 
 
 def tables_read(dataset: Path) -> Dataset:

@@ -19,7 +19,7 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -272,7 +272,8 @@ class CaseStore:
         if not self.take_in(wait_s=30):
             raise ServiceError("the cases are locked by another program, try again", where=str(self.folder))
         with self._read() as db:
-            names = _named(db.execute("select cases.id, patient, asks.request_id from cases join asks on case_id = cases.id"), patients, requests)
+            listed = db.execute("select cases.id, patient, asks.request_id from cases join asks on case_id = cases.id").fetchall()
+        names = _named([*listed, *_unlisted(self.folder, {row[0] for row in listed})], patients, requests)
         if names and not dry:
             with self._write() as db:
                 self._remove(db, names)
@@ -343,10 +344,15 @@ class CaseStore:
 
 
 def erase(folder: Path, patients: frozenset[str], requests: frozenset[str], *, dry: bool) -> int:
-    """`CaseStore.erase` of a folder, if there is one; a server beside it goes on. A dry one changes nothing, not even an older version of it."""
-    if not (folder / "cases.db").exists():
+    """`CaseStore.erase` of a folder, if there is one; a server beside it goes on. A dry one changes nothing, not even an older version of it.
+
+    Files without their list count too: a kill, or somebody who took a damaged list away, leaves them.
+    """
+    if not folder.is_dir():
         return 0
     if dry:
+        if not (folder / "cases.db").exists():
+            return len(_named(_unlisted(folder, set()), patients, requests))
         with _told(folder):
             db = sqlite3.connect(folder / "cases.db")
             try:
@@ -355,11 +361,7 @@ def erase(folder: Path, patients: frozenset[str], requests: frozenset[str], *, d
                 listed += db.execute("select case_id, null, request_id from asks").fetchall() if more else []
             finally:
                 db.close()
-        come: list[dict[str, Any]] = []
-        for path in (folder / "incoming").glob("*.npz"):
-            with suppress(_Damaged):
-                come += [row] if (row := _row(path)) else []
-        return len(_named([*listed, *((row["id"], row["patient"], row["request_id"]) for row in come)], patients, requests))
+        return len(_named([*listed, *_unlisted(folder, {row[0] for row in listed})], patients, requests))
     store = CaseStore(folder)
     try:
         return store.erase(patients, requests, dry=dry)
@@ -369,6 +371,16 @@ def erase(folder: Path, patients: frozenset[str], requests: frozenset[str], *, d
 
 def _named(rows: Any, patients: frozenset[str], requests: frozenset[str]) -> list[str]:
     return sorted({name for name, patient, request in rows if patient in patients or request in requests})
+
+
+def _unlisted(folder: Path, known: Set[str]) -> list[tuple[str, str | None, str]]:
+    """(id, patient, request) of files of cases that are on no list, or not yet."""
+    paths = [*(folder / "incoming").glob("*.npz"), *(path for path in (folder / "pixels").glob("*.npz") if path.stem not in known)]
+    rows: list[dict[str, Any]] = []
+    for path in paths:
+        with suppress(_Damaged):  # the list counts it and takes it away: nobody can say whose it is
+            rows += [row] if (row := _row(path)) else []
+    return [(row["id"], row["patient"], row["request_id"]) for row in rows]
 
 
 def _image(shown: NDArray[Any], query: Query, answer: Mapping[str, Any]) -> str:
@@ -410,7 +422,7 @@ def _kind(error: BaseException) -> str:
     return "locked by another program" if isinstance(error, sqlite3.Error) and _locked(error) else type(error).__name__
 
 
-def _locked(error: sqlite3.Error) -> bool:
+def _locked(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 

@@ -117,6 +117,7 @@ def test_an_export_with_every_file_twice_is_no_damage(tmp_path: Path):
     assert list(twice.manifest["content_hash"]) == list(plain.manifest["content_hash"])
     assert set(reasons(twice).values()) == {"a byte-equal copy of another file"}
     assert len(reasons(twice)) == twice.info["provenance"]["notes"]["byte-equal copies"] == 10
+    assert (twice.info["counts"]["quarantined"], twice.info["counts"]["skipped"]) == (0, 10)
     save(dataset("1.2.3", 1, hu=plane(1) + 1), tmp_path / "in" / "again" / "1.dcm")
     found = reasons(run(tmp_path / "in", tmp_path / "c", lung_nodule(limits={"quarantine_share": 1})))
     assert {file for file, reason in found.items() if reason == "two images under one SOP instance UID"} == {hidden("1.dcm"), hidden("again/1.dcm")}

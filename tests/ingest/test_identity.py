@@ -11,6 +11,7 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -18,12 +19,15 @@ from components.core.dataset import Dataset
 from components.core.errors import DataError
 from components.core.imaging.deidentify import iso_time
 from components.core.imaging.errors import NotUsable
+from components.core.pseudonym import load_pseudonymiser
 from components.core.spec import DiseaseSpec
+from components.ingest import refused
+from components.ingest.deidentify import safe_path
 from components.ingest.journal import Journal, Outcome, Rejected
 from components.ingest.names import Names
 from components.ingest.source import Item, Source, open_source
 from components.ingest.step import ingest
-from pipelines.quarantine import resolved
+from pipelines.quarantine import _rows, quarantine, resolved
 from pipelines.sources import source_digest
 from tests.ingest.made import KEY, PSEUDONYMISER, ROOT
 
@@ -164,6 +168,48 @@ def test_a_refused_ingest_keeps_its_list_and_the_owner_of_the_key_can_read_it(tm
         ("labels.csv", 7): "an image with rows that contradict each other",
         ("labels.csv", 29): "an image with rows that contradict each other",
     }
+
+
+def test_a_list_of_what_was_refused_takes_rows_with_and_without_a_place(own_home: Path):
+    """Two files of one name, in two spellings of a disk, can fail for one reason, of which one knows where."""
+    rows = [{"file": "ct/path-1", "reason": "r", "offset": offset} for offset in (12, None, 3)]
+    path = refused.keep("x", "0123456789", rows)
+    assert path.read_text().splitlines() == ["file,reason,offset", "ct/path-1,r,", "ct/path-1,r,3", "ct/path-1,r,12"]
+    assert [row["offset"] for row in _rows(path)] == [None, 3, 12]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"file,reason,offset\nx,y,somewhere\n",
+        b"file,reason,offset\nx\n",
+        b"file,reason,offset\nx,y,1,2\n",
+        b"file,reason,offset\n\xff,y,1\n",
+        b'file,reason,offset\n"' + b"x" * 200_000 + b'",y,1\n',
+    ],
+)
+@pytest.mark.usefixtures("own_home")
+def test_a_list_that_was_edited_is_one_line(tmp_path: Path, content: bytes):
+    for name in ("edited.csv", "edited.parquet"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=r"not a list of what ingest refused|not a Parquet file"):
+            _rows(tmp_path / name)
+
+
+def test_a_name_that_no_terminal_can_show_is_told_all_the_same(tmp_path: Path, own_home: Path):
+    """Bytes that are no UTF-8, and a bell."""
+    odd = [b"caf\xe9.png", b"a\x07\x1b[31mb.png"]
+    folder = source(tmp_path / "in", PLAIN, ROWS)
+    for name in odd:
+        (folder / "images" / os.fsdecode(name)).write_bytes(b"no image")
+    pseudonymiser = load_pseudonymiser()[0]
+    rows = [{"file": safe_path(f"images/{os.fsdecode(name)}", set(), pseudonymiser), "reason": "r", "offset": None} for name in odd]
+    found = CliRunner().invoke(quarantine, [str(folder), str(refused.keep("x", "0" * 8, rows))])
+    assert found.exit_code == 0, found.exception
+    assert "caf" in found.output
+    assert "\x07" not in found.output
+    assert "\x1b" not in found.output
+    assert found.output.count("images/") == 2
 
 
 def test_a_reason_counts_each_unit_once(tmp_path: Path):

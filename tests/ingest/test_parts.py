@@ -14,6 +14,7 @@ from components.core.errors import DataError, SpecError
 from components.core.folds import fold_numbers, roles, validation_groups
 from components.core.spec import DiseaseSpec
 from components.ingest.parts import parts
+from components.ingest.readers.image_csv import CONTRADICTION, REPEAT
 from components.ingest.source import Item, Source
 from components.ingest.split import assign_folds
 from components.ingest.step import ingest
@@ -125,6 +126,16 @@ def test_a_damaged_external_set_names_itself(tmp_path: Path):
     make(tmp_path / "in/sets/clinic", HEADER, [["images/0.png", 7, "B0", "S"], ["images/1.png", 1, "B1", "S"]])
     with pytest.raises(DataError, match=r"--source: sets/clinic.*a label outside the spec's classes"):
         run(tmp_path / "in", tmp_path, spec_of(external=EXTERNAL[:1]))
+
+
+def test_rows_of_an_unlabelled_set_that_contradict_each_other_are_named(tmp_path: Path):
+    """Two persons for one picture: neither can be believed, whether or not there is a label to read."""
+    folder = source(tmp_path / "in")
+    with open(folder / "sets/unseen/labels.csv", "a") as table:
+        table.write("images/1.png,,C9,S8\nimages/2.png,,C2,S8\n")
+    found = run(folder, tmp_path, spec_of(external=EXTERNAL, limits={"quarantine_share": 1}))
+    assert found.info["counts"]["pretrain-unseen"] == 3
+    assert sorted(found.quarantine["reason"]) == [REPEAT, *[CONTRADICTION] * 2]
 
 
 def test_an_external_reader_that_nobody_wrote(tmp_path: Path):

@@ -17,6 +17,7 @@ from components.core.errors import DataError, SpecError
 from components.core.recordings.table import Stretch, Table
 from components.core.recordings.windows import Geometry, low_pass, windows
 from components.core.spec import DiseaseSpec
+from components.ingest.remarks import DATE
 from components.ingest.step import ingest
 from tests.ingest.made import PSEUDONYMISER, ROOT, hidden
 
@@ -226,7 +227,7 @@ def test_manifest_and_quarantine(tmp_path: Path):
     first = m[m["synthetic"]].sort_values("place", key=lambda p: p.str[0]).iloc[0]
     assert first["place"][0] == pytest.approx(0.015)
     names = {hidden(path.name): path.name for path in (tmp_path / "in").rglob("*.*")}
-    named = found.quarantine.assign(file=found.quarantine["file"].map(names))
+    named = found.quarantine.assign(file=found.quarantine["file"].map(names)).drop(columns="skipped")
     assert named.sort_values(["file", "offset"]).fillna(-1).to_numpy().tolist() == [
         ["S2R01.csv", "a gap in time", 10_000],
         ["S3R01.txt", "values outside recording.rms: another unit?", -1],
@@ -322,3 +323,14 @@ def test_memory_does_not_grow_with_the_recording():
     tracemalloc.stop()
     assert count == (int((blocks * block - 1) / 64 * 40) - 203) // 51 + 1
     assert peak < blocks * block * 9 * 8 / 3
+
+
+def test_what_a_head_says_and_nobody_can_read_is_told_beside_how_much_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Of two recordings one has a date that is none of ISO 8601; both are judged to the same second."""
+    heads = {"S01R01.csv": "# acquired_at: 03.11.2026\n", "S02R01.csv": "# acquired_at: 2026-11-03T10:15\n"}
+    found = run({name: text(rows(30), head) for name, head in heads.items()}, tmp_path)
+    notes = found.info["provenance"]["notes"]
+    assert notes[DATE] == 1
+    assert notes["windows"] == len(found)
+    assert notes["ms recorded"] == pytest.approx(60_000, abs=40)  # the last sample's own length
+    assert f"1 {DATE}" in capsys.readouterr().out

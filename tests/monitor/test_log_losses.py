@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from components.core.inference_log import InferenceLog, compact
+from components.core.inference_log import InferenceLog, Tally, compact
+from components.core.inference_log.losses import Lost
 from components.core.package import ModelPackage
-from components.monitor import prometheus
+from components.monitor import log_losses, prometheus
 from components.monitor.dashboard_state import read_all
+from components.monitor.sketch import BINS
+from components.monitor.state import opened
 from pipelines.terminal import monitor_text
 from tests.monitor.test_watch import SAME, answers, history, package, run
 
@@ -93,8 +96,6 @@ def test_a_segment_that_was_counted_before_is_alarmed_too(package: ModelPackage,
 
 
 def test_answers_that_no_disk_took_are_alarmed_by_how_many_are_new(package: ModelPackage, days: Path) -> None:
-    from components.core.inference_log.losses import Lost
-
     with InferenceLog(days / "log") as log:
         assert log._segment is not None
         log._segment.ledger.add(Lost(3, "2026-03-07T10:00:00+00:00", "2026-03-07T10:05:00+00:00"))
@@ -102,3 +103,13 @@ def test_answers_that_no_disk_took_are_alarmed_by_how_many_are_new(package: Mode
         log._segment.ledger.add(Lost(2, "2026-03-07T11:00:00+00:00", "2026-03-07T11:05:00+00:00"))
         assert [text.partition(" are")[0] for text in losses(run(package, days, 6.6))] == ["3 answers", "2 answers"]
         assert len(losses(run(package, days, 6.7))) == 2
+
+
+def test_losses_after_a_part_of_the_log_is_gone_are_not_taken_for_old_ones(tmp_path: Path) -> None:
+    """Five lost answers were told; the segment that says so goes, and then three others are lost."""
+    seen: list[list[str]] = []
+    for n in (5, 0, 3, 3):
+        with opened(tmp_path / "state.db", (1, 1, BINS)) as memory:
+            log_losses.update(memory, "x", Tally(lost=Lost(n, "2026-03-07T10:00:00+00:00", "2026-03-07T10:05:00+00:00")), 86_400 + n, 86_400)
+            seen.append(sorted(a["evidence"].partition(" are")[0] for a in memory.alarms()))
+    assert seen == [["5 answers"], ["5 answers"], ["3 answers", "5 answers"], ["3 answers", "5 answers"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from components.core.errors import DataError, ServiceError
 from components.core.inference_log import InferenceLog, compact
 from components.core.package import ModelPackage
 from components.monitor.state import opened
-from components.monitor.watch import watch
+from components.monitor.watch import MOST_VERSIONS, watch
 from tests.serving.small_package import build, lung_nodule, reference
 
 SAME, MOVED, QUIET, NEW = (letter * 16 for letter in "abcd")
@@ -230,3 +231,18 @@ def test_answers_that_are_broken_are_an_alarm_of_their_own(package: ModelPackage
         log.append([r | ({"scores": {"benign": 2.0, "malignant": 3.0}} if n % 2 else {}) for n, r in enumerate(answers(package, SAME, 0))])
     found = told(run(package, tmp_path, 1.5))
     assert found["data_quality", SAME] == "50 % of the answers have probabilities outside [0, 1] or with another sum than 1"
+
+
+def test_a_flood_of_software_versions_does_not_hide_the_next_one(package: ModelPackage, tmp_path: Path) -> None:
+    """A client that makes up a version for every answer; a week later a new one is told like any other."""
+    with InferenceLog(tmp_path / "log") as log:
+        for day in range(2):
+            log.append([row | {"software": f"{1000 * day + n:016x}"} for n, row in enumerate(answers(package, SAME, day))])
+        log.append([row for day in range(2, 6) for row in answers(package, SAME, day)])
+    assert ("software", SAME) not in told(run(package, tmp_path, 6.5))
+    with InferenceLog(tmp_path / "log") as log:
+        log.append(list(answers(package, SAME, 6, software="VB2")))
+    assert told(run(package, tmp_path, 7.5))["software", SAME].endswith("(VB2)")
+    with closing(sqlite3.connect(next((tmp_path / "state" / "lung-nodule").glob("*.db")))) as db:
+        (kept,) = db.execute("select value from memory where key = 'software'").fetchone()
+    assert len(json.loads(kept)[SAME]) == MOST_VERSIONS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +25,7 @@ from components.core.spec import DiseaseSpec
 from components.ingest.step import ingest
 from components.monitor.labelled import take
 from pipelines import answer_rows
-from pipelines.answer_rows import SUFFIXES, write
+from pipelines.answer_rows import SUFFIXES, refused, write
 from pipelines.answer_text import replay_text
 from pipelines.replay import _asked, _instance, replay
 from pipelines.serving_verbs import predict
@@ -85,6 +86,36 @@ def test_every_sample_is_answered_under_its_own_keys(tmp_path: Path) -> None:
     for logged, own in same.items():
         assert sorted(log[logged].tolist()) == sorted(manifest[own].tolist()), logged
     assert list((tmp_path / "home" / "scratch").iterdir()) == []
+
+
+@pytest.mark.usefixtures("key")
+def test_what_ingest_cannot_use_of_a_folder_is_a_row_too(tmp_path: Path) -> None:
+    """An empty file among slices, under the name that it has; a copy of a slice is none."""
+    generate(tmp_path / "source", patients=2, seed=3, workers=1)
+    first = min((tmp_path / "source").rglob("*.dcm"))
+    (first.parent / "again.dcm").write_bytes(first.read_bytes())
+    (first.parent / "Doe Jane.dcm").touch()
+    spec = lung_nodule(normalise={"method": "range", "missing_profile": "pooled"})
+    package = build(tmp_path / "package", spec, reference({"a" * 16: ("SIEMENS", "SOMATOM FORCE")}), synthetic=True)
+    port = free_port()
+    code = serving([package.folder], tmp_path / "log", port=port, allow_synthetic=True)
+    with started(code, tmp_path, port=port, ready="/v2/health/ready") as server:
+        found = replay(server.url, "lung-nodule", tmp_path / "source", 60)
+    refused = [r for r in found["rows"] if r["request_id"] is None]
+    assert [(tmp_path / "source" / r["file"], r["reasons"], r["abstain"]) for r in refused] == [(first.parent / "Doe Jane.dcm", ["empty file"], True)]
+    assert (found["refused"], found["reasons"]["empty file"]) == (1, 1)
+    assert found["samples"] == found["abstained"] + sum(found["decisions"].values()) + 1
+    assert "empty file" in replay_text(found)
+
+
+def test_names_that_are_no_utf_8_are_in_every_table(tmp_path: Path) -> None:
+    """As Linux keeps them: any bytes."""
+    odd = os.fsdecode(b"caf\xe9\x1b.png")
+    rows = [refused("r", file=odd), refused("r", file="plain é.png")]
+    for suffix in SUFFIXES:
+        write(tmp_path / f"t{suffix}", rows)
+    assert pd.read_parquet(tmp_path / "t.parquet")["file"].tolist() == ["caf\\udce9\\x1b.png", "plain é.png"]
+    assert rows[0]["file"].encode().isascii()
 
 
 def rows_are_answers(found: dict[str, Any], manifest: pd.DataFrame, source: Path) -> None:

@@ -10,9 +10,9 @@ from components.core.dataset import Dataset
 from components.core.errors import DataError
 from components.core.pseudonym import Pseudonymiser
 from components.ingest.step import ingest
-from pipelines import catalog
-from pipelines.phantom import write
+from pipelines import catalog, phantom
 from pipelines.sample_files import WANTED, files_of, fitting
+from tests.ingest.test_whole_slide import annotate, box, picture, spec_of, write
 from tests.serving import small_bodies
 
 KEY = "a key of the tests only"
@@ -48,14 +48,17 @@ def test_a_photograph_is_its_file(tmp_path: Path):
 def test_a_file_of_an_external_set_is_named_too(name: str, tmp_path: Path):
     """Its samples have ids of their own, and its files may be called as those of the main part are."""
     spec = catalog.load(name)
-    write(spec, tmp_path / "source", patients=6, seed=5)
+    phantom.write(spec, tmp_path / "source", patients=6, seed=5)
     manifest = manifest_of(name, tmp_path / "source", tmp_path)
     found = files_of(spec, tmp_path / "source", manifest, Pseudonymiser(KEY.encode()))
-    assert set(found) == set(manifest["sample_id"]) and len(set(found.values())) == len(manifest)
+    assert set(found) == set(manifest["sample_id"])
+    assert len(set(found.values())) == len(manifest)
     folder = manifest["sample_id"].map(found).str.split("/").str[0]
     for external in spec.external:
         own = manifest["split"] == external.split
-        assert own.sum() > 0 and set(folder[own]) == {external.source} and external.source not in set(folder[~own])
+        assert own.sum() > 0
+        assert set(folder[own]) == {external.source}
+        assert external.source not in set(folder[~own])
 
 
 def test_a_row_of_a_table_is_its_file_and_line(tmp_path: Path):
@@ -70,6 +73,29 @@ def test_a_row_of_a_table_is_its_file_and_line(tmp_path: Path):
     assert set(found) == set(manifest["sample_id"])
     assert len(set(found.values())) == len(manifest) == 569
     assert all(value.startswith("table.csv:") for value in found.values())
+
+
+def test_a_window_is_its_recording_and_no_line_of_it(tmp_path: Path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for n in range(6):
+        (source / f"S{n:02d}R01.csv").write_bytes(small_bodies.recording(12.0))
+    manifest = manifest_of("parkinson-fog", source, tmp_path)
+    found = files_of(source, manifest, Pseudonymiser(KEY.encode()))
+    assert set(found) == set(manifest["sample_id"])
+    assert set(found.values()) == {f"S{n:02d}R01.csv" for n in range(6)}
+
+
+def test_a_tile_is_its_slide(tmp_path: Path):
+    """The layout of CAMELYON16, small: two slides that are told by their folder."""
+    for name in ("training/normal/n1.tif", "training/tumor/t1.tif"):
+        write(tmp_path / "source" / name, picture())
+    annotate(tmp_path / "source" / "training/lesion_annotations/t1.xml", box(150, 150, 250, 250))
+    ingest(spec_of(), str(tmp_path / "source"), dataset=tmp_path / "dataset", features=tmp_path / "features")
+    manifest = Dataset(tmp_path / "dataset").manifest
+    found = files_of(tmp_path / "source", manifest, Pseudonymiser(KEY.encode()))
+    assert set(found) == set(manifest["sample_id"])
+    assert set(found.values()) == {"training/normal/n1.tif", "training/tumor/t1.tif"}
 
 
 def catalog_source() -> str:

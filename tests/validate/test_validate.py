@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from components.core.dataset import Dataset
 from components.core.dataset_writer import Sample, write_dataset
 from components.core.errors import DataError, DxflowError, ServiceError
 from components.core.spec import DiseaseSpec
@@ -368,6 +369,20 @@ def test_quarantine_is_shown_by_reason_without_what_looks_personal(tmp_path: Pat
     got, by_id, _ = verdict(spec, dataset(tmp_path / "d", spec, quarantine=aside), tmp_path / "out")
     assert (by_id["set_aside"]["status"], by_id["set_aside"]["seen"]) == ("warn", "21 files: truncated pixel data (20)")
     assert (got, by_id["private_text"]["status"]) == ("fail", "fail")
+
+
+def test_what_was_only_skipped_is_no_damage(tmp_path: Path) -> None:
+    """As many byte-equal copies as samples: told, and no warning; 21 damaged files are one."""
+    spec = made()
+    aside: list[dict[str, Any]] = [{"file": f"{n}.dcm", "reason": "a copy", "offset": None, "skipped": True} for n in range(N)]
+    folder = dataset(tmp_path / "d", spec, quarantine=aside)
+    _, by_id, _ = verdict(spec, folder, tmp_path / "out")
+    assert (by_id["set_aside"]["status"], by_id["set_aside"]["seen"]) == ("pass", f"0 files; {N} others were not meant, or repeat one")
+    counts = Dataset(folder).info["counts"]
+    assert (counts["quarantined"], counts["skipped"]) == (0, N)
+    aside += [{"file": "0001.dcm", "reason": "truncated pixel data", "offset": 8, "skipped": False}] * 21
+    _, by_id, _ = verdict(spec, dataset(tmp_path / "e", spec, quarantine=aside), tmp_path / "out2")
+    assert (by_id["set_aside"]["status"], by_id["set_aside"]["figures"]) == ("warn", {"files": 21, "skipped": N})
 
 
 def test_no_dataset_is_a_data_error_and_writes_nothing(tmp_path: Path) -> None:

@@ -119,6 +119,11 @@ def label_rule(spec: DiseaseSpec, header: list[str]) -> Callable[[dict[str, str]
     )
 
 
+def label_of(context: Context, row: dict[str, str], rule: Callable[[dict[str, str]], dict[str, Any]]) -> dict[str, Any]:
+    """`label` or `labels` of a row; empty where the set needs none and the row's is blank."""
+    return rule(row) if context.labelled or row.get("label", "-").strip() else {}
+
+
 def _flag(text: str) -> float:
     plain = text.strip().lower()
     if plain in ("1", "1.0", "true", "yes"):
@@ -144,7 +149,7 @@ def read_images(context: Context, task: Task) -> Outcome:
                     raise NotUsable("fewer values than columns")
                 row = dict(zip(header, values, strict=False))
                 facts = row_facts(context.spec, row, context.pseudonymiser, out.notes)
-                facts |= label(row) if context.labelled or row.get("label", "-").strip() else {}
+                facts |= label_of(context, row, label)
                 words.update(row[name].strip() for name in group_columns(row))
                 persons.add(person_of(row))
                 found = find_image(context.source, folder, values[0])
@@ -216,7 +221,7 @@ class Repeats:
             return "fewer values than columns"
         row = dict(zip(self._header, values, strict=False))
         try:
-            return row_facts(self._context.spec, row, self._context.pseudonymiser) | self._label(row)
+            return row_facts(self._context.spec, row, self._context.pseudonymiser) | label_of(self._context, row, self._label)
         except NotUsable as reason:
             return reason.reason
 

@@ -18,7 +18,7 @@ from components.ingest import remarks
 from components.ingest.deidentify import word_hashes
 from components.ingest.job import Arrays, Context, Job, Task
 from components.ingest.journal import Outcome, Rejected, pieces
-from components.ingest.readers.image_csv import group_columns, label_rule, person_of, row_facts
+from components.ingest.readers.image_csv import group_columns, label_of, label_rule, person_of, row_facts
 from components.ingest.source import Source
 from components.ingest.tables import lines_of, rows_of
 
@@ -94,7 +94,7 @@ def read_rows(context: Context, task: Task) -> Outcome:
                 if len(values) < len(header) or len(about) < len(known):
                     raise NotUsable("fewer values than columns")
                 row = dict(zip(known, about, strict=False)) | {name: values[place] for name, place in plain}
-                facts = row_facts(spec, row, pseudonymiser, out.notes) | (label(row) if context.labelled or row.get("label", "-").strip() else {})
+                facts = row_facts(spec, row, pseudonymiser, out.notes) | label_of(context, row, label)
                 words.update(row[name].strip() for name in group_columns(row))
                 persons.add(person_of(row))
                 sample = pseudonymiser.id("sample", context.source.items[pixels].path, str(line))

@@ -106,7 +106,7 @@ def _read(context: Context, number: int, arrays: Arrays, out: Outcome) -> None:
             arrays.add(row, typed(window.values, spec))
     out.rejected += [Rejected(number, reason, offset) for reason, offset in table.broken]
     coverage = reading.coverage()
-    out.notes = {"ms recorded": round(1000 * coverage.recorded_s), "ms judged": round(1000 * coverage.judged_s), "windows": coverage.windows}
+    out.notes |= {"ms recorded": round(1000 * coverage.recorded_s), "ms judged": round(1000 * coverage.judged_s), "windows": coverage.windows}
     out.notes |= {"windows missing": coverage.missing}
     out.notes |= {f"ms not judged: {reason}": round(1000 * seconds) for reason, seconds in coverage.lost_s.items()}
 

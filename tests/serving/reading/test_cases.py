@@ -293,3 +293,20 @@ def test_a_case_that_the_disk_changed_stops_neither_the_list_nor_an_erasure(whic
         assert erase(store.folder, frozenset(f"{n:016x}" for n in range(7)), frozenset(), dry=False) == len(cases)
         assert not list(store.folder.rglob("*.npz"))
         store.close()
+
+
+@pytest.mark.parametrize("left", ["incoming", "pixels"])
+def test_files_without_their_list_are_erased_too(tmp_path: Path, left: str) -> None:
+    """What a kill leaves before the first list is made, and what stays where a damaged list was taken away."""
+    store = CaseStore(tmp_path / "a")
+    with locked(tmp_path / "a"):
+        for n in (3, 4):
+            store.add(query(n), answer(n), ["malignant"], now())
+        shutil.copytree(tmp_path / "a" / "incoming", tmp_path / "b" / left)
+    store.close()
+    patient = frozenset({f"{3:016x}"})
+    assert erase(tmp_path / "b", patient, frozenset(), dry=True) == 1
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == [left]
+    assert erase(tmp_path / "b", patient, frozenset(), dry=False) == 1
+    assert erase(tmp_path / "b", patient, frozenset(), dry=False) == 0
+    assert len(list((tmp_path / "b").rglob("*.npz"))) == 1
