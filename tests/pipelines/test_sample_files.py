@@ -81,7 +81,7 @@ def test_a_window_is_its_recording_and_no_line_of_it(tmp_path: Path):
     for n in range(6):
         (source / f"S{n:02d}R01.csv").write_bytes(small_bodies.recording(12.0))
     manifest = manifest_of("parkinson-fog", source, tmp_path)
-    found = files_of(source, manifest, Pseudonymiser(KEY.encode()))
+    found = files_of(catalog.load("parkinson-fog"), source, manifest, Pseudonymiser(KEY.encode()))
     assert set(found) == set(manifest["sample_id"])
     assert set(found.values()) == {f"S{n:02d}R01.csv" for n in range(6)}
 
@@ -93,7 +93,7 @@ def test_a_tile_is_its_slide(tmp_path: Path):
     annotate(tmp_path / "source" / "training/lesion_annotations/t1.xml", box(150, 150, 250, 250))
     ingest(spec_of(), str(tmp_path / "source"), dataset=tmp_path / "dataset", features=tmp_path / "features")
     manifest = Dataset(tmp_path / "dataset").manifest
-    found = files_of(tmp_path / "source", manifest, Pseudonymiser(KEY.encode()))
+    found = files_of(spec_of(), tmp_path / "source", manifest, Pseudonymiser(KEY.encode()))
     assert set(found) == set(manifest["sample_id"])
     assert set(found.values()) == {"training/normal/n1.tif", "training/tumor/t1.tif"}
 
