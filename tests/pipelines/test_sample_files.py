@@ -51,11 +51,13 @@ def test_a_file_of_an_external_set_is_named_too(name: str, tmp_path: Path):
     write(spec, tmp_path / "source", patients=6, seed=5)
     manifest = manifest_of(name, tmp_path / "source", tmp_path)
     found = files_of(spec, tmp_path / "source", manifest, Pseudonymiser(KEY.encode()))
-    assert set(found) == set(manifest["sample_id"]) and len(set(found.values())) == len(manifest)
+    assert set(found) == set(manifest["sample_id"])
+    assert len(set(found.values())) == len(manifest)
     folder = manifest["sample_id"].map(found).str.split("/").str[0]
     for external in spec.external:
         own = manifest["split"] == external.split
-        assert own.sum() > 0 and set(folder[own]) == {external.source} and external.source not in set(folder[~own])
+        assert set(folder[own]) == {external.source}
+        assert external.source not in set(folder[~own])
 
 
 def test_a_row_of_a_table_is_its_file_and_line(tmp_path: Path):
