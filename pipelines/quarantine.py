@@ -28,7 +28,10 @@ def quarantine(source: str, listed: Path, as_json: bool) -> None:
     for row in rows:
         click.echo(f"{shown(row['file'])}{'' if row['offset'] is None else ', ' + str(row['offset'])}: {row['reason']}")
     unknown = sum(row["unknown"] for row in rows)
-    click.echo(f"{len(rows)} entries" + (f", of {unknown} a part is in no path of the source, or was hashed with another key" if unknown else ""))
+    click.echo(
+        f"{len(rows)} {'entry' if len(rows) == 1 else 'entries'}"
+        + (f", of {unknown} a part is in no path of the source, or was hashed with another key" if unknown else "")
+    )
 
 
 def resolved(source: str, listed: Path) -> list[dict[str, Any]]:

@@ -86,6 +86,7 @@ def _serve(sources: Sequence[Source], options: Options, member: Member | None) -
             places.on_taken.append(journal.serves)
             shared = None if member is None else Shared(member)
             server = assemble(places, pseudonymiser, journal, turns, options, policy, audit, member=member, shared=shared)
+            listener.listen()  # before anybody is told of it: who asks at once waits a moment instead of being turned away
             for place in places if first else ():
                 if place.predictor:
                     print(f"serving {place.name} at {scheme}://{options.host}:{options.port}", flush=True)

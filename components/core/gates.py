@@ -16,6 +16,8 @@ from components.core.spec import DiseaseSpec
 LEAKS = ("groups_apart", "patients_apart", "copies_across", "siblings_across")
 """Checks of validate that, not held, mean that training knows something of a test sample. `near_copies` fails the data where images have
 detail enough to tell copies from look-alikes; where they have not, it only asks for a second look."""
+CHANCE = 0.5
+"""The AUC of one answer for all. A bound of it, or below, asks that something was seen at all."""
 Verdict = Literal["pass", "fail", "insufficient evidence"]
 
 
@@ -93,7 +95,11 @@ def _devices(spec: DiseaseSpec, devices: dict[str, Any]) -> list[Gate]:
 def _at_least(name: str, title: str, estimate: dict[str, Any], bound: float) -> Gate:
     if estimate["value"] is None:
         return Gate(name, "insufficient evidence", f"{title}: {estimate.get('reason', 'no figure')}")
-    verdict: Verdict = "pass" if estimate["low"] >= bound else "fail" if estimate["high"] < bound else "insufficient evidence"
+    low, high = estimate["low"], estimate["high"]
+    if bound <= CHANCE:
+        verdict: Verdict = "pass" if low > CHANCE else "fail" if high <= CHANCE else "insufficient evidence"
+        return Gate(name, verdict, f"{title} {_text(estimate)}; needed: lower end above {CHANCE:g}")
+    verdict = "pass" if low >= bound else "fail" if high < bound else "insufficient evidence"
     return Gate(name, verdict, f"{title} {_text(estimate)}; needed: lower end at least {bound:g}")
 
 

@@ -125,7 +125,7 @@ def _found(watched: Watched, teller: Teller, judged: Mapping[str, Judged], curre
             "changes": {c.name: _plain(asdict(c)) | {"alarm": c in result.alarm} for c in result.compared},
         }  # fmt: skip
         if result.status == "unseen":
-            text = f"Unseen device {label}: {result.n} answer{'s' if result.n != 1 else ''}"
+            text = f"Unseen device {label.removeprefix('device ')}: {result.n} answer{'s' if result.n != 1 else ''}"
             text = f"Unseen devices: {others}" if device == OTHERS else text
             text += f"; unlike the reference: {said}" if result.alarm else f"; cannot judge: {result.why}" if result.why else ""
             alarms.append({"kind": "unseen", "device": device, "text": text})

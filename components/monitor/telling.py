@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.core import embedding
 from components.core.figure_words import Words
+from components.core.pseudonym import UNKNOWN_DEVICE
 from components.monitor import answer_events, unknown_devices, words
 from components.monitor.causes import Signatures
 from components.monitor.detect import WATCH, Change, Judged
@@ -42,6 +43,8 @@ class Teller:
         """What a reader sees."""
         if device == unknown_devices.OTHERS:
             return unknown_devices.LABEL
+        if device == UNKNOWN_DEVICE:
+            return "device not told"
         named = " ".join(part for part in self.names.get(device, [None, None]) if part)
         return f"{named or 'device without a name'} ({device[:8]})"
 

@@ -59,6 +59,18 @@ def test_one_gate_that_does_not_hold_decides(change: dict[str, Any], validation:
     assert words in found.reasons[0]
 
 
+@pytest.mark.parametrize("where", ["model", "device"])
+@pytest.mark.parametrize("bound", [0.3, 0.5])
+def test_what_answers_all_alike_never_passes(where: str, bound: float):
+    """One answer for all, or for all of a device, has an AUC of 0.5 with nothing to either side: no bound is so low that this holds it."""
+    spec = SPEC.model_copy(update={"gates": SPEC.gates.model_copy(update={"auc_low": bound, "device_auc_low": bound})})
+    alike = estimate(0.5, 0.5, 0.5)
+    found = judge(spec, figures(**({"auc": alike} if where == "model" else {"devices": {"a": alike}})), validation="pass")
+    assert found.verdict == "fail"
+    assert found.reasons[0].endswith("0.500 (0.500 to 0.500, n=200); needed: lower end above 0.5")
+    assert judge(spec, figures(auc=estimate(0.6, 0.51, 0.7)), validation="pass").verdict == "pass"
+
+
 def test_a_device_too_small_to_judge_blocks_nothing_while_another_is_judged():
     assert judge(SPEC, figures(devices={"a": estimate(0.9, 0.8, 0.95), "b": estimate(None, n=4)}), validation="pass").verdict == "pass"
 

@@ -13,6 +13,7 @@ import pytest
 from components.core.errors import DataError
 from components.core.inference_log import InferenceLog, compact
 from components.core.package import ModelPackage
+from components.core.pseudonym import UNKNOWN_DEVICE
 from components.monitor.step import drift
 from tests.serving.small_package import build, lung_nodule, reference
 
@@ -102,6 +103,16 @@ def test_evidently_shows_the_same_p_as_the_summary(out: Path, found: dict[str, A
     near = charts[charts.index(f"noise_sd | {label}") :][:600]
     assert "Data drift detected" in near
     assert "corrected over features and devices" in near
+
+
+def test_devices_without_a_name_are_told_apart_from_answers_for_which_nobody_told_one(package: ModelPackage, tmp_path: Path) -> None:
+    nameless = {"manufacturer": None, "device_model": None}
+    with InferenceLog(tmp_path / "log") as log:
+        log.append([r | nameless for r in records(package, NEW, 3)])
+        log.append([r | nameless for r in records(package, UNKNOWN_DEVICE, 2)])
+    found = drift(package=package.folder, log=tmp_path / "log", out=tmp_path / "out")
+    assert sorted(a["text"].partition(":")[0] for a in found["alarms"]) == ["Unseen device not told", f"Unseen device without a name ({NEW[:8]})"]
+    assert found["unseen"] == [f"device without a name ({NEW[:8]})", "device not told"]
 
 
 def test_no_evidently_page_when_nobody_can_be_judged_and_the_summary_links_none(package: ModelPackage, tmp_path: Path) -> None:
