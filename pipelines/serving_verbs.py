@@ -110,14 +110,14 @@ def predict(
         from pipelines.replay import replay
 
         found = replay(url, model, Path(file), timeout_s, disease=disease, device=device)
-        rows, text = found["rows"], json.dumps(found) if as_json else replay_text(found)
+        whole, rows, text = found, found["rows"], lambda: replay_text(found)
     else:
         answers = work(url, model, file, row, column, timeout_s, window, mpp=mpp, device=device)
+        whole, text = answers[0] if len(answers) == 1 else answers, lambda: answer_text(answers)
         rows = [answer_rows.row(answer, file=file) for answer in answers]
-        text = json.dumps(answers[0] if len(answers) == 1 else answers) if as_json else answer_text(answers)
-    if out is not None:
+    if out is not None:  # before anything else is made of them
         answer_rows.write(out, rows)
-    click.echo(text)
+    click.echo(json.dumps(whole) if as_json else text())
     if out is not None and not as_json:
         click.echo(f"{'answers':<10} {out}, {len(rows)} rows")
 

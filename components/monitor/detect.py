@@ -99,6 +99,13 @@ class Change:
     def matters(self) -> bool:
         return abs(self.effect) >= LEAST[self.aspect]
 
+    @property
+    def kind(self) -> str:
+        """Of the alarm that it raises."""
+        if self.feature.startswith("header_"):
+            return "header"
+        return "abstention" if self.feature == "abstained" else "drift"
+
 
 @dataclass(frozen=True)
 class Mixed:

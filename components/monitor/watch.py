@@ -44,7 +44,7 @@ from components.monitor import (
     words,
 )
 from components.monitor.case_mix import CaseMix
-from components.monitor.detect import WATCH, WINDOWS, Change, Detector, Judged
+from components.monitor.detect import WATCH, WINDOWS, Detector, Judged
 from components.monitor.performance import Learned, estimate, learn
 from components.monitor.silence import DAY_S, misses, usual
 from components.monitor.sketch import BINS, Sketch, hashes
@@ -445,7 +445,7 @@ class _Run:
                 name = result.alarm[0].name
                 first = min((start for start, tested in self.past[device] if tested.get(name, 1.0) <= WATCH), default=when.start)
                 yield alarms.Found(
-                    _kind(result.alarm[0]),
+                    result.alarm[0].kind,
                     device,
                     label,
                     f"{self.teller.all(device, result)} (n={result.n})",
@@ -493,9 +493,3 @@ class _Run:
         if usable > 0:
             said.insert(0, f"{usable} answers in windows that are open or too small")
         return f"nothing was judged: {', '.join(said) or 'no answers'}"
-
-
-def _kind(change: Change) -> str:
-    if change.feature.startswith("header_"):
-        return "header"
-    return "abstention" if change.feature == "abstained" else "drift"

@@ -98,7 +98,8 @@ def pictures(answer: StudyAnswer, package: ModelPackage, rules: PacsRules, ident
 
 def oriented(origin: Any) -> list[str] | None:
     """Patient Orientation of an image that is drawn as it is: what its header says; None, which is allowed, where it does not."""
-    told = [str(value).strip().upper() for value in origin.get("PatientOrientation") or ()]
+    values = origin.get("PatientOrientation") or ()
+    told = [] if isinstance(values, str) else [str(value).strip().upper() for value in values]  # one value alone is no orientation
     return told if len(told) == 2 and all(value and set(value) <= laterality.OPPOSITE.keys() for value in told) else None
 
 

@@ -422,7 +422,7 @@ def _kind(error: BaseException) -> str:
     return "locked by another program" if isinstance(error, sqlite3.Error) and _locked(error) else type(error).__name__
 
 
-def _locked(error: Exception) -> bool:
+def _locked(error: BaseException) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 

@@ -92,7 +92,7 @@ class ReadingPage:
         if of := asked.get("of"):
             windows = await asyncio.to_thread(self._cases.recording, of)
             page = await asyncio.to_thread(self._cases.page, size=1)
-            return await self._list(request, windows, page, Filter(), of)
+            return await asyncio.to_thread(self._list, request, windows, page, Filter(), of)  # of thousands of windows, half a second
         chosen = Filter(asked.get("read") == "1", asked.get("model") or None, asked.get("state") or None, asked.get("q", "").strip().lower())
         if chosen.state not in (None, *STATES):
             raise DataError("no such state", where="state", allowed=", ".join(STATES))
@@ -104,9 +104,9 @@ class ReadingPage:
         if not (number.isascii() and number.isdigit() and len(number) < 7):
             raise DataError("no such page", where="page", allowed="a number")
         page = await asyncio.to_thread(self._cases.page, chosen, number=int(number), size=SIZE)
-        return await self._list(request, page.cases, page, chosen, None)
+        return await asyncio.to_thread(self._list, request, page.cases, page, chosen, None)
 
-    async def _list(self, request: Request, cases: Sequence[Case], page: Page, chosen: Filter, of: str | None) -> Response:
+    def _list(self, request: Request, cases: Sequence[Case], page: Page, chosen: Filter, of: str | None) -> Response:
         rows = []
         for case in cases:
             predictor = self._predictors().get(case.disease)
@@ -126,7 +126,7 @@ class ReadingPage:
         return self._page(
             "list.html.j2", request, rows=rows, page=page, chosen=chosen, of=of, link=link, states=STATES, titles=titles,
             synthetic=any(case.answer["synthetic"] for case in cases), lost=self._cases.lost,
-            waiting=await asyncio.to_thread(self._cases.waiting), removed=await asyncio.to_thread(self._cases.removed),
+            waiting=self._cases.waiting(), removed=self._cases.removed(),
             search=f"[0-9A-Fa-f-]{{{SHORTEST},{LONGEST}}}",
         )  # fmt: skip
 

@@ -22,12 +22,12 @@ __all__ = ["package"]
 NOBODY = "nobody told which devices these are, and the reference has no such answers"
 
 
-def untold(package: ModelPackage, day: int, **moved: float) -> list[dict[str, Any]]:
+def untold(package: ModelPackage, day: int, noise_sd: float = 0.0) -> list[dict[str, Any]]:
     return [
         row
         | {"device_key": UNKNOWN_DEVICE, "device_status": "unknown", "manufacturer": None, "device_model": None}
         | {"request_id": f"u{day}-{n}", "patient": f"u{day}-{n}"}
-        for n, row in enumerate(answers(package, SAME, day, **moved))
+        for n, row in enumerate(answers(package, SAME, day, noise_sd=noise_sd))
     ]
 
 

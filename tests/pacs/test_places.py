@@ -17,7 +17,7 @@ from pipelines import catalog
 from serving.pacs.answer import Item, StudyAnswer
 from serving.pacs.facts import of_image
 from serving.pacs.identity import Identity
-from serving.pacs.overlay import pictures, sentences
+from serving.pacs.overlay import oriented, pictures, sentences
 from serving.pacs.photograph import Photographs
 from serving.pacs.report import sentence
 from serving.predictor import Predictor
@@ -153,3 +153,15 @@ def test_every_answer_of_every_disease_can_be_said_in_the_archives_words(name: s
         assert "Pooled profile used: device without profile." in told.lines
         assert any(line.startswith("It rules out") for line in told.lines)
         assert not any(re.search(r"\b100 %|\b0 %", line) for line in told.lines)
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [(["L", "F"], ["L", "F"]), (["LA", "F"], ["LA", "F"]), ("LF", None), ("L", None), (None, None), (["L"], None), (["L", "X"], None)],
+)
+def test_the_orientation_of_a_picture_is_two_values_or_none(told: Any, wanted: list[str] | None) -> None:
+    """A header's one value `LF`, an oblique direction alone, was taken for two, and the picture went out with an orientation that nobody told."""
+    header = pydicom.Dataset()
+    if told is not None:
+        header.PatientOrientation = told
+    assert oriented(header) == wanted

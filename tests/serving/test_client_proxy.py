@@ -85,3 +85,18 @@ def test_no_proxy_is_kept_to(proxied: tuple[int, list[str]], monkeypatch: pytest
     monkeypatch.setenv("no_proxy", "pacs.example")
     assert client.proxy_of("http://pacs.example:8080") is None
     assert client.proxy_of("http://other.example:8080") == f"127.0.0.1:{proxied[0]}"
+
+
+def test_a_proxy_that_is_not_followed_is_not_named(proxied: tuple[int, list[str]], monkeypatch: pytest.MonkeyPatch):
+    """Python's own client knows no ALL_PROXY: it asked the server directly, and the error blamed the proxy."""
+    monkeypatch.delenv("http_proxy")
+    monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{proxied[0]}")
+    with pytest.raises(ServiceError) as error:
+        client.ask("http://nowhere.invalid:8080", "m", b"{}", {}, 10)
+    assert "proxy" not in str(error.value)
+    assert proxied[1] == []
+
+
+def test_an_answer_of_another_form_is_one_line(proxied: tuple[int, list[str]]):
+    with listening(b'["no server of ours"]') as (port, _), pytest.raises(ServiceError, match="no answer from the server"):
+        client.ask(f"http://127.0.0.1:{port}", "m", b"{}", {}, 10)

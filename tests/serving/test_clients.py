@@ -20,6 +20,7 @@ import pytest
 from components.core.imaging.deidentify import device_identity
 from components.core.package import ModelPackage
 from components.core.pseudonym import Pseudonymiser
+from serving import client
 from serving.grpc_face import ENVELOPE
 from serving.queries import OF_FILES
 from serving.sources import from_folder
@@ -137,8 +138,8 @@ def test_a_hospitals_own_words_by_grpc_are_hashed_as_ingest_hashes_them_and_stan
     tensor.set_data_from_numpy(X)
 
     async def ask(request: Any, **more: Any) -> Any:
-        async with InferenceGRPCClient(live.grpc) as client:
-            return await client.infer(request, **more)
+        async with InferenceGRPCClient(live.grpc) as asking:
+            return await asking.infer(request, **more)
 
     reply = asyncio.run(ask(InferRequest(MODEL, [tensor], parameters={"device": WORD, "patient": PATIENT, "study": "S 9"})))
     found = [json.loads(text) for text in {o.name: o for o in reply.outputs}["answer"].as_numpy()]
@@ -165,6 +166,14 @@ def test_what_a_header_says_beside_numbers_is_refused_and_not_lost(live: Live, n
     assert reply.status_code == 400
     assert reply.json()["error"] == f"header {name}: only beside a body that is a file; allowed: the same in the body, as a field or a parameter"
     assert live.http.post(path, json=body).status_code == 200
+
+
+def test_our_own_client_says_beside_numbers_what_can_be_said_and_names_what_cannot(live: Live, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X[0])
+    (answer,) = client.predict(f"http://{live.url}", MODEL, tmp_path / "x.npy", device=WORD)
+    assert answer["device"]["key"] == device_identity(KEY, key=(WORD,)).key
+    with pytest.raises(client.Refused, match=r"^--row: only beside a body that is a file"):
+        client.predict(f"http://{live.url}", MODEL, tmp_path / "x.npy", row=3)
 
 
 def test_a_header_that_stands_twice_is_refused(live: Live) -> None:
@@ -332,8 +341,8 @@ def asking(live: Live, n: int) -> tuple[list[int], list[threading.Thread]]:
     """n clients that send one request each; where their status will be."""
     replies: list[int] = []
     clients = [threading.Thread(target=lambda: replies.append(live.http.post(PREDICT, json=v1()).status_code)) for _ in range(n)]
-    for client in clients:
-        client.start()
+    for one in clients:
+        one.start()
     return replies, clients
 
 
@@ -365,8 +374,8 @@ def test_beyond_the_queue_a_request_is_429_on_http_and_resource_exhausted_on_grp
     assert replies == []
     for _ in clients:
         gated.go_on.release()
-    for client in clients:
-        client.join()
+    for one in clients:
+        one.join()
     assert replies == [200] * 3
     new = live.records().iloc[before:]
     assert sorted(new["status"]) == ["answered"] * 3 + ["unanswered"] * 2

@@ -277,7 +277,7 @@ def test_a_case_that_the_disk_changed_stops_neither_the_list_nor_an_erasure(whic
                 store.add(query(n), answer(n), ["malignant"], now())
             path = sorted((store.folder / "incoming").glob("*.npz"))[which]
             content = bytearray(path.read_bytes())
-            if isinstance(damage, float):
+            if not isinstance(damage, list):
                 content = content[: int(damage * len(content))]
             else:
                 for at, bit in damage:
