@@ -19,7 +19,7 @@ setup: $(STAMP) ## the environment: .venv with pinned, hash-checked dependencies
 # uv installs many times faster than pip; compiling afterwards halves every import.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else "dxflow needs Python 3.11 or 3.12; found " + sys.version.split()[0] + ". Name another: make PYTHON=python3.11")'
-	@echo "installing into $(VENV) (once; about two minutes)"
+	@echo "installing into $(VENV) (once: about 8 GB, some minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.8,<1"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock

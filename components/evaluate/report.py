@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.core import outside as something_else
+from components.core.dataset import SPLITS
 from components.core.gates import LEAKS, Gate, Judgement
 from components.core.operating_point import Decision
 from components.core.pseudonym import UNKNOWN_DEVICE
@@ -129,8 +130,9 @@ def limits(spec: DiseaseSpec, figures: dict[str, Any], *, synthetic: bool) -> li
 
 
 def _of_something_else(spec: DiseaseSpec, counts: Mapping[str, Any]) -> str:
-    """What the server will do with an image of something else."""
-    return something_else.sentence(something_else.told(spec, int(counts.get("samples") or 0), int(counts.get("groups") or 0)), spec)
+    """What the server will do with an image of something else. Samples of external sets teach it nothing."""
+    own = sum(int(counts.get(split) or 0) for split in SPLITS)
+    return something_else.sentence(something_else.told(spec, own, min(own, int(counts.get("groups") or 0))), spec)
 
 
 def _plots(

@@ -58,13 +58,15 @@ def take(*, package: Path, log: Path, state: Path, file: Path, now: datetime) ->
 
 def take_inbox(log: Path, state: Path, model: ModelPackage, now: datetime) -> tuple[int, int]:
     """Add what lies in the disease's `inbox` folder, where the reading page leaves readers' verdicts; returns how many of them are new labels, and
-    how many were refused.
+    how many files lie there refused, of this look or an earlier one.
 
-    A file that is no delivery, or of which a row was refused, gets the ending `.refused` and is not looked at again: a verdict is never thrown away.
+    A file that is no delivery, or of which a row was refused, gets the ending `.refused` and is not looked at again: a verdict is never thrown away,
+    and told until somebody takes the file or its ending away.
     """
-    files = sorted((state / model.disease / "inbox").glob("*.csv"))
+    inbox = state / model.disease / "inbox"
+    files = sorted(inbox.glob("*.csv"))
     answers = answers_of(log, model) if files else None
-    added, refused = 0, 0
+    added = 0
     for file in files:
         assert answers is not None
         try:
@@ -74,11 +76,10 @@ def take_inbox(log: Path, state: Path, model: ModelPackage, now: datetime) -> tu
         else:
             added, lost = added + taken.counts["new"] + taken.counts["corrected"], taken.counts["refused"]
         if lost:
-            refused += lost
             file.rename(file.with_name(f"{file.name}.refused"))
         else:
             file.unlink()
-    return added, refused
+    return added, sum(1 for _ in inbox.glob("*.refused"))
 
 
 def _rows(file: Path, target: Target) -> list[Label]:

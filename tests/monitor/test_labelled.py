@@ -281,6 +281,7 @@ def test_a_verdict_that_is_refused_is_kept_and_counted(package: ModelPackage, tm
     summary = run(package, tmp_path, 1.6)
     assert (summary["verdicts"], summary["verdicts_refused"]) == (0, 1)
     assert [p.name for p in inbox.iterdir()] == ["1.csv.refused"]
+    assert run(package, tmp_path, 1.7)["verdicts_refused"] == 1  # until somebody looks
     erased = Ids(requests=frozenset({"nobody"}))
     assert erase_labels(tmp_path / "state", erased, dry=False) == {"lung-nodule": 1}
     assert not list(inbox.iterdir())
