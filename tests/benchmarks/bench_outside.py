@@ -40,10 +40,10 @@ CATALOGUE = ROOT / "pipelines" / "diseases"
 EPOCHS = 16
 N, SOME = 300, 100  # own and unseen images; images of each other disease
 PEOPLE = {
-    "parkinson-fog": 6, "breast-metastasis": 24, "alzheimer-smri": 300, "skin-lesion": 230, "lung-nodule": 160, "retinopathy-screening": 160,
+    "parkinson-fog": 60, "breast-metastasis": 24, "alzheimer-smri": 300, "skin-lesion": 230, "lung-nodule": 160, "retinopathy-screening": 160,
     "retinopathy-grading": 160,
 }  # fmt: skip
-"""That give 300 samples; 220 elsewhere."""
+"""That give 300 samples or more. Windows of one person are refused together or not at all, so there are many persons and few windows of each."""
 REFUSED, KEPT, CHANGE = 0.95, 0.05, 0.05
 LEAST = 10  # of a class among those answered, for a figure to be compared
 CYTOLOGY = "package:sklearn/datasets/data/breast_cancer.csv"
@@ -54,12 +54,17 @@ class Asked:
     """Samples of one collection.
 
     Args:
-        x: (n, *input.shape). positive: (n,) or -1 where not known. device: (n,) keys.
+        x: (n, *input.shape). positive: (n,) of 0 and 1. device: (n,) keys. groups: Persons, or slides.
     """
 
     x: NDArray[Any]
     positive: NDArray[np.int64]
     device: NDArray[np.object_]
+    groups: int
+
+    @property
+    def n(self) -> str:
+        return f"n = {len(self.x)} of {self.groups}"
 
 
 def run() -> list[dict[str, Any]]:
@@ -98,9 +103,9 @@ def measured(name: str, specs: dict[str, DiseaseSpec], own: dict[str, Asked], un
         rows.append(_row(f"{name}: {kind} refused (n = {SOME})", float(np.mean(_refused(predictor, foreign.noise(kind, SOME, spec, rng)))), True))
     clean = own[name]
     answered = _answers(predictor, clean.x, clean.device)
-    rows.append(_row(f"{name}: own images refused, of new people (n = {len(clean.x)})", float(np.mean([_by_check(a) for a in answered])), False))
+    rows.append(_row(f"{name}: own images refused, of new people ({clean.n})", float(np.mean([_by_check(a) for a in answered])), False))
     seen = _answers(predictor, unseen.x, unseen.device)
-    rows.append(_row(f"{name}: images of an unseen device refused (n = {len(unseen.x)})", float(np.mean([_by_check(a) for a in seen])), False))
+    rows.append(_row(f"{name}: images of an unseen device refused ({unseen.n})", float(np.mean([_by_check(a) for a in seen])), False))
     for how in foreign.SPOILT:
         holds, told = 0, []
         for strength in range(foreign.STRENGTHS):
@@ -109,7 +114,7 @@ def measured(name: str, specs: dict[str, DiseaseSpec], own: dict[str, Asked], un
             holds += right
             told += [] if right else [f"{strength + 1}: {words}"]
         note = f"; not at {'; '.join(told)}" if told else ""
-        name_of = f"{name}: {how} (n = {len(clean.x)}), strengths at which 95 % are refused or the answers hold{note}"
+        name_of = f"{name}: {how} ({clean.n}), strengths at which 95 % are refused or the answers hold{note}"
         row = {"name": name_of, "value": float(holds), "unit": "of 5"}
         rows.append(row | {"bound": ">= 5", "holds": holds == foreign.STRENGTHS})
     return rows
@@ -170,9 +175,9 @@ def _collection(home: Path, spec: DiseaseSpec, *, unseen: bool) -> Asked:
     from components.ingest.step import ingest
 
     assert spec.phantom is not None
-    folder = _asked(home, f"{spec.name}-{'unseen' if unseen else 'own'}")
+    source = _source(home, spec, patients=PEOPLE[spec.name], seed=spec.phantom.seed + 7, unseen=unseen)
+    folder = _asked(home, f"{spec.name}-{source.name}")
     if not (folder / "dataset").exists():
-        source = _source(home, spec, patients=PEOPLE.get(spec.name, 220), seed=spec.phantom.seed + 7, unseen=unseen)
         with redirect_stdout(StringIO()):
             ingest(spec, str(source), dataset=folder / "dataset", features=folder / "features", workers=2)
     data = Dataset(folder / "dataset", expect=spec)
@@ -180,7 +185,7 @@ def _collection(home: Path, spec: DiseaseSpec, *, unseen: bool) -> Asked:
     rows = np.sort(np.random.default_rng(19).permutation(rows)[:N])
     manifest = data.manifest.iloc[rows]
     positive = np.isin(manifest["label"].to_numpy(np.int64), spec.positive_indices).astype(np.int64)
-    return Asked(data.read(rows), positive, manifest["device_key"].to_numpy(object))
+    return Asked(data.read(rows), positive, manifest["device_key"].to_numpy(object), manifest["group_id"].nunique())
 
 
 def _source(home: Path, spec: DiseaseSpec, **more: Any) -> Path:
