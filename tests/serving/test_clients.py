@@ -20,7 +20,7 @@ import pytest
 from components.core.imaging.deidentify import device_identity
 from components.core.package import ModelPackage
 from components.core.pseudonym import Pseudonymiser
-from serving import client
+from serving.client import Refused, predict
 from serving.grpc_face import ENVELOPE
 from serving.queries import OF_FILES
 from serving.sources import from_folder
@@ -170,10 +170,10 @@ def test_what_a_header_says_beside_numbers_is_refused_and_not_lost(live: Live, n
 
 def test_our_own_client_says_beside_numbers_what_can_be_said_and_names_what_cannot(live: Live, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X[0])
-    (answer,) = client.predict(f"http://{live.url}", MODEL, tmp_path / "x.npy", device=WORD)
+    (answer,) = predict(f"http://{live.url}", MODEL, tmp_path / "x.npy", device=WORD)
     assert answer["device"]["key"] == device_identity(KEY, key=(WORD,)).key
-    with pytest.raises(client.Refused, match=r"^--row: only beside a body that is a file"):
-        client.predict(f"http://{live.url}", MODEL, tmp_path / "x.npy", row=3)
+    with pytest.raises(Refused, match=r"^--row: only beside a body that is a file"):
+        predict(f"http://{live.url}", MODEL, tmp_path / "x.npy", row=3)
 
 
 def test_a_header_that_stands_twice_is_refused(live: Live) -> None:
