@@ -63,8 +63,7 @@ SKEW_S = 300
 CARRIED = 14
 """Windows after which events that never became enough are given up."""
 MOST_VERSIONS = 64
-"""Software versions of a device that are remembered, those that came last: a version is a keyed hash that a client may make up, and a new one is told
-all the same. One that comes back after so many others counts as new."""
+"""Software versions of a device that are remembered, those that came last: a client may make versions up, and a new one is told all the same."""
 REQUEST = "request"
 
 
