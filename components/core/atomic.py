@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -84,3 +85,20 @@ def alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def take_lock(handle: int) -> bool:
+    """Lock an open file for this process alone, unless another has it; the kernel lets go of it with the process."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def still_named(path: Path, handle: int) -> bool:
+    """Whether `path` is still the file that is open: somebody may have removed it, or put another in its place, before the lock was taken."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False

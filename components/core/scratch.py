@@ -8,7 +8,6 @@ A kill leaves both; whoever begins the next piece of work, or serves, removes wh
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shutil
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from components.core.atomic import still_named, take_lock
 from components.core.home import home
 
 LOCK = ".lock"
@@ -60,7 +60,7 @@ def sweep(*, dry: bool = False) -> list[str]:
         except OSError:
             continue
         try:
-            if _take(lock) and _names(path, lock):
+            if take_lock(lock) and still_named(path, lock):
                 gone.append(name)
                 _remove(entry, dry)
                 _remove(path, dry)
@@ -88,22 +88,6 @@ def _locked(top: Path, what: str) -> tuple[Path, int]:
         folder = top / f"{what}-{secrets.token_hex(8)}"
         path = folder.with_name(folder.name + LOCK)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        if _take(lock) and _names(path, lock):  # else somebody's `sweep` came between
+        if take_lock(lock) and still_named(path, lock):  # else somebody's `sweep` came between
             return folder, lock
         os.close(lock)
-
-
-def _take(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _names(path: Path, handle: int) -> bool:
-    """Whether `path` is still the file that is open."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(handle))
-    except FileNotFoundError:
-        return False

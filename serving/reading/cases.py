@@ -220,7 +220,8 @@ class CaseStore:
         """A case, its sample and its readings, the newest first; of a slide its view stands for the sample. Raises DataError where there is none."""
         with self._read() as db:
             found = case_of(db, name)
-        if found is None and self._incoming(name).exists() and self.take_in():
+        if found is None:  # it may be on its way: whoever takes it in has done so, or it is done here
+            self.take_in()
             with self._read() as db:
                 found = case_of(db, name)
         if found is None:

@@ -111,8 +111,11 @@ def test_devices_without_a_name_are_told_apart_from_answers_for_which_nobody_tol
         log.append([r | nameless for r in records(package, NEW, 3)])
         log.append([r | nameless for r in records(package, UNKNOWN_DEVICE, 2)])
     found = drift(package=package.folder, log=tmp_path / "log", out=tmp_path / "out")
-    assert sorted(a["text"].partition(":")[0] for a in found["alarms"]) == ["Unseen device not told", f"Unseen device without a name ({NEW[:8]})"]
-    assert found["unseen"] == [f"device without a name ({NEW[:8]})", "device not told"]
+    assert [a["text"].partition(":")[0] for a in found["alarms"]] == [f"Unseen device without a name ({NEW[:8]})"]
+    assert found["unseen"] == [f"device without a name ({NEW[:8]})"]
+    assert {key: (d["label"], d["status"]) for key, d in found["devices"].items() if d["n"]} == {
+        NEW: (f"device without a name ({NEW[:8]})", "unseen"), UNKNOWN_DEVICE: ("device not told", "unknown"),
+    }  # fmt: skip
 
 
 def test_no_evidently_page_when_nobody_can_be_judged_and_the_summary_links_none(package: ModelPackage, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from components.core.atomic import still_named, take_lock
 from components.core.inference_log import manifest
 from components.core.inference_log.losses import Ledger
 
@@ -44,22 +45,6 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _names(path: Path, handle: int) -> bool:
-    """Whether `path` is still the file that is open."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(handle))
-    except FileNotFoundError:
-        return False
-
-
 class Segment:
     """A new segment under the next free number, locked by this process, with its ledger. Raises OSError."""
 
@@ -73,7 +58,7 @@ class Segment:
             except FileExistsError:
                 continue
             # Between making the file and locking it, a compaction may have taken it for an abandoned one.
-            if _lock(self._file) and _names(path, self._file) and not named(folder, number, PARQUET).exists():
+            if take_lock(self._file) and still_named(path, self._file) and not named(folder, number, PARQUET).exists():
                 break
             os.close(self._file)
         try:
@@ -118,7 +103,7 @@ def abandoned(folder: Path, number: int) -> Iterator[Path | None]:
         yield None
         return
     try:
-        yield path if _lock(handle) and _names(path, handle) else None
+        yield path if take_lock(handle) and still_named(path, handle) else None
     finally:
         os.close(handle)
 

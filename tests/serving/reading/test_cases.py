@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -310,3 +311,28 @@ def test_files_without_their_list_are_erased_too(tmp_path: Path, left: str) -> N
     assert erase(tmp_path / "b", patient, frozenset(), dry=False) == 1
     assert erase(tmp_path / "b", patient, frozenset(), dry=False) == 0
     assert len(list((tmp_path / "b").rglob("*.npz"))) == 1
+
+
+def test_a_case_can_be_opened_as_soon_as_it_is_kept(tmp_path: Path) -> None:
+    """Also in the moment in which the list takes it in: two threads that do so at every turn meet each of its steps."""
+    store = CaseStore(tmp_path)
+    over, own = threading.Event(), sys.getswitchinterval()
+
+    def take() -> None:
+        while not over.is_set():
+            store.take_in()
+
+    takers = [threading.Thread(target=take) for _ in range(2)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for one in takers:
+            one.start()
+        for n in range(150):
+            name = store.add(query(n), answer(n), ["malignant"], now())
+            assert store.get(name)[0].id == name
+    finally:
+        over.set()
+        sys.setswitchinterval(own)
+        for one in takers:
+            one.join()
+        store.close()
